@@ -1,0 +1,41 @@
+"""Named maxima of the engine. A graph, program or device request beyond one is a clear error."""
+
+from __future__ import annotations
+
+MAX_RANK = 16
+"""Axes of one tensor."""
+
+MAX_ELEMENTS = 2**40
+"""Elements of one node's shape. Keeps every index in int64 and every byte count below 2^44."""
+
+MAX_NODES = 100_000
+"""Nodes of one program."""
+
+MAX_SOURCES = 1_024
+"""Sources of one CONCAT (every other operation takes at most three)."""
+
+MAX_CONSTANT_BYTES = 16 * 2**20
+"""All literal data of one program together; weights are inputs, not constants."""
+
+MAX_PROGRAM_BYTES = 32 * 2**20
+"""Canonical bytes of one program."""
+
+MAX_TENSORS = 10_000
+"""Named tensors of one kind (frozen, state, inputs, outputs) in one program."""
+
+MAX_NAME_BYTES = 200
+"""UTF-8 length of a tensor's name."""
+
+# ---------------------------------------------------------------- schedule and code generation
+
+MIN_PACKED_DOT_FMAS = 32 * 1024
+"""FMAs of one matrix of a DOT from which packing its operands pays."""
+
+MAX_KERNEL_BUFFERS = 64
+"""Buffer arguments of one kernel."""
+
+MAX_PLAN_LAUNCHES = 50_000
+"""Launches of one step."""
+
+MAX_CACHED_PLANS = 64
+"""Compiled one-shot plans that a process keeps (realise)."""

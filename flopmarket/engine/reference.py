@@ -1,0 +1,305 @@
+"""The bit-exact interpreter: profile FX1 in NumPy, one function per primitive.
+
+This is the law in executable form. Every other way of running a program is compared with it, the
+referee of a dispute runs it, and no speed is asked of it (tens of MFLOP/s; use small shapes).
+
+float32 FMA follows numerics.md §5: the product of two float32 is exact in float64; the sum with the
+addend is split by TwoSum, rounded to odd, and then rounded once to float32 (Boldo and Melquiond,
+"Emulation of a FMA and correctly rounded sums", 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from flopmarket.engine import dtypes
+from flopmarket.engine.errors import EngineError
+from flopmarket.engine.exact import DOT_CHUNK, REDUCE_BLOCK, REDUCE_LANES
+from flopmarket.engine.graph import Node, Op, topological
+
+Array = np.ndarray[Any, Any]
+
+
+def evaluate(outputs: Iterable[Node], leaves: Mapping[Node, Array]) -> list[Array]:
+    """Values of ``outputs``, canonical, given one array per INPUT node below them.
+
+    Raises EngineError (INPUT_MISSING, INPUT_SHAPE) when a leaf is absent or of another form.
+    """
+    outputs = list(outputs)
+    order = topological(outputs)
+    uses: dict[Node, int] = dict.fromkeys(outputs, 1)
+    for node in order:
+        for source in node.src:
+            uses[source] = uses.get(source, 0) + 1
+    values: dict[Node, Array] = {}
+    with np.errstate(all="ignore"):
+        for node in order:
+            if node.op is Op.INPUT:
+                values[node] = _leaf(node, leaves)
+            else:
+                values[node] = _RULES[node.op](node, *(values[s] for s in node.src))
+            for source in node.src:
+                uses[source] -= 1
+                if not uses[source]:
+                    values.pop(source, None)
+    return [dtypes.canonical(values[node]) for node in outputs]
+
+
+def _leaf(node: Node, leaves: Mapping[Node, Array]) -> Array:
+    if node not in leaves:
+        raise EngineError(f"no value was given for {node!r}", code="INPUT_MISSING")
+    value = np.asarray(leaves[node])
+    if value.shape != node.shape or value.dtype != node.dtype.numpy:
+        raise EngineError(
+            f"{node!r} was given {value.dtype}{list(value.shape)}", code="INPUT_SHAPE"
+        )
+    return dtypes.canonical(value)
+
+
+# ---------------------------------------------------------------- scalar arithmetic
+
+
+def fma32(a: Array, b: Array, c: Array) -> Array:
+    """Correctly rounded float32 a * b + c, elementwise; broadcasts."""
+    product = np.multiply(a, b, dtype=np.float64)
+    addend = np.asarray(c, dtype=np.float64)
+    total = np.asarray(product + addend)
+    # TwoSum (Knuth): total + error is the exact sum, unless something is infinite or NaN.
+    virtual = total - product
+    error = np.asarray((product - (total - virtual)) + (addend - virtual))
+    bits = total.view(np.int64)
+    inexact = np.isfinite(total) & (error != 0) & ((bits & 1) == 0)
+    toward = np.where((error > 0) == (total > 0), 1, -1)
+    odd = np.where(inexact, bits + toward, bits).view(np.float64)
+    return odd.astype(np.float32)
+
+
+def maximum(a: Array, b: Array) -> Array:
+    """MAX of FX1: NaN propagates, -0 < +0."""
+    if a.dtype.kind != "f":
+        return np.maximum(a, b)
+    larger = np.where(a == b, np.where(np.signbit(a), b, a), np.where(a > b, a, b))
+    return np.where(np.isnan(a) | np.isnan(b), a.dtype.type(np.nan), larger)
+
+
+def minimum(a: Array, b: Array) -> Array:
+    """The mirror of MAX, used by REDUCE min: NaN propagates, -0 < +0."""
+    return np.minimum(a, b) if a.dtype.kind != "f" else np.negative(maximum(-a, -b))
+
+
+def _divide(a: Array, b: Array) -> Array:
+    if a.dtype.kind == "f":
+        return np.divide(a, b)
+    zero = b == 0
+    safe = np.where(zero, a.dtype.type(1), b)
+    quotient = np.floor_divide(a, safe)
+    if a.dtype.kind == "i":
+        lowest = np.iinfo(a.dtype).min
+        quotient = np.where((a == lowest) & (safe == -1), a.dtype.type(lowest), quotient)
+    return np.where(zero, a.dtype.type(0), quotient)
+
+
+def _cast(node: Node, x: Array) -> Array:
+    source, target = node.src[0].dtype, node.dtype
+    if node.arg == ("bitcast",):
+        return dtypes.canonical(dtypes.canonical(x).view(target.numpy))
+    if target is dtypes.bool_:
+        return np.asarray(x != 0)
+    if source.is_float and target.is_integer:
+        return _float_to_int(x, target.numpy)
+    return x.astype(target.numpy)
+
+
+def _float_to_int(x: Array, target: np.dtype[Any]) -> Array:
+    info = np.iinfo(target)
+    wide = np.trunc(x.astype(np.float64))
+    # 2^63 and 2^64 are exact in float64, so ">= max + 1" is an exact test for every width.
+    above, below = wide >= float(int(info.max) + 1), wide < float(info.min)
+    inside = np.where(above | below | np.isnan(wide), 0.0, wide).astype(target)
+    clamped = np.where(below, target.type(info.min), inside)
+    return np.asarray(np.where(above, target.type(info.max), clamped))
+
+
+def _bit(node: Node, a: Array, b: Array) -> Array:
+    kind = node.arg[0]
+    if kind in ("shl", "shr"):
+        width = node.dtype.bits
+        amount = np.where(b < width, b, 0).astype(a.dtype)
+        shifted = np.left_shift(a, amount) if kind == "shl" else np.right_shift(a, amount)
+        return np.asarray(np.where(b < width, shifted, a.dtype.type(0)))
+    operation = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[kind]
+    return np.asarray(operation(a, b))
+
+
+# ---------------------------------------------------------------- views
+
+
+def _view(node: Node, x: Array) -> Array:
+    kind = node.arg[0]
+    if kind == "reshape":
+        return x.reshape(node.shape)
+    if kind == "permute":
+        return x.transpose(node.arg[1])
+    if kind == "expand":
+        return np.broadcast_to(x, node.shape)
+    if kind == "pad":
+        return np.pad(x, node.arg[1])
+    if kind == "slice":
+        for axis, (start, step, count) in enumerate(node.arg[1]):
+            x = np.take(x, start + step * np.arange(count), axis=axis)
+        return x
+    for axis, size, stride, dilation in node.arg[1]:
+        count = (x.shape[axis] - (size - 1) * dilation - 1) // stride + 1
+        taps = np.arange(count)[:, None] * stride + np.arange(size)[None, :] * dilation
+        x = np.moveaxis(np.take(x, taps, axis=axis), axis + 1, -1)
+    return x
+
+
+# ---------------------------------------------------------------- sums
+
+
+def _fold(kind: str, rows: Array) -> Array:
+    """REDUCE of float sum/prod over the last axis of [R, N], N >= 1, by blocks, lanes and tree."""
+    combine: Callable[[Array, Array], Array] = np.add if kind == "sum" else np.multiply
+    while True:
+        blocks = [
+            _tree(combine, _lanes(combine, rows[:, start : start + REDUCE_BLOCK]))
+            for start in range(0, rows.shape[1], REDUCE_BLOCK)
+        ]
+        rows = np.stack(blocks, axis=1)
+        if rows.shape[1] == 1:
+            return rows[:, 0]
+
+
+def _lanes(combine: Callable[[Array, Array], Array], block: Array) -> Array:
+    """Lane j folds elements j, j + 64, ... in order, from its first one."""
+    lanes = block[:, :REDUCE_LANES].copy()
+    for start in range(REDUCE_LANES, block.shape[1], REDUCE_LANES):
+        part = block[:, start : start + REDUCE_LANES]
+        lanes[:, : part.shape[1]] = combine(lanes[:, : part.shape[1]], part)
+    return lanes
+
+
+def _tree(combine: Callable[[Array, Array], Array], lanes: Array) -> Array:
+    """Fold lanes j += j + 32, 16, 8, 4, 2, 1; a missing lane is skipped."""
+    step = REDUCE_LANES // 2
+    while step:
+        live = max(0, min(step, lanes.shape[1] - step))
+        if live:
+            lanes[:, :live] = combine(lanes[:, :live], lanes[:, step : step + live])
+        lanes = lanes[:, :step]
+        step //= 2
+    return lanes[:, 0]
+
+
+def _sum_of_products(x: Array, y: Array) -> Array:
+    """REDUCE sumprod over the last axis of two [R, N]: each lane an FMA chain from +0."""
+    blocks = []
+    for start in range(0, x.shape[1], REDUCE_BLOCK):
+        width = min(REDUCE_BLOCK, x.shape[1] - start)
+        lanes = np.zeros((x.shape[0], min(REDUCE_LANES, width)), dtype=np.float32)
+        for at in range(start, start + width, REDUCE_LANES):
+            live = min(REDUCE_LANES, start + width - at)
+            lanes[:, :live] = fma32(x[:, at : at + live], y[:, at : at + live], lanes[:, :live])
+        blocks.append(_tree(np.add, lanes))
+    return _fold("sum", np.stack(blocks, axis=1)) if len(blocks) > 1 else blocks[0]
+
+
+def _reduce(node: Node, x: Array, y: Array | None = None) -> Array:
+    kind, axes = node.arg
+    rest = [axis for axis in range(x.ndim) if axis not in axes]
+    count = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
+
+    def rows(array: Array) -> Array:
+        return array.transpose([*rest, *axes]).reshape(-1, count)
+
+    if count == 0:
+        result = np.full(node.shape, 1 if kind == "prod" else 0, dtype=node.dtype.numpy)
+    elif kind in ("max", "min"):
+        result = _extreme(maximum if kind == "max" else minimum, rows(x))
+    elif not node.dtype.is_float:
+        if y is not None:
+            x = np.multiply(x, y)
+        total = np.prod if kind == "prod" else np.sum
+        result = total(rows(x), axis=1, dtype=x.dtype)
+    elif y is not None:
+        result = _sum_of_products(rows(x), rows(y))
+    else:
+        result = _fold(kind, rows(x))
+    return np.asarray(result).reshape(node.shape)
+
+
+def _extreme(choose: Callable[[Array, Array], Array], rows: Array) -> Array:
+    while rows.shape[1] > 1:
+        half = rows.shape[1] // 2
+        rows = np.concatenate(
+            [choose(rows[:, :half], rows[:, half : 2 * half]), rows[:, 2 * half :]], axis=1
+        )
+    return rows[:, 0]
+
+
+def _dot(node: Node, a: Array, b: Array, valid: Array | None = None) -> Array:
+    terms = a.shape[2]
+    counts = None if valid is None else np.clip(valid, 0, terms)[:, :, None]
+    if not node.dtype.is_float:
+        wide_a, wide_b = a.astype(np.int32), b.astype(np.int32)
+        if counts is not None:
+            wide_a = np.where(np.arange(terms) < counts, wide_a, np.int32(0))
+        return np.asarray(np.matmul(wide_a, wide_b))
+    total = np.zeros(node.shape, dtype=np.float32)
+    for start in range(0, terms, DOT_CHUNK):
+        chunk = np.zeros(node.shape, dtype=np.float32)
+        for k in range(start, min(start + DOT_CHUNK, terms)):
+            chained = fma32(a[:, :, k, None], b[:, None, k, :], chunk)
+            chunk = chained if counts is None else np.where(k < counts, chained, chunk)
+        total = total + chunk
+    return total
+
+
+# ---------------------------------------------------------------- movement by index
+
+
+def _gather(node: Node, data: Array, index: Array) -> Array:
+    axis = node.arg[0]
+    clamped = np.clip(index.astype(np.int64), 0, max(0, data.shape[axis] - 1))
+    if node.elements == 0:
+        return np.zeros(node.shape, dtype=node.dtype.numpy)
+    return np.take(data, clamped, axis=axis)
+
+
+def _scatter(node: Node, destination: Array, index: Array, updates: Array) -> Array:
+    result = destination.copy()
+    for at, row in enumerate(index.astype(np.int64)):
+        if 0 <= row < result.shape[0]:
+            result[row] = result[row] + updates[at] if node.arg == ("add",) else updates[at]
+    return result
+
+
+_RULES: dict[Op, Callable[..., Array]] = {
+    Op.CONST: lambda n: np.frombuffer(n.arg, dtype=n.dtype.numpy).reshape(n.shape),
+    Op.IOTA: lambda n: np.broadcast_to(
+        np.arange(n.shape[n.arg[0]], dtype=n.dtype.numpy).reshape(
+            [-1 if axis == n.arg[0] else 1 for axis in range(len(n.shape))]
+        ),
+        n.shape,
+    ),
+    Op.VIEW: _view,
+    Op.CAST: _cast,
+    Op.ADD: lambda n, a, b: np.add(a, b),
+    Op.MUL: lambda n, a, b: np.multiply(a, b),
+    Op.FMA: lambda n, a, b, c: fma32(a, b, c),
+    Op.DIV: lambda n, a, b: _divide(a, b),
+    Op.SQRT: lambda n, x: np.sqrt(x),
+    Op.MAX: lambda n, a, b: maximum(a, b),
+    Op.CMP: lambda n, a, b: np.asarray(a < b if n.arg == ("lt",) else a == b),
+    Op.WHERE: lambda n, condition, a, b: np.asarray(np.where(condition, a, b)),
+    Op.BIT: _bit,
+    Op.REDUCE: _reduce,
+    Op.DOT: _dot,
+    Op.GATHER: _gather,
+    Op.SCATTER: _scatter,
+    Op.CONCAT: lambda n, *sources: np.concatenate(sources, axis=n.arg[0]),
+}

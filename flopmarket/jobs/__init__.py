@@ -1,0 +1,1 @@
+"""Jobs: what is bought. Specification, data order, segments, the runner, and local execution."""

@@ -1,0 +1,86 @@
+"""Named tensors as one file (safetensors) and as one root.
+
+Frozen tensors, states, data and outputs travel in this form. The file's own hash names the
+artifact; what a job binds is the Merkle root over canonical tensor bytes, so how a file orders or
+pads its contents decides nothing. Files come from strangers: the safetensors library checks offsets
+and overlaps, this module checks size, dtypes and shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from flopmarket.engine import dtypes
+from flopmarket.engine.errors import GraphError
+from flopmarket.engine.program import TensorSpec
+from flopmarket.errors import InvalidInput, LimitExceeded
+from flopmarket.limits import MAX_BUNDLE_BYTES
+from flopmarket.trust import merkle
+
+Array = np.ndarray[Any, Any]
+Tensors = dict[str, Array]
+
+EMPTY_ROOT = merkle.state_root({})
+"""Root of a bundle without tensors; such a bundle needs no file."""
+
+
+def root(tensors: Mapping[str, Array]) -> bytes:
+    """Merkle root of canonical tensors, 32 bytes."""
+    return merkle.state_root({name: _tensor_root(array) for name, array in tensors.items()})
+
+
+def _tensor_root(array: Array) -> bytes:
+    canonical = dtypes.canonical(array)
+    name = dtypes.from_numpy(canonical.dtype).name
+    return merkle.tensor_root(name, canonical.shape, canonical)
+
+
+def save(tensors: Mapping[str, Array]) -> bytes:
+    """The bundle's file; tensors are canonicalised."""
+    return safetensors.numpy.save({n: dtypes.canonical(a) for n, a in sorted(tensors.items())})
+
+
+def load(data: bytes) -> Tensors:
+    """Tensors of a file from anyone, canonical.
+
+    Raises InvalidInput (BUNDLE_MALFORMED, BUNDLE_DTYPE) or LimitExceeded.
+    """
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise LimitExceeded(f"a bundle of {len(data)} bytes, at most {MAX_BUNDLE_BYTES}")
+    try:
+        tensors = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise InvalidInput(f"not a tensor bundle: {error}", code="BUNDLE_MALFORMED") from None
+    try:
+        return {name: dtypes.canonical(_checked_bool(a)) for name, a in sorted(tensors.items())}
+    except GraphError as error:
+        raise InvalidInput(f"tensor bundle: {error.message}", code="BUNDLE_DTYPE") from None
+
+
+def _checked_bool(array: Array) -> Array:
+    """A bool byte other than 0 and 1 has no meaning; it counts as true."""
+    return array.view(np.uint8) != 0 if array.dtype == np.bool_ else array
+
+
+def read(path: Path) -> Tensors:
+    """:func:`load` of a file; a missing path is an empty bundle."""
+    return load(path.read_bytes()) if path.exists() else {}
+
+
+def check_specs(tensors: Mapping[str, Array], specs: tuple[TensorSpec, ...], what: str) -> None:
+    """Raise InvalidInput (BUNDLE_MISMATCH) unless names, dtypes and shapes match ``specs``."""
+    wanted = {spec.name: (spec.dtype.name, spec.shape) for spec in specs}
+    given = {name: (str(a.dtype), a.shape) for name, a in tensors.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise InvalidInput(
+                f"{what} tensor {name!r}: the program wants {wanted.get(name, 'none')}, "
+                f"the bundle has {given.get(name, 'none')}",
+                code="BUNDLE_MISMATCH",
+            )

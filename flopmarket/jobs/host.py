@@ -1,0 +1,272 @@
+"""The parent's side of an engine process: start it, give it segments, survive its death.
+
+Used by the worker's executor and by the coordinator's auditor. Asynchronous; one command at a time,
+except ``interrupt`` and ``kill``, which may come while one runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from flopmarket.errors import FlopmarketError, Kind, Unavailable
+from flopmarket.limits import MAX_CONTROL_LINE_BYTES
+
+_STOP_SECONDS = 8.0
+
+
+class EngineProcessDied(Unavailable):
+    """The child is gone: driver crash, out of memory, or killed. Nothing of the job is lost."""
+
+    default_code = "ENGINE_PROCESS_DIED"
+
+
+class JobRefused(FlopmarketError):
+    """The engine will not run this: a bad program, wrong roots, or more memory than it has."""
+
+    kind = Kind.INVALID
+    default_code = "JOB_REFUSED"
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """Progress: steps of the job done so far, and scalar outputs of the last one."""
+
+    step: int
+    scalars: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentDone:
+    """End of a segment; its files are written. Roots and ``inner`` are 32 bytes."""
+
+    first_step: int
+    steps_done: int
+    state_root_before: bytes
+    state_root_after: bytes
+    outputs_root: bytes
+    inner: bytes
+
+
+class Engine(Protocol):
+    """What executor and auditor ask of an engine; :class:`EngineProcess` is the real one."""
+
+    @property
+    def device_info(self) -> Mapping[str, Any]:
+        """The device card, as JSON values."""
+        ...
+
+    async def open(self, folder: Path, spec: bytes) -> None:
+        """Open the job whose files are in ``folder`` and whose canonical spec is ``spec``."""
+        ...
+
+    async def load_state(self, path: Path | None, step: int) -> bytes:
+        """Load the state after ``step`` steps; returns its root."""
+        ...
+
+    def run(
+        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+    ) -> AsyncIterator[StepDone | SegmentDone]:
+        """Run a segment; the last event is SegmentDone.
+
+        Outputs and, if asked, the end state are written to files. Abandoning the iteration ends
+        the engine: use ``interrupt`` to stop early.
+        """
+        ...
+
+    async def interrupt(self) -> None:
+        """End the running segment after its present step."""
+        ...
+
+    async def close_job(self) -> None:
+        """Overwrite and free the job's device memory."""
+        ...
+
+    async def admission(self) -> dict[str, Any]:
+        """Probe the device for exact mode."""
+        ...
+
+    async def benchmark(self) -> dict[str, Any]:
+        """Measure the device."""
+        ...
+
+    async def stop(self) -> None:
+        """End the process in good order, or by force after a few seconds."""
+        ...
+
+
+class EngineProcess:
+    """One child process with one device. Use :meth:`start`, and always :meth:`stop`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._lock = asyncio.Lock()
+        self._info: dict[str, Any] = {}
+
+    @classmethod
+    async def start(
+        cls, device: str | None, *, cache_dir: Path | None = None, nice: int = 0
+    ) -> Self:
+        """Spawn the child for ``device`` (None: the first one) and read its device card.
+
+        Raises EngineProcessDied when it does not come up, JobRefused when there is no such device.
+        """
+        arguments = ["--nice", str(nice)]
+        if device is not None:
+            arguments += ["--device", device]
+        if cache_dir is not None:
+            arguments += ["--cache-dir", str(cache_dir)]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "flopmarket.jobs.process",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=MAX_CONTROL_LINE_BYTES,
+            env={**os.environ, "PYOPENCL_NO_CACHE": "1"},
+            start_new_session=True,  # a Ctrl-C of the terminal is for the agent to translate
+        )
+        engine = cls(process)
+        try:
+            engine._info = (await engine._call({"op": "info"}))["info"]
+        except BaseException:
+            await engine.stop()
+            raise
+        return engine
+
+    @property
+    def device_info(self) -> Mapping[str, Any]:
+        return self._info
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child still runs."""
+        return self._process.returncode is None
+
+    async def open(self, folder: Path, spec: bytes) -> None:
+        await self._call({"op": "open", "folder": str(folder), "spec": spec.hex()})
+
+    async def load_state(self, path: Path | None, step: int) -> bytes:
+        answer = await self._call(
+            {"op": "load_state", "path": str(path) if path else "", "step": step}
+        )
+        return bytes.fromhex(answer["state_root"])
+
+    async def run(
+        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+    ) -> AsyncIterator[StepDone | SegmentDone]:
+        command = {
+            "op": "run",
+            "first_step": first_step,
+            "count": count,
+            "outputs_path": str(outputs_path),
+            "state_path": str(state_path) if state_path else "",
+        }
+        async with self._lock:
+            await self._send(command)
+            try:
+                while (event := await self._receive())["event"] == "step":
+                    yield StepDone(event["step"], event["scalars"])
+            except (GeneratorExit, asyncio.CancelledError):
+                # Nobody waits for this segment any more, and the answers to come belong to nobody.
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                raise
+        yield SegmentDone(
+            event["first_step"],
+            event["steps_done"],
+            bytes.fromhex(event["state_root_before"]),
+            bytes.fromhex(event["state_root_after"]),
+            bytes.fromhex(event["outputs_root"]),
+            bytes.fromhex(event["inner"]),
+        )
+
+    async def interrupt(self) -> None:
+        await self._send({"op": "interrupt"})
+
+    async def close_job(self) -> None:
+        await self._call({"op": "close_job"})
+
+    async def admission(self) -> dict[str, Any]:
+        answer: dict[str, Any] = (await self._call({"op": "admission"}))["admission"]
+        return answer
+
+    async def benchmark(self) -> dict[str, Any]:
+        answer: dict[str, Any] = (await self._call({"op": "benchmark"}))["benchmark"]
+        return answer
+
+    async def stop(self) -> None:
+        if self.alive:
+            with contextlib.suppress(EngineProcessDied):
+                await self._send({"op": "interrupt"})
+                await self._send({"op": "exit"})
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
+                    # Drain, or a child that writes into a full pipe could not end.
+                    assert self._process.stdout is not None
+                    while await self._process.stdout.read(MAX_CONTROL_LINE_BYTES):
+                        pass
+                    await self._process.wait()
+            except TimeoutError:
+                await self.kill()
+        self._release()
+
+    async def kill(self) -> None:
+        """End the child at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        self._release()
+
+    def _release(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    async def _call(self, command: dict[str, Any]) -> dict[str, Any]:
+        async with self._lock:
+            await self._send(command)
+            return await self._receive()
+
+    async def _send(self, command: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            await self._process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            raise await self._died() from None
+
+    async def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise await self._died()
+        event: dict[str, Any] = json.loads(line)
+        if event["event"] == "error":
+            kind = Unavailable if event["retryable"] else JobRefused
+            raise kind(
+                event["message"],
+                code=event["code"],
+                retryable=event["retryable"],
+                hint=event["hint"],
+            )
+        return event
+
+    async def _died(self) -> EngineProcessDied:
+        status = await self._process.wait()
+        return EngineProcessDied(
+            f"the engine process {self._process.pid} ended with status {status}",
+            details={"status": str(status)},
+        )

@@ -1,0 +1,77 @@
+"""Which rows of the data a step sees: a pure function of the seed, so the worker chooses nothing.
+
+Shuffled order visits every row once an epoch: epoch e maps position p to row F(p), where F is a
+Feistel permutation with cycle walking (Black and Rogaway, "Ciphers with arbitrary finite domains",
+2002), its round function Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2,
+3", 2011) keyed by the job's seed. Steps run through epochs without a gap: a batch may span two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flopmarket.jobs.spec import DataOrder, OrderKind
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+Words = np.ndarray[Any, np.dtype[np.uint32]]
+
+_ROUNDS = 6
+_TAG = 0x6F726472  # "ordr": keeps this stream apart from any other use of the seed
+
+
+def rows_of_step(order: DataOrder, seed: int, step: int) -> Rows:
+    """Row numbers of ``step``, int64 [batch], each in 0..rows-1."""
+    position = step * order.batch + np.arange(order.batch, dtype=np.int64)
+    epoch, offset = position // order.rows, position % order.rows
+    if order.kind is OrderKind.SEQUENTIAL:
+        return offset
+    rows = np.empty(order.batch, dtype=np.int64)
+    for number in range(int(epoch[0]), int(epoch[-1]) + 1):
+        chosen = epoch == number
+        rows[chosen] = permute(offset[chosen], order.rows, seed, number)
+    return rows
+
+
+def permute(positions: Rows, count: int, seed: int, epoch: int) -> Rows:
+    """The epoch's permutation of 0..count-1 at ``positions``."""
+    half_bits = max(1, ((count - 1).bit_length() + 1) // 2)
+    values = positions.copy()
+    walking = np.ones(values.shape, dtype=np.bool_)
+    while walking.any():
+        values[walking] = _feistel(values[walking], half_bits, seed, epoch)
+        walking = values >= count
+    return values
+
+
+def _feistel(values: Rows, half_bits: int, seed: int, epoch: int) -> Rows:
+    mask = np.int64((1 << half_bits) - 1)
+    left, right = values >> half_bits, values & mask
+    for number in range(_ROUNDS):
+        mixed = philox(
+            right.astype(np.uint32),
+            (_TAG ^ number, epoch & 0xFFFFFFFF, (epoch >> 32) & 0xFFFFFFFF),
+            seed,
+        )
+        left, right = right, left ^ (mixed.astype(np.int64) & mask)
+    return (left << half_bits) | right
+
+
+def philox(counter: Words, rest: tuple[int, int, int], seed: int) -> Words:
+    """First word of Philox4x32-10 at counters (counter[i], *rest), key ``seed`` (64 bits)."""
+    low32, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    words = [counter.astype(np.uint64)]
+    words += [np.full(counter.shape, value, dtype=np.uint64) for value in rest]
+    key = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
+    for _ in range(10):
+        first = words[0] * np.uint64(0xD2511F53)
+        second = words[2] * np.uint64(0xCD9E8D57)
+        words = [
+            (second >> shift) ^ words[1] ^ np.uint64(key[0]),
+            second & low32,
+            (first >> shift) ^ words[3] ^ np.uint64(key[1]),
+            first & low32,
+        ]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return words[0].astype(np.uint32)

@@ -1,0 +1,196 @@
+"""A job that is ready to be priced, signed, shipped or run here: program, tensors and numbers.
+
+:class:`~flopmarket.jobs.job.TrainingJob` and ``InferenceJob`` prepare one; the client submits it;
+:func:`run_local` runs it on this machine through the very runner that a worker uses, and comes to
+the same digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from flopmarket.engine.exact import PROFILE
+from flopmarket.engine.program import Program
+from flopmarket.engine.runtime.open import CompileOptions, open_session
+from flopmarket.errors import InvalidInput
+from flopmarket.jobs import bundle
+from flopmarket.jobs.bundle import Array, Tensors
+from flopmarket.jobs.instrument import instrument
+from flopmarket.jobs.runner import JobRunner, OnStep, check_data, check_job
+from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode, Verification
+from flopmarket.trust import merkle
+
+LOCAL_BUYER = "local"
+"""Account name in the spec of a job that never leaves this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRecord:
+    """Digests of one finished segment, 32 bytes each."""
+
+    first_step: int
+    steps: int
+    state_root: bytes
+    outputs_root: bytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job came to.
+
+    ``state`` is the final state; ``outputs`` stacks each output over all steps: [steps, ...].
+    ``state_root`` and ``outputs_root`` (over the segments' roots in order) are the digests that
+    a receipt states for the same job run by strangers.
+    """
+
+    state: Tensors
+    outputs: Tensors
+    segments: tuple[SegmentRecord, ...]
+    state_root: bytes
+    order: DataOrder
+
+    @property
+    def outputs_root(self) -> bytes:
+        """Root over the outputs of all segments, in order."""
+        return merkle.sequence_root(segment.outputs_root for segment in self.segments)
+
+    def rows(self, name: str) -> Array:
+        """An output with one row per row of sequential data: [rows, ...].
+
+        Raises InvalidInput (RESULT_NOT_ROWS) when the output has no batch axis.
+        """
+        stacked = self.outputs[name]
+        if stacked.ndim < 2 or stacked.shape[1] != self.order.batch:
+            raise InvalidInput(
+                f"output {name!r} is {list(stacked.shape)}, not one row per input row",
+                code="RESULT_NOT_ROWS",
+            )
+        return stacked.reshape(-1, *stacked.shape[2:])[: self.order.rows]
+
+
+@dataclass(frozen=True)
+class PreparedJob:
+    """Everything a job is made of, before money and signatures.
+
+    ``data`` tensors have the rows on their first axis, one tensor per input of the program.
+    """
+
+    kind: JobKind
+    program: Program
+    frozen: Tensors
+    state: Tensors
+    data: Tensors
+    order: DataOrder
+    seed: int
+    steps: int
+    segment_steps: int
+    checkpoint_segments: int = 1
+    title: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        bundle.check_specs(self.frozen, self.program.frozen, "frozen")
+        bundle.check_specs(self.state, self.program.state, "state")
+        check_data(self.program, self.data, self.order.rows, self.order.batch)
+
+    def spec(self, *, buyer: str, max_price_nano: int, deadline_us: int, nonce: bytes) -> JobSpec:
+        """The specification to sign. ``nonce``: 16 bytes that make two equal jobs two jobs."""
+        frozen_root, state_root, data_root = self._roots
+        return JobSpec(
+            kind=self.kind,
+            program_digest=self.program.digest,
+            profile=PROFILE,
+            mode=Mode.EXACT,
+            frozen_root=frozen_root,
+            state_root=state_root,
+            data_root=data_root,
+            order=self.order,
+            seed=self.seed,
+            steps=self.steps,
+            segment_steps=self.segment_steps,
+            checkpoint_segments=self.checkpoint_segments,
+            max_memory_bytes=self.program.cost.peak_memory_bytes,
+            max_price_nano=max_price_nano,
+            verification=Verification.AUDIT_ALL,
+            deadline_us=deadline_us,
+            buyer=buyer,
+            nonce=nonce,
+        )
+
+    @cached_property
+    def _roots(self) -> tuple[bytes, bytes, bytes]:
+        return bundle.root(self.frozen), bundle.root(self.state), bundle.root(self.data)
+
+    def artifacts(self) -> dict[str, bytes]:
+        """Files to upload: 'program', 'data', and 'frozen' and 'state' unless they are empty."""
+        files = {"program": self.program.to_bytes(), "data": bundle.save(self.data)}
+        if self.frozen:
+            files["frozen"] = bundle.save(self.frozen)
+        if self.state:
+            files["state"] = bundle.save(self.state)
+        return files
+
+    def artifact_digests(self) -> dict[str, str]:
+        """sha256 (hex) of every file of :meth:`artifacts`."""
+        return {name: hashlib.sha256(data).hexdigest() for name, data in self.artifacts().items()}
+
+
+def run_local(
+    job: PreparedJob,
+    device: str | None = None,
+    *,
+    options: CompileOptions | None = None,
+    on_step: OnStep | None = None,
+    state: Tensors | None = None,
+    first_step: int = 0,
+    steps: int | None = None,
+    work_dir: Path | None = None,
+) -> Result:
+    """Run ``job`` here, without a market.
+
+    ``device``: as in ``fm.devices()``, 'reference' for the interpreter, None for the first one.
+    ``state`` and ``first_step`` resume from a checkpoint (a state after that many steps);
+    ``steps`` ends after so many steps of the job. With ``work_dir`` every segment's end state is
+    kept there as ``state-<step>.safetensors``.
+    """
+    spec = job.spec(buyer=LOCAL_BUYER, max_price_nano=0, deadline_us=0, nonce=bytes(16))
+    check_job(spec, job.program, job.frozen, job.data)
+    end = job.steps if steps is None else min(job.steps, first_step + steps)
+    session = open_session(instrument(job.program), device, options)
+    try:
+        runner = JobRunner(session, spec, job.frozen, job.data)
+        root = runner.load(job.state if state is None else state, first_step)
+        records: list[SegmentRecord] = []
+        collected: list[Tensors] = []
+        at = first_step
+        while at < end:
+            count = min(job.segment_steps - at % job.segment_steps, end - at)
+            segment = runner.run_segment(at, count, on_step=on_step)
+            at += segment.steps_done
+            root = segment.state_root_after
+            records.append(SegmentRecord(segment.first_step, count, root, segment.outputs_root))
+            collected.append(segment.outputs)
+            if work_dir is not None:
+                path = work_dir / f"state-{at}.safetensors"
+                path.write_bytes(bundle.save(runner.read_state()))
+        return Result(
+            state=runner.read_state(),
+            outputs=_stack(collected),
+            segments=tuple(records),
+            state_root=root,
+            order=job.order,
+        )
+    finally:
+        session.close()
+
+
+def _stack(segments: list[Tensors]) -> Tensors:
+    if not segments:
+        return {}
+    return {name: np.concatenate([s[name] for s in segments]) for name in segments[0]}

@@ -1,0 +1,239 @@
+"""The engine process: one device, one job at a time, in a process of its own.
+
+``python -m flopmarket.jobs.process --device SPEC`` reads commands and writes events as JSON lines
+on its standard streams; tensors pass through files in the job's folder. A driver that crashes,
+hangs or runs out of memory takes this process with it and nothing else. It opens no socket. When
+its parent goes away it ends at the next step boundary, or after a few seconds in any case.
+
+Parent side: :mod:`flopmarket.jobs.host` (worker executor and coordinator auditor alike).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any
+
+from flopmarket.engine.errors import EngineError
+from flopmarket.engine.program import Program
+from flopmarket.errors import Conflict, FlopmarketError, InvalidInput
+from flopmarket.jobs import bundle
+from flopmarket.jobs.instrument import instrument
+from flopmarket.jobs.runner import JobRunner, check_job
+from flopmarket.jobs.spec import JobSpec
+from flopmarket.limits import MAX_CONTROL_LINE_BYTES
+from flopmarket.trust.encoding import decode
+
+PROGRAM_FILE = "program.bin"
+FROZEN_FILE = "frozen.safetensors"
+DATA_FILE = "data.safetensors"
+
+_PROGRESS_SECONDS = 0.1
+_ORPHAN_SECONDS = 5.0
+
+Command = dict[str, Any]
+Fields = dict[str, Any]
+
+
+class EngineServer:
+    """Executes commands one after another; ``emit`` sends events, ``stop`` is set by interrupts."""
+
+    def __init__(
+        self,
+        device: str | None,
+        cache_dir: Path | None,
+        emit: Callable[[Fields], None],
+        stop: threading.Event,
+    ) -> None:
+        self._device = device
+        self._cache_dir = cache_dir
+        self._emit = emit
+        self._stop = stop
+        self._runner: JobRunner | None = None
+        self._close: Callable[[], None] = lambda: None
+
+    def handle(self, command: Command) -> Fields:
+        """Execute one command; returns the fields of its last event."""
+        handlers: dict[str, Callable[[Command], Fields]] = {
+            "info": self._info,
+            "open": self._open,
+            "load_state": self._load_state,
+            "run": self._run,
+            "close_job": self._close_job,
+            "admission": self._admission,
+            "benchmark": self._benchmark,
+        }
+        name = str(command.get("op"))
+        if name not in handlers:
+            raise InvalidInput(f"unknown command {name!r}", code="ENGINE_COMMAND")
+        return handlers[name](command)
+
+    def _info(self, command: Command) -> Fields:
+        if self._device == "reference":
+            return {"info": {"name": "reference interpreter", "device_id": "reference"}}
+        from flopmarket.engine.runtime import devices
+
+        return {"info": dataclasses.asdict(devices.find(self._device))}
+
+    def _open(self, command: Command) -> Fields:
+        self._close_job(command)
+        folder = Path(command["folder"])
+        spec = decode(JobSpec, bytes.fromhex(command["spec"]))
+        program = Program.from_bytes((folder / PROGRAM_FILE).read_bytes())
+        frozen = bundle.read(folder / FROZEN_FILE)
+        data = bundle.read(folder / DATA_FILE)
+        check_job(spec, program, frozen, data)
+        from flopmarket.engine.runtime.open import CompileOptions, open_session
+
+        options = CompileOptions(cache_dir=self._cache_dir)
+        session = open_session(instrument(program), self._device, options)
+        self._close = session.close
+        self._runner = JobRunner(session, spec, frozen, data)
+        return {}
+
+    def _load_state(self, command: Command) -> Fields:
+        state = bundle.read(Path(command["path"])) if command["path"] else {}
+        return {"state_root": self._opened().load(state, int(command["step"])).hex()}
+
+    def _run(self, command: Command) -> Fields:
+        runner = self._opened()
+        last_report = 0.0
+
+        def on_step(step: int, scalars: Mapping[str, float]) -> None:
+            nonlocal last_report
+            now = time.monotonic()
+            if now - last_report >= _PROGRESS_SECONDS:
+                last_report = now
+                self._emit({"event": "step", "step": step, "scalars": dict(scalars)})
+
+        result = runner.run_segment(
+            int(command["first_step"]),
+            int(command["count"]),
+            on_step=on_step,
+            should_stop=self._stop.is_set,
+        )
+        _write(Path(command["outputs_path"]), bundle.save(result.outputs))
+        if command["state_path"]:
+            _write(Path(command["state_path"]), bundle.save(runner.read_state()))
+        return {
+            "first_step": result.first_step,
+            "steps_done": result.steps_done,
+            "state_root_before": result.state_root_before.hex(),
+            "state_root_after": result.state_root_after.hex(),
+            "outputs_root": result.outputs_root.hex(),
+            "inner": result.inner.hex(),
+        }
+
+    def _close_job(self, command: Command) -> Fields:
+        """Overwrite and free the device memory of the job."""
+        close, self._close, self._runner = self._close, lambda: None, None
+        close()
+        return {}
+
+    def _admission(self, command: Command) -> Fields:
+        if self._device == "reference":
+            raise InvalidInput(
+                "the reference is the law; it is not admitted", code="ENGINE_COMMAND"
+            )
+        from flopmarket.engine.admission import admit
+
+        return {"admission": admit(self._device, cache_dir=self._cache_dir).to_json()}
+
+    def _benchmark(self, command: Command) -> Fields:
+        from flopmarket.bench import benchmark
+
+        return {"benchmark": benchmark(self._device, cache_dir=self._cache_dir).to_json()}
+
+    def _opened(self) -> JobRunner:
+        if self._runner is None:
+            raise Conflict("no job is open", code="ENGINE_NO_JOB")
+        return self._runner
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all, also when this process is killed in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def describe(error: Exception) -> Fields:
+    """The error as event fields; an unforeseen one keeps its type and text, not its traceback."""
+    if isinstance(error, FlopmarketError | EngineError):
+        return {
+            "code": error.code,
+            "message": error.message,
+            "retryable": error.retryable,
+            "hint": error.hint,
+        }
+    return {
+        "code": "ENGINE_FAILED",
+        "message": f"{type(error).__name__}: {error}",
+        "retryable": True,
+        "hint": "",
+    }
+
+
+def serve(commands: IO[bytes], events: IO[bytes], device: str | None, cache: Path | None) -> None:
+    """Answer commands until the stream ends or ``exit`` comes."""
+    queue: SimpleQueue[Command | None] = SimpleQueue()
+    stop = threading.Event()
+
+    def read() -> None:
+        while line := commands.readline(MAX_CONTROL_LINE_BYTES):
+            command = json.loads(line)
+            if command["op"] == "interrupt":
+                stop.set()
+            else:
+                queue.put(command)
+        stop.set()
+        queue.put(None)
+        time.sleep(_ORPHAN_SECONDS)
+        os._exit(1)
+
+    def emit(fields: Fields) -> None:
+        events.write(json.dumps(fields, separators=(",", ":")).encode() + b"\n")
+        events.flush()
+
+    threading.Thread(target=read, name="commands", daemon=True).start()
+    server = EngineServer(device, cache, emit, stop)
+    while (command := queue.get()) is not None and command["op"] != "exit":
+        try:
+            emit({"event": "done", **server.handle(command)})
+        except Exception as error:  # the boundary of the process: every failure is an answer
+            emit({"event": "error", **describe(error)})
+        if command["op"] == "run":
+            stop.clear()
+    server.handle({"op": "close_job"})
+
+
+def main() -> None:
+    """Entry point of ``python -m flopmarket.jobs.process``."""
+    parser = argparse.ArgumentParser(prog="flopmarket-engine")
+    parser.add_argument("--device")
+    parser.add_argument("--cache-dir", type=Path)
+    parser.add_argument("--nice", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.nice:
+        os.nice(arguments.nice)
+    # Drivers print what they like; only events may reach the parent's pipe.
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    with contextlib.suppress(BrokenPipeError):
+        serve(sys.stdin.buffer, events, arguments.device, arguments.cache_dir)
+
+
+if __name__ == "__main__":
+    main()

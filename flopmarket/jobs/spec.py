@@ -1,0 +1,116 @@
+"""The signed specification of a job: everything that decides its result and its price.
+
+``job_id`` is the digest of these canonical bytes (trust.md §2), so two jobs that differ in
+anything, the nonce included, have different ids, and a worker or auditor that has the id and the
+bytes needs to believe nobody about what is to be computed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from flopmarket.errors import InvalidInput
+from flopmarket.limits import MAX_JOB_STEPS, MAX_SEGMENT_STEPS
+from flopmarket.trust.encoding import Digest, Length, MaxLength, digest, document
+
+
+class JobKind(StrEnum):
+    """What the scan is for. The runner treats them alike; people and prices tell them apart."""
+
+    TRAINING = "training"
+    INFERENCE = "inference"
+
+
+class OrderKind(StrEnum):
+    """How rows of the data are assigned to steps."""
+
+    SEQUENTIAL = "sequential"
+    SHUFFLED = "shuffled"
+
+
+class Verification(StrEnum):
+    """How much of the work is recomputed by somebody else."""
+
+    AUDIT_ALL = "audit-all"
+
+
+class Mode(StrEnum):
+    """Numerics that verification relies on."""
+
+    EXACT = "exact"
+
+
+@document("flopmarket.data-order.v1")
+class DataOrder:
+    """Which rows a step sees: a pure function of the job's seed (``flopmarket.jobs.order``).
+
+    ``rows`` is the length of every data tensor's first axis, ``batch`` the rows of one step.
+    """
+
+    kind: OrderKind
+    rows: int
+    batch: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.batch < 2**31 or not 0 < self.rows < 2**40:
+            raise InvalidInput(
+                f"data order wants 0 < batch < 2^31 and 0 < rows < 2^40, got batch {self.batch} "
+                f"of {self.rows} rows",
+                code="JOB_DATA_ORDER",
+            )
+
+
+@document("flopmarket.job-spec.v1")
+class JobSpec:
+    """A job, as its buyer signs it.
+
+    Roots are Merkle roots of named tensors (``trust.merkle``). A segment has ``segment_steps``
+    steps (the last may be shorter); a checkpoint is due after every ``checkpoint_segments``
+    segments and at the end. ``max_price_nano`` is a hard ceiling in nano-units of currency;
+    ``deadline_us`` is microseconds since the epoch.
+    """
+
+    kind: JobKind
+    program_digest: Digest
+    profile: Annotated[str, MaxLength(64)]
+    mode: Mode
+    frozen_root: Digest
+    state_root: Digest
+    data_root: Digest
+    order: DataOrder
+    seed: int
+    steps: int
+    segment_steps: int
+    checkpoint_segments: int
+    max_memory_bytes: int
+    max_price_nano: int
+    verification: Verification
+    deadline_us: int
+    buyer: Annotated[str, MaxLength(64)]
+    nonce: Annotated[bytes, Length(16)]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.steps <= MAX_JOB_STEPS:
+            raise InvalidInput(
+                f"a job has 1 to {MAX_JOB_STEPS} steps, got {self.steps}", code="JOB_STEPS"
+            )
+        if not 0 < self.segment_steps <= MAX_SEGMENT_STEPS:
+            raise InvalidInput(
+                f"a segment has 1 to {MAX_SEGMENT_STEPS} steps, got {self.segment_steps}",
+                code="JOB_SEGMENT_STEPS",
+            )
+        if not 0 < self.checkpoint_segments < 2**31:
+            raise InvalidInput("checkpoints are at least one segment apart", code="JOB_CHECKPOINT")
+        if self.max_price_nano >= 2**63:
+            raise InvalidInput("the price limit does not fit in 63 bits", code="JOB_PRICE")
+
+
+def job_id(spec: JobSpec) -> bytes:
+    """The 32 bytes that name the job; shown as hex."""
+    return digest(spec)
+
+
+def segment_count(spec: JobSpec) -> int:
+    """Segments of the job when none ends early."""
+    return -(-spec.steps // spec.segment_steps)
