@@ -1,7 +1,7 @@
 """Named maxima of everything that is not the engine: messages, documents, uploads, queues.
 
-Passing one is a clear error (:class:`flopmarket.errors.LimitExceeded`) that names the limit; nothing
-is truncated or dropped silently. Units are in the names. The engine keeps its own table in
+Passing one is a clear error (:class:`flopmarket.errors.LimitExceeded`) that names the limit;
+nothing is truncated or dropped silently. Units are in the names. The engine keeps its own table in
 ``engine/limits.py``.
 """
 
@@ -92,8 +92,8 @@ MAX_LOCAL_STATE_BYTES = 64 << 20  # a state up to this is written to disk after 
 WORKER_EXECUTOR_RETRIES = 1  # fresh engine processes one lease gets after a death
 MAX_WORKER_DEVICES = 64  # devices of one agent
 MAX_OUTGOING_MESSAGES = 1024  # of one connection, waiting to be written
-MAX_WORKER_EVENTS = 4096  # waiting to be handled by the agent
-MAX_LEASE_RECORD_BYTES = 4 << 20  # one lease's journal entry on disk
+MAX_LEASE_JOURNAL_BYTES = 256 << 20  # what one lease writes down about its segments
+MAX_RECOVERED_LEASES = 256  # lease folders looked at when a worker starts
 MAX_CALIBRATION_BYTES = 1 << 20  # cached admission and benchmark of one device
 MAX_TRANSFER_CHUNK_BYTES = 1 << 20
 MAX_PROGRAM_ARTIFACT_BYTES = 32 << 20  # as the engine's own limit on programs
@@ -105,5 +105,6 @@ UNARY_DEADLINE_SECONDS = 20.0
 SESSION_RENEW_BEFORE_SECONDS = 60.0  # a token is replaced this long before it expires
 RECONNECT_FIRST_SECONDS = 0.25
 RECONNECT_MOST_SECONDS = 30.0
-WORKER_STOP_SECONDS = 8.0  # from the wish to stop until unfinished reports are left on disk
+WORKER_STOP_SECONDS = 6.0  # from the wish to stop until unfinished reports are left on disk
+EXECUTOR_STOP_SECONDS = 2.5  # for an engine process to end in good order
 WORKER_DOCUMENT_SECONDS = 7 * 24 * 3600  # lifetime of offers, acceptances and commitments

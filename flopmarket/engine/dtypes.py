@@ -90,7 +90,7 @@ def canonical(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     Any shape, any dtype of the table. The result has the bytes that digests are taken over.
     """
     dtype = from_numpy(array.dtype)
-    array = np.ascontiguousarray(array, dtype=dtype.numpy.newbyteorder("<"))
+    array = np.asarray(array, dtype=dtype.numpy.newbyteorder("<"), order="C")
     if dtype.is_float:
         nan = np.isnan(array)
         if nan.any():

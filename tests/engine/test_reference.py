@@ -252,3 +252,8 @@ def test_a_missing_or_misshapen_input_is_named() -> None:
     with pytest.raises(reference.EngineError) as shape:
         reference.evaluate([x], {x: np.zeros(3, dtype=np.float32)})
     assert shape.value.code == "INPUT_SHAPE"
+
+
+def test_a_scalar_stays_a_scalar() -> None:
+    x = np.ones(3, dtype=np.float32)
+    assert run(graph.reduce("sum", leaf("x", x), (0,)), x=x).shape == ()

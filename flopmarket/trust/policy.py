@@ -1,0 +1,93 @@
+"""Who may sign what: one table, apart from all cryptography.
+
+An opened envelope proves which key signed; the caller looks up that key's registered role and
+standing, and asks here whether the role may sign the document. Whether the key belongs to the
+account that the document names is the caller's check: it needs the coordinator's records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from flopmarket.trust.documents import (
+    AccountRegistration,
+    CancelRequest,
+    Commitment,
+    Deposit,
+    DeviceGrant,
+    LeaseAcceptance,
+    OfferTerms,
+    SegmentVerdict,
+    SessionRequest,
+)
+from flopmarket.trust.encoding import Document, domain_of
+from flopmarket.trust.errors import SignerNotAllowed
+from flopmarket.trust.keys import KeyRole
+
+_OWNER = frozenset({KeyRole.OWNER})
+_DEVICE = frozenset({KeyRole.DEVICE})
+_BUYER = frozenset({KeyRole.OWNER, KeyRole.CI})
+
+# Documents that other packages declare are named by their tag, so that this table stays whole.
+JOB_SPEC_DOMAIN = "flopmarket.job-spec.v1"
+WITHDRAWAL_DOMAIN = "flopmarket.withdrawal.v1"
+
+ALLOWED_ROLES: Mapping[str, frozenset[KeyRole]] = MappingProxyType(
+    {
+        domain_of(AccountRegistration): _OWNER,
+        domain_of(DeviceGrant): _OWNER,
+        domain_of(SessionRequest): frozenset(
+            {KeyRole.OWNER, KeyRole.DEVICE, KeyRole.CI, KeyRole.OPERATOR}
+        ),
+        domain_of(OfferTerms): _DEVICE,
+        domain_of(LeaseAcceptance): _DEVICE,
+        domain_of(Commitment): _DEVICE,
+        domain_of(SegmentVerdict): frozenset({KeyRole.DEVICE, KeyRole.COORDINATOR}),
+        domain_of(CancelRequest): _BUYER,
+        domain_of(Deposit): frozenset({KeyRole.OPERATOR}),
+        JOB_SPEC_DOMAIN: _BUYER,
+        WITHDRAWAL_DOMAIN: _OWNER,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A key's standing, from the caller's records: its registered role, and if it is revoked."""
+
+    role: KeyRole
+    revoked: bool = False
+
+
+def check_may_sign(document: Document | type, signer: KeyRole | Signer) -> None:
+    """:class:`SignerNotAllowed` unless a key of this role and standing may sign the document.
+
+    A type that is not in the table may be signed by nobody.
+    """
+    standing = signer if isinstance(signer, Signer) else Signer(signer)
+    domain = domain_of(document if isinstance(document, type) else type(document))
+    if standing.revoked:
+        raise SignerNotAllowed(
+            f"a revoked {standing.role} key cannot sign {domain}",
+            code="KEY_REVOKED",
+            hint="use another key of the account; a revoked one never comes back",
+        )
+    allowed = ALLOWED_ROLES.get(domain, frozenset())
+    if standing.role not in allowed:
+        names = ", ".join(sorted(allowed)) or "no"
+        raise SignerNotAllowed(
+            f"a {standing.role} key cannot sign {domain}: it takes {names} key",
+            details={"role": str(standing.role), "document": domain},
+        )
+
+
+def check_role_claim(request: SessionRequest, signer: Signer) -> None:
+    """:class:`SignerNotAllowed` unless a session is opened in the role the key is registered as."""
+    check_may_sign(request, signer)
+    if request.role is not signer.role:
+        raise SignerNotAllowed(
+            f"the key is registered as {signer.role} and asks for a session as {request.role}",
+            code="ROLE_MISMATCH",
+        )

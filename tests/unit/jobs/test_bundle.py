@@ -1,0 +1,95 @@
+"""Tensor bundles: roots bind bits, dtypes, shapes and names; hostile files are refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from flopmarket.engine import dtypes
+from flopmarket.engine.program import TensorSpec
+from flopmarket.errors import InvalidInput
+from flopmarket.jobs import bundle
+
+TENSORS = {
+    "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "labels": np.array([1, 2], dtype=np.int32),
+    "mask": np.array([True, False]),
+    "empty": np.zeros((0, 4), dtype=np.float32),
+    "scalar": np.float32(3).reshape(()),
+}
+
+
+def test_file_keeps_tensors_and_root() -> None:
+    again = bundle.load(bundle.save(TENSORS))
+    assert bundle.root(again) == bundle.root(TENSORS)
+    assert {n: (a.dtype, a.shape) for n, a in again.items()} == {
+        n: (a.dtype, a.shape) for n, a in TENSORS.items()
+    }
+
+
+def test_root_does_not_depend_on_layout_or_nan_payload() -> None:
+    payload = np.array([0xFFC00001], dtype=np.uint32).view(np.float32)
+    plain = np.array([np.nan], dtype=np.float32)
+    assert bundle.root({"x": payload}) == bundle.root({"x": plain})
+    square = np.arange(4, dtype=np.float32).reshape(2, 2)
+    assert bundle.root({"x": square.T}) == bundle.root({"x": np.ascontiguousarray(square.T)})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"v": TENSORS["w"]},
+        {"w": TENSORS["w"].reshape(3, 2)},
+        {"w": TENSORS["w"].view(np.int32)},
+        {"w": TENSORS["w"] + 1},
+        {"w": -TENSORS["w"]},
+        {},
+    ],
+)
+def test_root_binds_name_shape_dtype_and_bits(other: dict[str, np.ndarray]) -> None:
+    assert bundle.root(other) != bundle.root({"w": TENSORS["w"]})
+
+
+def hostile(header: object, body: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 8,
+        hostile({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 800]}}, bytes(8)),
+        hostile({"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}}, bytes(8)),
+        hostile({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, bytes(4)),
+        hostile({"w": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
+        hostile({"w": {"dtype": "XXX", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
+        hostile(
+            {
+                "v": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+                "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+            },
+            bytes(4),
+        ),
+    ],
+)
+def test_hostile_files_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        bundle.load(data)
+    assert refusal.value.code in ("BUNDLE_MALFORMED", "BUNDLE_DTYPE")
+
+
+def test_bool_bytes_are_zero_or_one() -> None:
+    header = {"m": {"dtype": "BOOL", "shape": [2], "data_offsets": [0, 2]}}
+    tensors = bundle.load(hostile(header, b"\x02\x00"))
+    assert tensors["m"].view(np.uint8).tolist() == [1, 0]
+
+
+def test_mismatch_names_the_tensor() -> None:
+    specs = (TensorSpec("w", dtypes.float32, (2, 2)),)
+    with pytest.raises(InvalidInput, match=r"'w'.*\(2, 2\).*\(2, 3\)"):
+        bundle.check_specs({"w": TENSORS["w"]}, specs, "state")
