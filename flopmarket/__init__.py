@@ -1,0 +1,105 @@
+"""flopmarket: a marketplace for verified floating-point work.
+
+    import flopmarket as fm
+
+    job = fm.TrainingJob(model=..., loss=..., optimizer=..., data=(x, y), batch=64, epochs=20)
+    job.run_local()                                     # here, with the engine alone
+    fm.Client("market.example:7443").run(job)           # on rented workers, verified and paid
+
+The names below are the public surface; a test pins them. They load on first use, so that importing
+the package (and ``flop --help``) costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flopmarket.client import Client
+    from flopmarket.engine import functional, nn, optim
+    from flopmarket.engine.dtypes import (
+        bool_,
+        float32,
+        int8,
+        int32,
+        int64,
+        uint8,
+        uint32,
+        uint64,
+    )
+    from flopmarket.engine.errors import EngineError
+    from flopmarket.engine.grad import grad
+    from flopmarket.engine.program import Program, TensorSpec
+    from flopmarket.engine.runtime.devices import discover as devices
+    from flopmarket.engine.tensor import Tensor
+    from flopmarket.engine.trace import trace
+    from flopmarket.errors import FlopmarketError
+    from flopmarket.jobs.job import InferenceJob, TrainingJob
+    from flopmarket.jobs.prepared import PreparedJob, Result
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Client": "flopmarket.client",
+    "EngineError": "flopmarket.engine.errors",
+    "FlopmarketError": "flopmarket.errors",
+    "InferenceJob": "flopmarket.jobs.job",
+    "PreparedJob": "flopmarket.jobs.prepared",
+    "Program": "flopmarket.engine.program",
+    "Result": "flopmarket.jobs.prepared",
+    "Tensor": "flopmarket.engine.tensor",
+    "TensorSpec": "flopmarket.engine.program",
+    "TrainingJob": "flopmarket.jobs.job",
+    "grad": "flopmarket.engine.grad",
+    "trace": "flopmarket.engine.trace",
+    **dict.fromkeys(
+        ("bool_", "float32", "int8", "int32", "int64", "uint8", "uint32", "uint64"),
+        "flopmarket.engine.dtypes",
+    ),
+}
+_MODULES = ("functional", "nn", "optim")
+
+__all__ = [
+    "Client",
+    "EngineError",
+    "FlopmarketError",
+    "InferenceJob",
+    "PreparedJob",
+    "Program",
+    "Result",
+    "Tensor",
+    "TensorSpec",
+    "TrainingJob",
+    "bool_",
+    "devices",
+    "float32",
+    "functional",
+    "grad",
+    "int8",
+    "int32",
+    "int64",
+    "nn",
+    "optim",
+    "trace",
+    "uint8",
+    "uint32",
+    "uint64",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value: Any = getattr(import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"flopmarket.engine.{name}")
+    elif name == "devices":
+        value = import_module("flopmarket.engine.runtime.devices").discover
+    else:
+        raise AttributeError(f"module 'flopmarket' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
