@@ -39,3 +39,11 @@ MAX_PLAN_LAUNCHES = 50_000
 
 MAX_CACHED_PLANS = 64
 """Compiled one-shot plans that a process keeps (realise)."""
+
+MAX_CACHED_PLAN_BYTES = 512 * 2**20
+"""Device memory that those plans may keep between calls."""
+
+# Front-end (trace.py)
+
+MAX_TRACED_CONSTANT_BYTES = 64 * 2**10
+"""One realised tensor that a step may close over; it becomes a literal of the program."""

@@ -7,7 +7,13 @@ import sys
 
 import flopmarket as fm
 
-NAMES = ["Client", "EngineError", "FlopmarketError", "InferenceJob", "PreparedJob", "Program", "Result", "Tensor", "TensorSpec", "TrainingJob", "bool_", "devices", "float32", "functional", "grad", "int32", "int64", "int8", "nn", "optim", "trace", "uint32", "uint64", "uint8"]
+NAMES = sorted(
+    """
+    Client EngineError FlopmarketError InferenceJob PreparedJob Program Result Tensor TensorSpec
+    TrainingJob bool_ devices float32 functional grad int32 int64 int8 nn optim trace uint32 uint64
+    uint8
+    """.split()
+)
 
 
 def test_the_public_names_are_these() -> None:

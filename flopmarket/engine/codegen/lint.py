@@ -1,0 +1,409 @@
+"""What generated OpenCL C may contain in exact mode: numerics.md §3, as a check on the source.
+
+``Device.compile`` runs it on every kernel before the driver sees it. It is the second fence: the
+renderer is written not to emit what is forbidden, and this refuses it if it does. Calls are judged
+by a list of what is allowed, so that a builtin nobody thought of is refused. The check reads
+tokens, not C: where it cannot see that something is harmless (a ``/`` whose operands it cannot
+prove to be integers) it refuses.
+
+Three kinds of function defined in the source have special names: ``fx1_fma*`` is the contracted
+FMA helper and must have exactly its one body; ``fx1_div*`` and ``fx1_sqrt*`` may use float ``/``
+and ``sqrt``; all others may not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from flopmarket.engine.codegen.tokens import (
+    Function,
+    Token,
+    matching,
+    matching_back,
+    owners_of,
+    refuse,
+    tokenize,
+    top_level_functions,
+)
+from flopmarket.engine.errors import EngineError
+
+_INTEGERS = "char|uchar|short|ushort|int|uint|long|ulong"
+_TYPE = re.compile(rf"^(?:{_INTEGERS}|float|double|half)(?:2|3|4|8|16)?$")
+_INTEGER_TYPE = re.compile(
+    rf"^(?:(?:{_INTEGERS})(?:2|3|4|8|16)?|bool|size_t|ptrdiff_t|intptr_t|uintptr_t|unsigned|signed)$"
+)
+_FLOAT_TYPE = re.compile(r"^(?:float|double|half)(?:2|3|4|8|16)?$")
+# fmt: off
+_QUALIFIERS = frozenset([
+    "const", "volatile", "restrict", "static", "inline", "__global", "global", "__local", "local",
+    "__private", "private", "__constant", "constant", "__kernel", "kernel",
+])
+# fmt: on
+# fmt: off
+_WORDS_BEFORE_PARENTHESIS = frozenset([
+    "if", "for", "while", "switch", "return", "sizeof", "do", "else", "case",
+])
+# fmt: on
+_FORBIDDEN_WORDS = {
+    "asm": "LINT_ASM",
+    "__asm__": "LINT_ASM",
+    "__asm": "LINT_ASM",
+    "union": "LINT_TYPE",
+    "struct": "LINT_TYPE",
+    "goto": "LINT_CALL",
+    "NAN": "LINT_LITERAL",
+    "INFINITY": "LINT_LITERAL",
+    "HUGE_VAL": "LINT_LITERAL",
+    "HUGE_VALF": "LINT_LITERAL",
+}
+# fmt: off
+_ATTRIBUTES = frozenset([
+    "reqd_work_group_size", "work_group_size_hint", "vec_type_hint", "aligned", "always_inline",
+    "noinline",
+])
+# fmt: on
+_PRAGMAS = re.compile(
+    r"^#\s*pragma\s+(?:OPENCL\s+EXTENSION\s+\w+\s*:\s*enable|unroll(?:\s*\(?\s*\d+\s*\)?)?|nounroll)$"
+)
+_CONTRACT_OFF = re.compile(r"^#\s*pragma\s+OPENCL\s+FP_CONTRACT\s+OFF$")
+_CONTRACT_ON = re.compile(r"^#\s*pragma\s+OPENCL\s+FP_CONTRACT\s+ON$")
+_OPTIONS = re.compile(
+    r"^(?:-cl-std=CL(?:1\.[12]|2\.0|3\.0)|-cl-fp32-correctly-rounded-divide-sqrt|-cl-opt-disable"
+    r"|-cl-kernel-arg-info|-w|-Werror)$"
+)
+
+# fmt: off
+_CALLS = frozenset([
+    "get_global_id", "get_local_id", "get_group_id", "get_global_size", "get_local_size",
+    "get_num_groups", "get_global_offset", "get_work_dim", "barrier", "mem_fence", "read_mem_fence",
+    "write_mem_fence", "work_group_barrier", "fma", "select", "isnan", "mul_hi", "add_sat",
+    "sub_sat", "abs_diff", "rotate", "popcount", "clz", "vload_half", "vstore_half_rte", "prefetch",
+])
+# fmt: on
+_CALL_FAMILIES = re.compile(
+    rf"^(?:as_(?:{_INTEGERS}|float|double|half)(?:2|3|4|8|16)?"
+    rf"|convert_(?:{_INTEGERS}|float|double)(?:2|3|4|8|16)?(?:_sat)?(?:_rt[ezpn])?"
+    r"|vload(?:2|3|4|8|16)|vstore(?:2|3|4|8|16)"
+    r"|vloada?_half(?:2|3|4|8|16)|vstorea?_half(?:2|3|4|8|16)_rte)$"
+)
+_INTEGER_CALLS = frozenset(["min", "max", "clamp", "abs"])
+"""Allowed where every argument is visibly an integer: on floats they differ between drivers."""
+_ATOMIC = re.compile(r"^atom(?:ic)?_(?:add|sub|inc|dec|min|max|and|or|xor|xchg|cmpxchg)$")
+_INTEGER_RESULT = re.compile(
+    rf"^(?:get_\w+|(?:as|convert)_(?:{_INTEGERS})\w*|min|max|clamp|abs|abs_diff|mul_hi|rotate"
+    r"|popcount|clz|isnan|add_sat|sub_sat|sizeof|atom(?:ic)?_\w+)$"
+)
+_CONTRACTED = re.compile(
+    r"^static inline (?P<t>(?P<base>float|double)(?:2|3|4|8|16)?) \w+ "
+    r"\( (?:(?P=t)|(?P=base)) (?P<a>\w+) , (?:(?P=t)|(?P=base)) (?P<b>\w+) , (?P=t) (?P<c>\w+) \) "
+    r"\{ \#pragma OPENCL FP_CONTRACT ON return (?P=a) \* (?P=b) \+ (?P=c) ; \}$"
+)
+
+
+def check(source: str, options: tuple[str, ...] = ()) -> None:
+    """Raise :class:`EngineError` with a ``LINT_...`` code where the source is not exact-mode C.
+
+    The message names the construct and its line. ``LINT_OPTION``: a compiler option;
+    ``LINT_DIRECTIVE``: ``#include``, ``#define``, an unknown pragma; ``LINT_CONTRACT``: contraction
+    not off at file level, or on outside the one helper; ``LINT_CALL``: a call not on the list;
+    ``LINT_MINMAX``, ``LINT_ATOMIC``, ``LINT_DIVIDE``: used on what is not visibly an integer;
+    ``LINT_TYPE``, ``LINT_LITERAL``, ``LINT_ASM``: half variables, NAN and INFINITY, assembler.
+    """
+    for option in options:
+        if not _OPTIONS.match(option):
+            raise EngineError(
+                f"compiler option {option!r} is not allowed in exact mode", code="LINT_OPTION"
+            )
+    tokens = tokenize(source)
+    functions = top_level_functions(tokens)
+    _check_directives(tokens, functions)
+    defined = {function.name for function in functions}
+    for function in functions:
+        if _is_builtin(function.name):
+            refuse("LINT_CALL", f"redefinition of {function.name}", tokens[function.start])
+    typedefs = _typedefs(tokens)
+    inside = owners_of(tokens, functions)
+    floats_at_top = _declared(
+        tokens, typedefs, [i for i, owner in enumerate(inside) if owner is None]
+    )
+    for function in functions:
+        span = range(function.start, function.closing + 1)
+        declared = _declared(tokens, typedefs, span)
+        names = {name: floats_at_top.get(name, False) for name in floats_at_top} | declared
+        _check_body(tokens, function, names, defined, typedefs)
+    for index, owner in enumerate(inside):
+        if owner is None:
+            _check_word(tokens, index, defined, "")
+
+
+def _check_directives(tokens: Sequence[Token], functions: Sequence[Function]) -> None:
+    helpers = {
+        index: function
+        for function in functions
+        if function.name.startswith("fx1_fma")
+        for index in range(function.start, function.closing + 1)
+    }
+    off = False
+    for index, token in enumerate(tokens):
+        if token.kind != "pragma":
+            if not off:
+                refuse("LINT_CONTRACT", "code before '#pragma OPENCL FP_CONTRACT OFF'", token)
+        elif _CONTRACT_OFF.match(token.text):
+            if index in helpers or any(f.start < index < f.closing for f in functions):
+                refuse("LINT_CONTRACT", "FP_CONTRACT inside a function", token)
+            off = True
+        elif _CONTRACT_ON.match(token.text):
+            helper = helpers.get(index)
+            if helper is None or not _is_contracted_helper(tokens, helper):
+                refuse("LINT_CONTRACT", "FP_CONTRACT ON outside the fx1_fma helper", token)
+        elif not _PRAGMAS.match(token.text):
+            refuse("LINT_DIRECTIVE", token.text, token)
+    if not off:
+        raise EngineError(
+            "the source has no '#pragma OPENCL FP_CONTRACT OFF' at file level", code="LINT_CONTRACT"
+        )
+
+
+def _is_contracted_helper(tokens: Sequence[Token], function: Function) -> bool:
+    """Whether a function is exactly ``static inline T f(T a, T b, T c) {ON return a * b + c;}``."""
+    text = " ".join(token.text for token in tokens[function.start : function.closing + 1])
+    return _CONTRACTED.match(text) is not None
+
+
+def _typedefs(tokens: Sequence[Token]) -> dict[str, bool]:
+    """Names that ``typedef`` introduces -> whether they are float types."""
+    found: dict[str, bool] = {}
+    for index, token in enumerate(tokens):
+        if token.text != "typedef":
+            continue
+        words = []
+        for later in tokens[index + 1 :]:
+            if later.text == ";":
+                break
+            words.append(later.text)
+        if words:
+            integer = all(_INTEGER_TYPE.match(word) or word in _QUALIFIERS for word in words[:-1])
+            found[words[-1]] = not integer
+    return found
+
+
+def _declared(
+    tokens: Sequence[Token], typedefs: dict[str, bool], span: Sequence[int]
+) -> dict[str, bool]:
+    """Variables declared in a span -> True where one of that name is (a pointer to) a float."""
+    names: dict[str, bool] = {}
+    current: bool | None = None  # class of the declaration we are in
+    depth = 0
+    for index in span:
+        text, kind = tokens[index].text, tokens[index].kind
+        before = tokens[index - 1].text if index else ""
+        is_float = bool(_FLOAT_TYPE.match(text)) or typedefs.get(text, False)
+        if is_float or _INTEGER_TYPE.match(text) or text in typedefs:
+            after = tokens[index + 1].text if index + 1 < len(tokens) else ""
+            cast = before == "(" and after in (")", "*") and not _declares(tokens, index)
+            if not cast:
+                current, depth = is_float, 0
+        elif kind == "name" and text not in _QUALIFIERS:
+            declares = before in ("*", ",") or _is_type(before, typedefs) or before in _QUALIFIERS
+            if current is not None and depth == 0 and declares:
+                names[text] = names.get(text, False) or current
+        elif text in ("(", "[", "{"):
+            depth += 1
+            if text == "{":
+                current, depth = None, 0
+        elif text in (")", "]", "}"):
+            depth -= 1
+            if depth < 0:
+                current, depth = None, 0
+        elif text == ";":
+            current, depth = None, 0
+    return names
+
+
+def _declares(tokens: Sequence[Token], index: int) -> bool:
+    """Whether ``( type *`` goes on with a name, i.e. is a parameter and no cast."""
+    position = index + 1
+    while tokens[position].text in ("*", *_QUALIFIERS):
+        position += 1
+    return tokens[position].kind == "name"
+
+
+def _is_type(text: str, typedefs: dict[str, bool]) -> bool:
+    return (
+        bool(_TYPE.match(text) or _INTEGER_TYPE.match(text)) or text in typedefs or text == "void"
+    )
+
+
+def _check_body(
+    tokens: Sequence[Token],
+    function: Function,
+    names: dict[str, bool],
+    defined: set[str],
+    typedefs: dict[str, bool],
+) -> None:
+    divides = function.name.startswith(("fx1_div", "fx1_sqrt"))
+    for index in range(function.start, function.closing + 1):
+        token = tokens[index]
+        if token.text in ("/", "/=") and not divides:
+            left, right = _left_operand(tokens, index), _right_operand(tokens, index)
+            if not (
+                _integers(left, names, defined, typedefs)
+                and _integers(right, names, defined, typedefs)
+            ):
+                refuse("LINT_DIVIDE", f"'{token.text}' on what may be a float", token)
+        elif token.kind == "name" and index != function.opening:
+            _check_word(tokens, index, defined, function.name)
+            following = tokens[index + 1].text if index + 1 < len(tokens) else ""
+            if following == "(" and token.text in _INTEGER_CALLS:
+                arguments = tokens[index + 2 : matching(tokens, index + 1)]
+                if not _integers(arguments, names, defined, typedefs):
+                    refuse("LINT_MINMAX", f"{token.text} on what may be a float", token)
+            elif following == "(" and _ATOMIC.match(token.text):
+                arguments = tokens[index + 2 : matching(tokens, index + 1)]
+                if not _integers(arguments, names, defined, typedefs):
+                    refuse("LINT_ATOMIC", f"{token.text} on what may be a float", token)
+
+
+def _check_word(tokens: Sequence[Token], index: int, defined: set[str], function: str) -> None:
+    """Judge one token by itself and by whether it is called."""
+    token = tokens[index]
+    text = token.text
+    following = tokens[index + 1].text if index + 1 < len(tokens) else ""
+    if token.kind == "string" or text == "##":
+        refuse("LINT_TYPE", text, token)
+    if token.kind != "name":
+        return
+    if text in _FORBIDDEN_WORDS:
+        refuse(_FORBIDDEN_WORDS[text], text, token)
+    if text.startswith("__builtin"):
+        refuse("LINT_CALL", text, token)
+    if re.match(r"^half(?:2|3|4|8|16)?$", text) and (text != "half" or following != "*"):
+        refuse("LINT_TYPE", f"a {text} variable (half lives in memory only)", token)
+    if re.match(r"^M_\w+$", text):
+        refuse("LINT_LITERAL", text, token)
+    if text == "__attribute__":
+        return
+    if following != "(" or text in _WORDS_BEFORE_PARENTHESIS or text in _ATTRIBUTES:
+        return
+    if text in defined or text in _QUALIFIERS:
+        return
+    root = text in ("sqrt", "fabs") and function.startswith(("fx1_sqrt", "fx1_div"))
+    if not (root or _is_builtin(text)):
+        refuse("LINT_CALL", f"{text}()", token)
+
+
+def _is_builtin(name: str) -> bool:
+    return (
+        name in _CALLS
+        or name in _INTEGER_CALLS
+        or _CALL_FAMILIES.match(name) is not None
+        or _ATOMIC.match(name) is not None
+    )
+
+
+def _left_operand(tokens: Sequence[Token], index: int) -> Sequence[Token]:
+    """Tokens of the multiplicative expression that ends before the operator at ``index``."""
+    position = index
+    if tokens[index].text == "/=":
+        while tokens[position - 1].text not in (";", "{", "}", "(", ","):
+            position -= 1
+        return tokens[position:index]
+    while True:
+        position -= 1
+        while tokens[position].text in (")", "]"):
+            position = matching_back(tokens, position) - 1
+            if tokens[position].kind not in ("name",) and tokens[position].text not in (")", "]"):
+                position += 1
+                break
+        while tokens[position - 1].text in (".", "->"):
+            position -= 2
+            while tokens[position].text in (")", "]"):
+                position = matching_back(tokens, position) - 1
+        while tokens[position - 1].text == ")" and _is_cast(tokens, position - 1):
+            position = matching_back(tokens, position - 1)
+        if tokens[position - 1].text not in ("*", "/", "%"):
+            return tokens[position:index]
+        position -= 1
+
+
+def _right_operand(tokens: Sequence[Token], index: int) -> Sequence[Token]:
+    """Tokens of the unary expression that begins behind the operator at ``index``."""
+    position = index + 1
+    while tokens[position].text in ("-", "+", "~", "!", "*") or (
+        tokens[position].text == "(" and _is_cast(tokens, matching(tokens, position))
+    ):
+        opens = tokens[position].text == "("
+        position = (matching(tokens, position) if opens else position) + 1
+    if tokens[position].text == "(":
+        position = matching(tokens, position)
+    while tokens[position + 1].text in ("(", "[", ".", "->"):
+        opens = tokens[position + 1].text in ("(", "[")
+        position = matching(tokens, position + 1) if opens else position + 2
+    if tokens[index].text == "/=":
+        while tokens[position + 1].text not in (";", ")", ","):
+            position += 1
+    return tokens[index + 1 : position + 1]
+
+
+def _is_cast(tokens: Sequence[Token], closing: int) -> bool:
+    """Whether the parenthesis that closes here holds a type and nothing else."""
+    inner = tokens[matching_back(tokens, closing) + 1 : closing]
+    return bool(inner) and all(
+        _is_type(token.text, {}) or token.text in _QUALIFIERS or token.text == "*"
+        for token in inner
+    )
+
+
+def _integers(
+    operand: Sequence[Token], names: dict[str, bool], defined: set[str], typedefs: dict[str, bool]
+) -> bool:
+    """Whether an operand is visibly an integer. An integer cast proves what follows it."""
+    index = 0
+    if not operand:
+        return False
+    while index < len(operand):
+        token = operand[index]
+        text = token.text
+        if (
+            text == "("
+            and index + 1 < len(operand)
+            and _INTEGER_TYPE.match(operand[index + 1].text)
+        ):
+            closing = matching(operand, index)
+            if _is_cast(operand, closing):
+                # (int)(...) or (int)name: skip what is cast, whatever it is
+                index = closing + 1
+                if index < len(operand) and operand[index].text == "(":
+                    index = matching(operand, index) + 1
+                elif index < len(operand):
+                    index += 1
+                    while index < len(operand) and operand[index].text in ("(", "["):
+                        index = matching(operand, index) + 1
+                continue
+        if token.kind == "number":
+            is_hex = text[:2].lower() == "0x"
+            if "." in text or (is_hex and "p" in text.lower()):
+                return False
+            if not is_hex and ("e" in text.lower() or text[-1] in "fFhH"):
+                return False
+        elif token.kind == "string":
+            return False
+        elif token.kind == "name":
+            called = index + 1 < len(operand) and operand[index + 1].text == "("
+            if called:
+                if not _INTEGER_RESULT.match(text):
+                    return False
+                if text not in ("min", "max", "clamp", "abs"):  # arguments may be anything
+                    index = matching(operand, index + 1) + 1
+                    continue
+            elif index and operand[index - 1].text in (".", "->"):
+                pass
+            elif names.get(text, True) and not _is_integer_word(text):
+                return False
+        index += 1
+    return True
+
+
+def _is_integer_word(text: str) -> bool:
+    return _INTEGER_TYPE.match(text) is not None or text in _QUALIFIERS

@@ -1,0 +1,393 @@
+"""DOT on a CPU: packed, blocked matrix product in the order of profile FX1 (numerics.md §2).
+
+The code generator (``codegen/lower.py``) describes one contraction as a :class:`GemmSpec` and gives
+three C snippets: how an element of A and of B is loaded (the fused prologue: views, window, casts,
+elementwise) and how a finished element is stored (the fused epilogue). It gets back three kernels
+and the launches that run them::
+
+    pack A  [batch][row panel][k][MR]  \\
+                                         product  ->  store(batch, row, column, value)
+    pack B  [batch][column panel][k][NR] /
+
+Every element is computed as: K in chunks of ``chunk``; inside a chunk ``acc = +0`` and one FMA for
+each ascending k; ``total = +0``, then the chunks are added left to right. Tile, block and thread
+decide only *when* an element is computed, so every legal tile gives the same bits. Rows, columns
+and k beyond the matrix are packed as +0 in **both** operands, which changes no total because a
+total starts at +0; padded rows and columns are never stored.
+
+How it is fast: one work-item (work-group size 1, no local memory, no barrier) owns one column panel
+and a block of row panels. Chunk by chunk it runs through its row panels, so the chunk of B stays in
+the L2 cache, a panel of A in L1, the tile's accumulators in registers, and the block's totals in
+private memory: one launch, and the output buffer is written once. Operands are read through aligned
+vector pointers, because ``vloadN`` and ``fma()`` are real calls in PoCL that spill every register.
+
+A GPU variant is another pair of ``legal_tiles`` and ``render_gemm`` behind the same spec: there a
+work-group owns the tile, the packed layout is kept (a k-slab of a panel is contiguous, which is
+what a coalesced copy into local memory wants), the accumulators are split over the work-items, and
+``launches`` returns a local size above 1. Prologue, epilogue, packing and the order stay as they
+are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flopmarket.engine.errors import EngineError
+
+if TYPE_CHECKING:  # generating code needs no OpenCL
+    from flopmarket.engine.runtime.devices import DeviceInfo
+
+Load = Callable[[str, str, str], str]
+"""(batch, row or column, k) as C expressions of type int -> a C expression of type float."""
+Store = Callable[[str, str, str, str], str]
+"""(batch, row, column, value) as C expressions -> C statements that store the float ``value``."""
+
+CHUNK = 512
+"""Terms of one FMA chain. A constant of profile FX1: another number is another profile."""
+UNROLL = 4
+"""k steps of one turn of the inner loop; packed operands have K rounded up to it."""
+MAX_BLOCK_ROWS = 128
+"""Rows that one work-item keeps totals of, in private memory (24 KiB with 48 columns)."""
+MIN_ITEMS_PER_UNIT = 8
+"""Work-items for each compute unit, below which blocks shrink so that no thread waits for long."""
+PACK_STEPS = 64
+"""k steps that one work-item packs."""
+MAX_PACK_UNROLL = 16
+"""Elements that a packing loop copies by one turn where memory is not contiguous."""
+_INT_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class GemmTile:
+    """A register tile: ``mr`` rows times ``nr_vectors`` vectors of ``vector`` floats."""
+
+    mr: int
+    nr_vectors: int
+    vector: int
+
+    @property
+    def nr(self) -> int:
+        """Columns of the tile."""
+        return self.nr_vectors * self.vector
+
+    def __str__(self) -> str:
+        return f"{self.mr}x{self.nr_vectors}x{self.vector}"
+
+
+@dataclass(frozen=True, slots=True)
+class GemmSpec:
+    """One contraction C[b, m, n] = sum over k of A[b, m, k] * B[b, k, n], float32.
+
+    ``parameters`` are the C parameters that ``store`` uses (without the two packed operands, which
+    come first), e.g. ``"__global float* restrict C, __global const float* restrict bias"``.
+    ``shared_a`` and ``shared_b`` say that an operand does not depend on the batch: it is packed
+    once, and its load sees batch 0. ``contract_helper`` renders FMA as the contracted helper
+    instead of ``fma()``; set it only where admission has proved equal bits on the device.
+    """
+
+    M: int
+    N: int
+    K: int
+    tile: GemmTile
+    store: Store = field(compare=False)
+    parameters: str
+    batch: int = 1
+    shared_a: bool = False
+    shared_b: bool = False
+    chunk: int = CHUNK
+    name: str = "gemm"
+    contract_helper: bool = False
+    compute_units: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.M, self.N, self.batch) < 1 or self.K < 0:
+            raise EngineError(
+                f"{self.name}: no product has shape {self.batch}x{self.M}x{self.N}x{self.K}",
+                code="GEMM_SHAPE",
+            )
+        if self.chunk < UNROLL or self.chunk % UNROLL:
+            raise EngineError(
+                f"{self.name}: a chunk of {self.chunk} is not a multiple of {UNROLL}",
+                code="GEMM_SHAPE",
+            )
+        sizes = (packed_a_bytes(self) // 4, packed_b_bytes(self) // 4, self.M * self.N * self.batch)
+        if max(sizes) > _INT_MAX:
+            raise EngineError(
+                f"{self.name}: an operand of {max(sizes)} elements; indices end at {_INT_MAX}",
+                code="GEMM_SHAPE",
+                hint="split the batch or the larger axis",
+            )
+
+    @property
+    def row_panels(self) -> int:
+        """Panels of ``tile.mr`` rows."""
+        return -(-self.M // self.tile.mr)
+
+    @property
+    def column_panels(self) -> int:
+        """Panels of ``tile.nr`` columns."""
+        return -(-self.N // self.tile.nr)
+
+    @property
+    def padded_k(self) -> int:
+        """K rounded up to whole turns of the inner loop."""
+        return -(-self.K // UNROLL) * UNROLL
+
+    @property
+    def block_panels(self) -> int:
+        """Row panels that one work-item owns."""
+        wanted = MIN_ITEMS_PER_UNIT * self.compute_units
+        items = self.column_panels * self.batch
+        blocks = -(-wanted // items)  # at least so many blocks of rows are wanted
+        return max(1, min(MAX_BLOCK_ROWS // self.tile.mr, self.row_panels // blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class GemmLaunch:
+    """One launch of a rendered kernel, as data.
+
+    ``operands`` names what the leading buffer arguments are (``"packed_a"``, ``"packed_b"``); the
+    parameters of the snippets follow them in the order of their declaration.
+    """
+
+    kernel: str
+    operands: tuple[str, ...]
+    global_size: tuple[int, int, int]
+    local_size: tuple[int, int, int] = (1, 1, 1)
+
+
+def legal_tiles(info: DeviceInfo) -> tuple[GemmTile, ...]:
+    """:func:`tiles_for` the vectors of a device."""
+    return tiles_for(info.native_vector_width_float)
+
+
+def tiles_for(vector_floats: int) -> tuple[GemmTile, ...]:
+    """Tiles worth trying on a CPU, the best guess first. Every one of them gives the same bits.
+
+    The guess: as many accumulators as the register file holds beside one row of B and a broadcast
+    (32 vector registers with 16 floats each, else 16).
+    """
+    if vector_floats >= 16:
+        shapes = ((8, 3, 16), (12, 2, 16), (6, 4, 16), (14, 2, 16), (6, 2, 8))
+    elif vector_floats >= 8:
+        shapes = ((6, 2, 8), (4, 2, 8), (4, 3, 8), (4, 1, 16), (2, 4, 8))
+    else:
+        shapes = ((4, 2, 4), (6, 2, 4), (3, 3, 4), (8, 1, 4), (6, 2, 8))
+    return tuple(GemmTile(*shape) for shape in shapes)
+
+
+def packed_a_bytes(spec: GemmSpec) -> int:
+    """Bytes of packed A: [batch][row panel][k][MR] floats."""
+    batch = 1 if spec.shared_a else spec.batch
+    return 4 * batch * spec.row_panels * spec.tile.mr * max(spec.padded_k, UNROLL)
+
+
+def packed_b_bytes(spec: GemmSpec) -> int:
+    """Bytes of packed B: [batch][column panel][k][NR] floats."""
+    batch = 1 if spec.shared_b else spec.batch
+    return 4 * batch * spec.column_panels * spec.tile.nr * max(spec.padded_k, UNROLL)
+
+
+def launches(spec: GemmSpec) -> tuple[GemmLaunch, GemmLaunch, GemmLaunch]:
+    """Pack A, pack B, product; in this order on an in-order queue.
+
+    A packed operand that does not change (weights) is packed once and its launch left out later.
+    """
+    steps = max(1, -(-spec.padded_k // PACK_STEPS))
+    batch_a = 1 if spec.shared_a else spec.batch
+    batch_b = 1 if spec.shared_b else spec.batch
+    blocks = -(-spec.row_panels // spec.block_panels)
+    return (
+        GemmLaunch(f"{spec.name}_pack_a", ("packed_a",), (steps, spec.row_panels, batch_a)),
+        GemmLaunch(f"{spec.name}_pack_b", ("packed_b",), (steps, spec.column_panels, batch_b)),
+        GemmLaunch(spec.name, ("packed_a", "packed_b"), (spec.column_panels, blocks, spec.batch)),
+    )
+
+
+def preamble(spec: GemmSpec) -> str:
+    """What a source file with :func:`render_gemm` needs once, before the first kernel of ``spec``.
+
+    Begins with the file-level pragma; a caller that has rendered that already drops the first line.
+    """
+    return "#pragma OPENCL FP_CONTRACT OFF\n" + render_helper(spec)
+
+
+def render_helper(spec: GemmSpec) -> str:
+    """The FMA helper of ``spec`` alone; a file with several specs renders each name once."""
+    vector = spec.tile.vector
+    if spec.contract_helper:
+        body = "\n#pragma OPENCL FP_CONTRACT ON\n  return a * b + c;\n"
+    else:
+        body = f" return fma((float{vector})(a), b, c); "
+    head = f"static inline float{vector} {helper_name(spec)}"
+    return f"{head}(float a, float{vector} b, float{vector} c) {{{body}}}\n"
+
+
+def helper_name(spec: GemmSpec) -> str:
+    """Name of the FMA helper: one for each vector width."""
+    return f"fx1_fma_float{spec.tile.vector}"
+
+
+def render_pack_a(spec: GemmSpec, load: Load, parameters: str, *, adjacent: bool = False) -> str:
+    """The kernel ``<name>_pack_a(__global float* packed, <parameters>)``; load gets (b, m, k).
+
+    ``adjacent`` says that neighbouring rows lie side by side in memory (A is read transposed). It
+    chooses the form of the loop and changes no value; without it the compiler would gather, at half
+    the speed.
+    """
+    name, tile = f"{spec.name}_pack_a", spec.tile
+    return _render_pack(name, load, parameters, tile.mr, spec.M, spec.padded_k, spec.K, adjacent)
+
+
+def render_pack_b(spec: GemmSpec, load: Load, parameters: str, *, adjacent: bool = True) -> str:
+    """The kernel ``<name>_pack_b(__global float* packed, <parameters>)``; load gets (b, n, k).
+
+    ``adjacent`` as for A: true where B is [k][n] in memory, false where it is [n][k].
+    """
+    name, tile = f"{spec.name}_pack_b", spec.tile
+    return _render_pack(name, load, parameters, tile.nr, spec.N, spec.padded_k, spec.K, adjacent)
+
+
+def _render_pack(
+    name: str,
+    load: Load,
+    parameters: str,
+    width: int,
+    limit: int,
+    padded_k: int,
+    k_limit: int,
+    adjacent: bool,
+) -> str:
+    padded, panels = max(padded_k, UNROLL), -(-limit // width)
+    if adjacent:
+        step, full = 1, f"out[k * {width} + x] = {load('b', '(x0 + x)', 'k')};"
+    else:
+        step = max(size for size in range(1, MAX_PACK_UNROLL + 1) if width % size == 0)
+        full = "\n        ".join(
+            f"out[k * {width} + x + {u}] = {load('b', f'(x0 + x + {u})', 'k')};"
+            for u in range(step)
+        )
+    edge = f"x0 + x < {limit} ? ({load('b', '(x0 + x)', 'k')}) : 0.0f"
+    return f"""
+__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void {name}(__global float* restrict packed, {parameters}) {{
+  const int k0 = (int)get_global_id(0) * {PACK_STEPS};
+  const int panel = (int)get_global_id(1);
+  const int b = (int)get_global_id(2);
+  const int x0 = panel * {width};
+  const int end = k0 + {PACK_STEPS} < {k_limit} ? k0 + {PACK_STEPS} : {k_limit};
+  const int tail = k0 + {PACK_STEPS} < {padded} ? k0 + {PACK_STEPS} : {padded};
+  __global float* restrict out = packed + (b * {panels} + panel) * {padded * width};
+  if (x0 + {width} <= {limit}) {{
+    for (int k = k0; k < end; k++) {{
+      for (int x = 0; x < {width}; x += {step}) {{
+        {full}
+      }}
+    }}
+  }} else {{
+    for (int k = k0; k < end; k++) {{
+      for (int x = 0; x < {width}; x++) out[k * {width} + x] = {edge};
+    }}
+  }}
+  for (int k = end > k0 ? end : k0; k < tail; k++) {{
+    for (int x = 0; x < {width}; x++) out[k * {width} + x] = 0.0f;
+  }}
+}}
+"""
+
+
+def render_gemm(spec: GemmSpec) -> str:
+    """The kernel ``<name>(__global const float* A, __global const float* B, <parameters>)``."""
+    tile, fma = spec.tile, helper_name(spec)
+    mr, nv, v, nr = tile.mr, tile.nr_vectors, tile.vector, tile.nr
+    vectors = mr * nv
+    padded = max(spec.padded_k, UNROLL)
+    block, batch_a, batch_b = (
+        spec.block_panels,
+        "0" if spec.shared_a else "b",
+        ("0" if spec.shared_b else "b"),
+    )
+    names = [(i, j, f"c{i}_{j}") for i in range(mr) for j in range(nv)]
+    clear = "\n".join(f"      float{v} {name} = (float{v})(0.0f);" for _, _, name in names)
+    steps = "\n".join(_render_step(u, mr, nv, v, fma) for u in range(UNROLL))
+    add = "\n".join(f"      t[{i * nv + j}] = t[{i * nv + j}] + {name};" for i, j, name in names)
+    store = spec.store("b", "(m0 + i)", "(n0 + j)", "value")
+    return f"""
+__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void {spec.name}(__global const float* restrict A, __global const float* restrict B,
+    {spec.parameters}) {{
+  const int column = (int)get_global_id(0);
+  const int first = (int)get_global_id(1) * {block};
+  const int b = (int)get_global_id(2);
+  const int rows = {spec.row_panels} - first < {block} ? {spec.row_panels} - first : {block};
+  const int n0 = column * {nr};
+  float{v} totals[{block * vectors}];
+  for (int i = 0; i < {block * vectors}; i++) totals[i] = (float{v})(0.0f);
+  __global const float* restrict panel_a =
+      A + ({batch_a} * {spec.row_panels} + first) * {padded * mr};
+  __global const float* restrict panel_b =
+      B + ({batch_b} * {spec.column_panels} + column) * {padded * nr};
+  for (int k0 = 0; k0 < {spec.padded_k}; k0 += {spec.chunk}) {{
+    const int turns =
+        ({spec.padded_k} - k0 < {spec.chunk} ? {spec.padded_k} - k0 : {spec.chunk}) / {UNROLL};
+    for (int r = 0; r < rows; r++) {{
+      __global const float* restrict pa = panel_a + r * {padded * mr} + k0 * {mr};
+      __global const float{v}* restrict pb = (__global const float{v}*)(panel_b + k0 * {nr});
+{clear}
+      for (int turn = 0; turn < turns; turn++) {{
+{steps}
+        pa += {UNROLL * mr};
+        pb += {UNROLL * nv};
+      }}
+      float{v}* t = totals + r * {vectors};
+{add}
+    }}
+  }}
+  const float* elements = (const float*)totals;
+  for (int r = 0; r < rows; r++) {{
+    const int m0 = (first + r) * {mr};
+    const float* tile = elements + r * {mr * nr};
+    if (m0 + {mr} <= {spec.M} && n0 + {nr} <= {spec.N}) {{
+      for (int i = 0; i < {mr}; i++) {{
+        for (int j = 0; j < {nr}; j++) {{
+          const float value = tile[i * {nr} + j];
+          {store}
+        }}
+      }}
+    }} else {{
+      const int rows_left = {spec.M} - m0 < {mr} ? {spec.M} - m0 : {mr};
+      const int columns_left = {spec.N} - n0 < {nr} ? {spec.N} - n0 : {nr};
+      for (int i = 0; i < rows_left; i++) {{
+        for (int j = 0; j < columns_left; j++) {{
+          const float value = tile[i * {nr} + j];
+          {store}
+        }}
+      }}
+    }}
+  }}
+}}
+"""
+
+
+def _render_step(u: int, mr: int, nv: int, v: int, fma: str) -> str:
+    """One k step: load a row of B, then a broadcast and ``nv`` FMAs for each row of A."""
+    lines = [f"float{v} b{j} = pb[{u * nv + j}];" for j in range(nv)]
+    for i in range(mr):
+        lines.append(f"float a{i} = pa[{u * mr + i}];")
+        lines.extend(f"c{i}_{j} = {fma}(a{i}, b{j}, c{i}_{j});" for j in range(nv))
+    body = "\n".join(f"          {line}" for line in lines)
+    return f"        {{\n{body}\n        }}"
+
+
+def render_source(
+    spec: GemmSpec, *, load_a: Load, load_b: Load, parameters_a: str, parameters_b: str
+) -> str:
+    """A whole source: preamble, both packing kernels (A is [m][k], B is [k][n]), the product."""
+    return (
+        preamble(spec)
+        + render_pack_a(spec, load_a, parameters_a)
+        + render_pack_b(spec, load_b, parameters_b)
+        + render_gemm(spec)
+    )
