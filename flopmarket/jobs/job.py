@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,15 @@ from flopmarket.errors import InvalidInput
 from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.prepared import PreparedJob, Result, run_local
 from flopmarket.jobs.spec import DataOrder, JobKind, OrderKind
+
+class Finished(Protocol):
+    """A result from here or from the market: whatever has a final state."""
+
+    @property
+    def state(self) -> Mapping[str, Array]:
+        """The final state by name."""
+        ...
+
 
 DEFAULT_SEGMENTS = 8
 """Segments of a job whose buyer does not choose their length."""
@@ -92,7 +101,7 @@ class TrainingJob:
         """Run it here: the same runner and the same digests as on the market."""
         return run_local(self.prepare(), device, **options)
 
-    def weights(self, result: Result) -> Tensors:
+    def weights(self, result: Finished) -> Tensors:
         """The trained values of the model by name, ready for ``model.load_state_dict``."""
         return model_values(result.state)
 
