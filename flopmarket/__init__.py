@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flopmarket.client import Client
     from flopmarket.engine import functional, nn, optim
+    from flopmarket.engine.creation import arange, cat, full, ones, stack, where, zeros
     from flopmarket.engine.dtypes import (
         bool_,
         float32,
@@ -54,6 +55,9 @@ _HOMES = {
     "grad": "flopmarket.engine.grad",
     "trace": "flopmarket.engine.trace",
     **dict.fromkeys(
+        ("arange", "cat", "full", "ones", "stack", "where", "zeros"), "flopmarket.engine.creation"
+    ),
+    **dict.fromkeys(
         ("bool_", "float32", "int8", "int32", "int64", "uint8", "uint32", "uint64"),
         "flopmarket.engine.dtypes",
     ),
@@ -71,20 +75,27 @@ __all__ = [
     "Tensor",
     "TensorSpec",
     "TrainingJob",
+    "arange",
     "bool_",
+    "cat",
     "devices",
     "float32",
+    "full",
     "functional",
     "grad",
     "int8",
     "int32",
     "int64",
     "nn",
+    "ones",
     "optim",
+    "stack",
     "trace",
     "uint8",
     "uint32",
     "uint64",
+    "where",
+    "zeros",
 ]
 
 

@@ -24,6 +24,7 @@ from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.prepared import PreparedJob, Result, run_local
 from flopmarket.jobs.spec import DataOrder, JobKind, OrderKind
 
+
 class Finished(Protocol):
     """A result from here or from the market: whatever has a final state."""
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.engine.program import Program
-from flopmarket.engine.runtime.open import CompileOptions, open_session
+from flopmarket.engine.runtime.open import open_session
+from flopmarket.engine.runtime.replay import CompileOptions
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
 from flopmarket.jobs.bundle import Array, Tensors

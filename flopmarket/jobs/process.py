@@ -92,7 +92,8 @@ class EngineServer:
         frozen = bundle.read(folder / FROZEN_FILE)
         data = bundle.read(folder / DATA_FILE)
         check_job(spec, program, frozen, data)
-        from flopmarket.engine.runtime.open import CompileOptions, open_session
+        from flopmarket.engine.runtime.open import open_session
+        from flopmarket.engine.runtime.replay import CompileOptions
 
         options = CompileOptions(cache_dir=self._cache_dir)
         session = open_session(instrument(program), self._device, options)
@@ -145,8 +146,13 @@ class EngineServer:
                 "the reference is the law; it is not admitted", code="ENGINE_COMMAND"
             )
         from flopmarket.engine.admission import admit
+        from flopmarket.engine.runtime import devices
+        from flopmarket.engine.runtime.open import opened
+        from flopmarket.engine.runtime.replay import CompileOptions
 
-        return {"admission": admit(self._device, cache_dir=self._cache_dir).to_json()}
+        options = CompileOptions(cache_dir=self._cache_dir)
+        with opened(devices.find(self._device), options) as device:
+            return {"admission": dataclasses.asdict(admit(device))}
 
     def _benchmark(self, command: Command) -> Fields:
         from flopmarket.bench import benchmark
@@ -233,6 +239,9 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin.buffer, events, arguments.device, arguments.cache_dir)
+    # The reading thread holds stdin's lock, which an ordinary exit would wait for.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

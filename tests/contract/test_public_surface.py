@@ -11,8 +11,8 @@ NAMES = sorted(
     """
     Client EngineError FlopmarketError InferenceJob PreparedJob Program Result Tensor TensorSpec
     TrainingJob bool_ devices float32 functional grad int32 int64 int8 nn optim trace uint32 uint64
-    uint8
-    """.split()
+    uint8 arange cat full ones stack where zeros
+    """.split()  # noqa: SIM905
 )
 
 

@@ -1,0 +1,310 @@
+"""Derivatives as rules on the graph: one table from primitive to rule, walked in reverse.
+
+:func:`grad` is the only entry; ``trace.training_step`` and users call it. There is no tape and no
+flag on tensors. A rule receives a node and its cotangent and returns (source, contribution) pairs.
+Elementary functions are found again by ``macros.recognise`` and differentiated as a whole;
+convolutions by ``convolution.recognise``, whose rule gives the derivative of the unpadded windows'
+source as DOTs over windows. All other rules are per primitive, views in ``grad_views.py``.
+
+The order of accumulation is part of the law: nodes are visited in reverse ``graph.topological``
+order of the loss, a rule's contributions come in operand order, and each is added to the right of
+the sum so far. Integer and bool values, casts between float and integer, comparisons and bit
+operations have no derivative and stop the walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import pi, prod
+from typing import overload
+
+from flopmarket.engine import compose, convolution, graph, macros
+from flopmarket.engine.compose import like, negative, subtract
+from flopmarket.engine.dtypes import int32
+from flopmarket.engine.errors import EngineError
+from flopmarket.engine.grad_views import view_rule
+from flopmarket.engine.graph import Node, Op
+from flopmarket.engine.tensor import Tensor
+
+Contributions = list[tuple[Node, Node]]
+Rule = Callable[[Node, Node], Contributions]
+
+MAX_PRODUCT_TERMS = 64
+"""Elements of one REDUCE prod that has a derivative; each costs a multiplication chain."""
+
+
+@overload
+def grad(loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]: ...
+@overload
+def grad(loss: Node, wrt: Sequence[Node]) -> list[Node]: ...
+def grad(loss: Tensor | Node, wrt: Sequence[Tensor] | Sequence[Node]) -> list[Tensor] | list[Node]:
+    """d loss / d w for every w of ``wrt``, each with the shape of its w; zeros where none reaches.
+
+    ``loss`` has one float32 element. Raises EngineError (GRAD_LOSS, GRAD_DTYPE, GRAD_UNDEFINED).
+    """
+    if isinstance(loss, Tensor):
+        nodes = [w.node for w in wrt if isinstance(w, Tensor)]
+        return [Tensor(node, device=loss.device) for node in grad(loss.node, nodes)]
+    targets = [w for w in wrt if isinstance(w, Node)]
+    if loss.elements != 1 or not loss.dtype.is_float:
+        raise EngineError(
+            f"the loss is one float32, not {loss.dtype}{list(loss.shape)}",
+            code="GRAD_LOSS",
+            hint="sum or average it",
+        )
+    if loss.op is Op.INPUT and loss not in targets:
+        raise EngineError(
+            f"{loss!r} is a leaf: nothing is known of how it was computed",
+            code="GRAD_LOSS",
+            hint="take derivatives before realize()",
+        )
+    for target in targets:
+        if not target.dtype.is_float:
+            raise EngineError(f"no derivative in {target.dtype}", code="GRAD_DTYPE")
+    cotangents = _pull_back(loss, set(targets))
+    return [cotangents.get(target) or like(0.0, target) for target in targets]
+
+
+def _pull_back(loss: Node, targets: set[Node]) -> dict[Node, Node]:
+    order = graph.topological([loss])
+    reached: set[Node] = set()
+    for node in order:
+        if node in targets or any(source in reached for source in node.src):
+            reached.add(node)
+    cotangents: dict[Node, Node] = {loss: like(1.0, loss)}
+    for node in reversed(order):
+        cotangent = cotangents.get(node)
+        if cotangent is None or node not in reached or not node.src:
+            continue
+        for source, part in _contributions(node, cotangent):
+            if source in reached:
+                known = cotangents.get(source)
+                cotangents[source] = part if known is None else graph.add(known, part)
+        if node not in targets:
+            del cotangents[node]
+    return cotangents
+
+
+def _contributions(node: Node, cotangent: Node) -> Contributions:
+    found = macros.recognise(node)
+    if found is not None:
+        name, argument = found
+        return [(argument, _MACRO_RULES[name](node, argument, cotangent))]
+    rule = _RULES.get(node.op)
+    return [] if rule is None else rule(node, cotangent)
+
+
+# ---------------------------------------------------------------- elementary functions
+
+
+def _tanh(y: Node, x: Node, g: Node) -> Node:
+    return graph.mul(g, graph.fma(y, negative(y), like(1.0, y)))
+
+
+def _sigmoid(y: Node, x: Node, g: Node) -> Node:
+    return graph.mul(g, graph.mul(y, subtract(like(1.0, y), y)))
+
+
+def _erf(y: Node, x: Node, g: Node) -> Node:
+    bell = macros.exp(graph.mul(x, negative(x)))
+    return graph.mul(g, graph.mul(bell, like(2.0 / pi**0.5, x)))
+
+
+_LN2 = 0.6931471805599453
+
+_MACRO_RULES: dict[str, Callable[[Node, Node, Node], Node]] = {
+    "exp": lambda y, x, g: graph.mul(g, y),
+    "exp2": lambda y, x, g: graph.mul(graph.mul(g, y), like(_LN2, y)),
+    "log": lambda y, x, g: graph.div(g, x),
+    "log2": lambda y, x, g: graph.div(graph.mul(g, like(1.0 / _LN2, x)), x),
+    "tanh": _tanh,
+    "sigmoid": _sigmoid,
+    "erf": _erf,
+}
+
+
+# ---------------------------------------------------------------- elementwise
+
+
+def _add(node: Node, g: Node) -> Contributions:
+    return [(source, g) for source in node.src]
+
+
+def _mul(node: Node, g: Node) -> Contributions:
+    a, b = node.src
+    return [(a, graph.mul(g, b)), (b, graph.mul(g, a))]
+
+
+def _fma(node: Node, g: Node) -> Contributions:
+    a, b, c = node.src
+    return [(a, graph.mul(g, b)), (b, graph.mul(g, a)), (c, g)]
+
+
+def _div(node: Node, g: Node) -> Contributions:
+    a, b = node.src
+    part = graph.div(g, b)
+    return [(a, part), (b, graph.mul(part, negative(node)))]
+
+
+def _sqrt(node: Node, g: Node) -> Contributions:
+    return [(node.src[0], graph.div(graph.mul(g, like(0.5, g)), node))]
+
+
+def _max(node: Node, g: Node) -> Contributions:
+    """To the larger; at ties, and where an operand is NaN, to the left."""
+    a, b = node.src
+    right, zero = graph.cmp("lt", a, b), like(0.0, g)
+    return [(a, graph.where(right, zero, g)), (b, graph.where(right, g, zero))]
+
+
+def _where(node: Node, g: Node) -> Contributions:
+    condition, a, b = node.src
+    zero = like(0.0, g)
+    return [(a, graph.where(condition, g, zero)), (b, graph.where(condition, zero, g))]
+
+
+# ---------------------------------------------------------------- folds and products
+
+
+def _reduce(node: Node, g: Node) -> Contributions:
+    kind, axes = node.arg
+    x = node.src[0]
+    wide = graph.expand(compose.keep_axes(g, axes, x.shape), x.shape)
+    if kind == "sum":
+        return [(x, wide)]
+    if kind == "sumprod":
+        y = node.src[1]
+        return [(x, graph.mul(wide, y)), (y, graph.mul(wide, x))]
+    if kind == "prod":
+        return [(x, graph.mul(wide, _product_of_others(x, axes)))]
+    # max and min: the first extreme element of a row takes all; a row with NaN gets nothing.
+    first = compose.first_extreme(x, axes, compose.keep_axes(node, axes, x.shape))
+    hit = graph.cmp("eq", compose.ramp(x.shape, axes), graph.expand(first, x.shape))
+    return [(x, graph.where(hit, wide, like(0.0, x)))]
+
+
+def _product_of_others(x: Node, axes: tuple[int, ...]) -> Node:
+    """Each element exchanged for the product of the others of its row; exact at zeros."""
+    rest = tuple(axis for axis in range(len(x.shape)) if axis not in axes)
+    count = prod(x.shape[a] for a in axes)
+    if count > MAX_PRODUCT_TERMS:
+        raise EngineError(
+            f"a product of {count} terms has no derivative here (at most {MAX_PRODUCT_TERMS})",
+            code="GRAD_UNDEFINED",
+            hint="sum logarithms instead",
+        )
+    order = (*rest, *axes)
+    moved = graph.permute(x, order)
+    rows = graph.reshape(moved, (prod(x.shape[a] for a in rest), count))
+    terms = [compose.part(rows, 1, at, 1) for at in range(count)]
+    before = [like(1.0, terms[0])] if terms else []
+    after = list(before)
+    for at in range(count - 1):
+        before.append(graph.mul(before[-1], terms[at]))
+        after.append(graph.mul(terms[count - 1 - at], after[-1]))
+    others = [graph.mul(a, b) for a, b in zip(before, reversed(after), strict=True)]
+    if not others:
+        return like(1.0, x)
+    joined = graph.reshape(graph.concat(others, 1), moved.shape)
+    return graph.permute(joined, [order.index(axis) for axis in range(len(order))])
+
+
+def _dot(node: Node, g: Node) -> Contributions:
+    """dA = dY B^T and dB = A^T dY; terms beyond a row's valid length give and get nothing."""
+    a, b = node.src[0], node.src[1]
+    windows = convolution.recognise(node)
+    if windows is not None:
+        transposed = graph.dot(compose.swap(a, 1, 2), g)
+        return [(windows.source, convolution.source_gradient(windows, b, g)), (b, transposed)]
+    part = graph.dot(g, compose.swap(b, 1, 2))
+    if len(node.src) == 3:
+        valid = graph.reshape(node.src[2], (*a.shape[:2], 1))
+        counts = graph.cmp("lt", graph.iota(2, a.shape, int32), graph.expand(valid, a.shape))
+        a_counted = graph.where(counts, a, like(0.0, a))
+        part = graph.where(counts, part, like(0.0, part))
+    else:
+        a_counted = a
+    return [(a, part), (b, graph.dot(compose.swap(a_counted, 1, 2), g))]
+
+
+# ---------------------------------------------------------------- movement by index
+
+
+def _gather(node: Node, g: Node) -> Contributions:
+    """Scatter-add of the rows, in ascending order of the index's elements."""
+    data, index = node.src
+    axis, rank = node.arg[0], len(data.shape)
+    inner = range(axis, axis + len(index.shape))
+    outer = [a for a in range(len(g.shape)) if a not in inner]
+    rows = graph.reshape(
+        graph.permute(g, [*inner, *outer]),
+        (index.elements, *(n for a, n in enumerate(data.shape) if a != axis)),
+    )
+    order = [axis, *(a for a in range(rank) if a != axis)]
+    zeros = compose.literal(0.0, g.dtype, tuple(data.shape[a] for a in order))
+    flat = graph.reshape(_clamped(index, data.shape[axis]), (index.elements,))
+    summed = graph.scatter("add", zeros, flat, rows)
+    return [(data, graph.permute(summed, [order.index(a) for a in range(rank)]))]
+
+
+def _clamped(index: Node, length: int) -> Node:
+    """The index that a gather really reads."""
+    if index.op is Op.CONST or not length:
+        return index
+    high = like(length - 1, index)
+    index = graph.where(graph.cmp("lt", high, index), high, index)
+    return index if index.dtype.kind == "u" else graph.max_(index, like(0, index))
+
+
+def _scatter(node: Node, g: Node) -> Contributions:
+    destination, index, updates = node.src
+    length = destination.shape[0]
+    taken = graph.gather(g, index, 0) if length else like(0.0, updates)
+    order = graph.iota(0, index.shape) if index.shape[0] else like(0, graph.cast(index, int32))
+    nobody = compose.literal(-1, int32, (length,))
+    winner = graph.scatter("set", nobody, index, order)
+    landed = graph.cmp("lt", index, like(length, index))
+    if index.dtype.kind == "i":
+        landed = graph.bit("and", landed, compose.invert(graph.cmp("lt", index, like(0, index))))
+    if node.arg == ("add",):
+        return [(destination, g), (updates, _only(landed, taken))]
+    last = graph.cmp("eq", graph.gather(winner, index, 0), order) if length else landed
+    untouched = graph.cmp("lt", winner, like(0, winner))
+    chosen = graph.bit("and", landed, last)
+    return [(destination, _only(untouched, g)), (updates, _only(chosen, taken))]
+
+
+def _only(rows: Node, x: Node) -> Node:
+    """``x`` where its leading index is true in ``rows`` [R], else 0."""
+    mask = graph.reshape(rows, (*rows.shape, *(1,) * (len(x.shape) - 1)))
+    return graph.where(graph.expand(mask, x.shape), x, like(0.0, x))
+
+
+def _concat(node: Node, g: Node) -> Contributions:
+    axis, start = node.arg[0], 0
+    pieces: Contributions = []
+    for source in node.src:
+        pieces.append((source, compose.part(g, axis, start, source.shape[axis])))
+        start += source.shape[axis]
+    return pieces
+
+
+def _view(node: Node, g: Node) -> Contributions:
+    return [(node.src[0], view_rule(node, g))]
+
+
+_RULES: dict[Op, Rule] = {
+    Op.VIEW: _view,
+    Op.ADD: _add,
+    Op.MUL: _mul,
+    Op.FMA: _fma,
+    Op.DIV: _div,
+    Op.SQRT: _sqrt,
+    Op.MAX: _max,
+    Op.WHERE: _where,
+    Op.REDUCE: _reduce,
+    Op.DOT: _dot,
+    Op.GATHER: _gather,
+    Op.SCATTER: _scatter,
+    Op.CONCAT: _concat,
+}
