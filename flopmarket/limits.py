@@ -65,10 +65,15 @@ MAX_STAT_DIGESTS = 1024  # of one artifact inquiry
 UPLOAD_IDLE_SECONDS = 60  # between two chunks
 MAX_INLINE_PROGRAM_BYTES = 3 << 20  # in a quote; larger programs are uploaded first
 MAX_PAGE_SIZE = 1000
+MAX_REQUEST_TEXT_CHARACTERS = 256  # ids, labels, page tokens of a request
 DEFAULT_PAGE_SIZE = 100
 MAX_WATCH_EVENTS = 256  # read from the store at once
+MAX_QUOTED_OFFERS = 100  # listed in a quote, cheapest first; all of them are counted
+MAX_REASON_CHARACTERS = 1024  # why a worker gave a lease back
+AUDIT_STEP_SECONDS = 1800  # silence of the auditing engine; then it is ended and tried again
+AUDIT_RETRY_MAX_SECONDS = 60.0  # between two tries of one job
 
-# --- client and command line -----------------------------------------------------------------------
+# --- client and command line ----------------------------------------------------------------------
 
 MAX_CONFIG_BYTES = 64 << 10  # the user's configuration file
 MAX_JOB_FILE_BYTES = 1 << 20  # a JOB.py
@@ -78,7 +83,6 @@ CLIENT_TRANSFER_SECONDS = 3600  # deadline of one upload or download
 CLIENT_WATCH_GIVE_UP_SECONDS = 300  # without any answer, a watch ends with an error
 CLIENT_SESSION_LIFETIME_US = 5 * 60 * 1_000_000  # of a signed request for a session
 CLIENT_SESSION_MARGIN_US = 60 * 1_000_000  # a token this near its end is renewed
-CLIENT_DEADLINE_SECONDS = 7 * 24 * 3600  # of a job whose buyer names none
 CLIENT_PAGE_SIZE = 200
 MAX_CLIENT_PAGES = 1000  # of one listing
 

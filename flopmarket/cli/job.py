@@ -1,0 +1,193 @@
+"""``flop job``: the jobs of our account."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flopmarket.cli.options import connect, connection_options, json_option, output
+from flopmarket.cli.output import Output, instant
+
+if TYPE_CHECKING:
+    from flopmarket.client.client import Client
+    from flopmarket.client.results import JobInfo
+
+SHORT_ID = 12
+MIN_PREFIX = 4
+
+job_id_argument = click.argument("job_id", metavar="JOB")
+
+
+@click.group()
+def job() -> None:
+    """Jobs: list, show, watch, cancel, fetch. JOB is an id, or the beginning of one."""
+
+
+@job.command("list")
+@json_option
+@connection_options
+def list_jobs(as_json: bool, **connection: Any) -> None:
+    """Our jobs, newest first."""
+    out = output(as_json)
+    with connect(connection) as client:
+        if as_json:
+            for found in client.jobs():
+                out.record(found)
+            return
+        rows = [
+            (
+                found.job_id[:SHORT_ID],
+                found.state,
+                found.kind,
+                f"{found.steps_verified}/{found.steps}",
+                str(found.billed),
+                str(found.ceiling),
+                instant(found.created_at_us),
+                found.title,
+            )
+            for found in client.jobs()
+        ]
+    columns = ("job", "state", "kind", ">verified", ">billed", ">ceiling", "created (UTC)", "title")
+    out.table(columns, rows, "no jobs yet; buy one with `flop run JOB.py`")
+
+
+@job.command()
+@job_id_argument
+@json_option
+@connection_options
+def show(job_id: str, as_json: bool, **connection: Any) -> None:
+    """How a job stands, segment by segment."""
+    with connect(connection) as client:
+        found = client.job(_resolve(client, job_id))
+    out = output(as_json)
+    if as_json:
+        out.record(found)
+    else:
+        _print_job(out, found)
+
+
+@job.command()
+@job_id_argument
+@click.option(
+    "--after", default=0, type=click.IntRange(min=0), help="Sequence number to go on from."
+)
+@json_option
+@connection_options
+def watch(job_id: str, after: int, as_json: bool, **connection: Any) -> None:
+    """Follow a job's story until it has ended; exit code 1 when it did not succeed.
+
+    Goes on by itself when the connection is lost.
+    """
+    from flopmarket.client.buying import ended_without_result
+    from flopmarket.client.results import JobState
+
+    out = output(as_json)
+    with connect(connection) as client:
+        found = _resolve(client, job_id)
+        for event in client.watch(found, after):
+            if as_json:
+                out.record(event)
+            else:
+                scalars = "".join(f"  {name} {value:.4g}" for name, value in event.scalars.items())
+                step = f"  step {event.step}" if event.step else ""
+                text = f"  {event.text}" if event.text else ""
+                out.line(f"{instant(event.time_us)}  {event.kind:<11}{step}{scalars}{text}")
+        ended = client.job(found)
+    if ended.state is not JobState.SUCCEEDED:
+        raise ended_without_result(ended)
+
+
+@job.command()
+@job_id_argument
+@json_option
+@connection_options
+def cancel(job_id: str, as_json: bool, **connection: Any) -> None:
+    """Stop a job. Finished segments stay paid, the rest of the hold is released."""
+    with connect(connection) as client:
+        found = client.cancel(_resolve(client, job_id))
+    out = output(as_json)
+    if as_json:
+        out.record(found)
+    else:
+        out.say(f"job {found.job_id[:SHORT_ID]} is {found.state}; billed {found.billed}")
+
+
+@job.command()
+@job_id_argument
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write to; the job's short id if not given.",
+)
+@click.option("--force", is_flag=True, help="Overwrite files in the folder.")
+@json_option
+@connection_options
+def fetch(job_id: str, folder: Path | None, force: bool, as_json: bool, **connection: Any) -> None:
+    """Fetch state, outputs and receipt, checked against their roots."""
+    from flopmarket.cli.saving import check_folder, save_result
+
+    out = output(as_json)
+    with connect(connection) as client:
+        found = _resolve(client, job_id)
+        folder = folder or Path(found[:SHORT_ID])
+        check_folder(folder, force=force)
+        tensors = client.fetch(found)
+    written = save_result(folder, tensors.state, tensors.outputs, tensors.receipt_file, force=force)
+    if as_json:
+        out.record({"job_id": found, "proven": tensors.receipt is not None, "files": written})
+        return
+    out.fields(list(written.items()))
+    if tensors.receipt is None:
+        out.say("the job is running: this is its last durable verified state, no receipt yet")
+
+
+def _resolve(client: Client, text: str) -> str:
+    """A whole job id for an id or its beginning."""
+    from flopmarket.errors import InvalidInput, NotFound
+
+    if len(text) >= 64 or len(text) < MIN_PREFIX or set(text) - set("0123456789abcdef"):
+        return text  # the client says what is wrong with it, if anything
+    found = [known.job_id for known in client.jobs() if known.job_id.startswith(text)]
+    if not found:
+        raise NotFound(f"no job of ours begins with {text}", code="JOB_NOT_FOUND")
+    if len(found) > 1:
+        raise InvalidInput(f"{len(found)} jobs begin with {text}", code="JOB_ID_AMBIGUOUS")
+    return found[0]
+
+
+def _print_job(out: Output, found: JobInfo) -> None:
+    pairs = [
+        ("job", found.job_id),
+        ("title", found.title or "-"),
+        ("state", found.state + (f" ({found.reason})" if found.reason else "")),
+        ("kind", found.kind),
+        (
+            "steps",
+            f"{found.steps}: {found.steps_committed} committed, {found.steps_verified} verified",
+        ),
+        ("billed", f"{found.billed} of at most {found.ceiling}"),
+        ("created", f"{instant(found.created_at_us)} UTC"),
+        ("ended", f"{instant(found.ended_at_us)} UTC" if found.ended_at_us else "-"),
+        ("program", found.program_digest),
+        ("state root", found.state_root.hex() or "-"),
+    ]
+    out.fields(pairs)
+    if not found.segments:
+        return
+    rows = [
+        (
+            str(segment.index),
+            f"{segment.first_step}-{segment.first_step + segment.steps - 1}",
+            segment.state,
+            segment.device_name,
+            str(segment.price),
+            segment.reason,
+        )
+        for segment in found.segments
+    ]
+    out.line("")
+    out.table((">segment", ">steps", "state", "device", ">price", "reason"), rows, "")
