@@ -36,7 +36,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 proto: $(STAMP)
-	$(BIN)/python -m tests.tools.generate_protobuf
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.tools.generate_protobuf
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q -s tests/bench -m bench

@@ -369,7 +369,7 @@ class Segment(_message.Message):
     first_step: _builtins.int
     steps: _builtins.int
     state: _builtins.str
-    """committed, verified, rejected, void"""
+    """committed, verified (accepted, its end state not durable yet), settled (paid), rejected, void"""
     device_id: _builtins.str
     device_name: _builtins.str
     worker_key_id: _builtins.str
@@ -545,9 +545,7 @@ class WatchJobResponse(_message.Message):
     sequence: _builtins.int
     time_us: _builtins.int
     kind: _builtins.str
-    """queued, leased, progress, committed, verified, rejected, slashed, rolled-back, released, paid,
-    succeeded, failed, cancelled
-    """
+    """One of the kinds of flopmarket_coordinator.core.events, or "progress", which is not kept."""
     text: _builtins.str
     step: _builtins.int
     """On progress: the step reached and the last values of scalar outputs."""

@@ -1,0 +1,62 @@
+"""The use cases of the coordinator, and the only thing that servicers, loops and the CLI call.
+
+Every method takes the :class:`Transaction` it runs in. Commands go through
+``await tick.submit(lambda tx: application.submit(tx, session, request))``, which answers after the
+commit; queries (quote, authenticate, get and list methods, ``next_audit``, ``spot``, ``check``,
+``artifact_may_*``) through ``await tick.read(...)``. A command that raises leaves nothing behind.
+Methods neither wait nor read a clock: ``tx.now_us`` is the time.
+
+Each room holds one side of the market: ``accounts``, ``buying``, ``working``, ``dispatching``
+(matching and expiry), ``auditing``, ``offers``, ``storing``, ``checking``; ``settling`` is what
+follows from their changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from flopmarket.trust.keys import KeyPair, PublicKey
+from flopmarket_coordinator.application.accounts import AccountUseCases
+from flopmarket_coordinator.application.auditing import AuditingUseCases
+from flopmarket_coordinator.application.buying import BuyingUseCases
+from flopmarket_coordinator.application.checking import CheckingUseCases
+from flopmarket_coordinator.application.storing import ArtifactUseCases
+from flopmarket_coordinator.application.working import WorkingUseCases
+from flopmarket_coordinator.core.ports import ArtifactReader
+from flopmarket_coordinator.core.verification import AuditAll, AuditPolicy
+from flopmarket_coordinator.parameters import Parameters
+
+
+class Application(
+    AccountUseCases,
+    BuyingUseCases,
+    WorkingUseCases,
+    AuditingUseCases,
+    ArtifactUseCases,
+    CheckingUseCases,
+):
+    """All use cases over one set of parameters. Holds no facts about the market itself.
+
+    ``key`` signs verdicts and receipts and is the audience of every envelope; ``artifacts`` reads
+    programs; ``entropy(n)`` returns n random bytes (ids, tokens, nonces); ``operator_keys`` may
+    state deposits; ``policy`` decides what is audited.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: KeyPair,
+        parameters: Parameters,
+        artifacts: ArtifactReader,
+        entropy: Callable[[int], bytes],
+        operator_keys: Collection[PublicKey],
+        policy: AuditPolicy | None = None,
+    ) -> None:
+        super().__init__(
+            key=key,
+            parameters=parameters,
+            artifacts=artifacts,
+            entropy=entropy,
+            operator_keys=operator_keys,
+            policy=policy or AuditAll(),
+        )

@@ -1,0 +1,237 @@
+"""Use cases of verification: what to recompute next, and what a verdict leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from flopmarket.errors import InvalidInput
+from flopmarket.jobs.spec import JobSpec
+from flopmarket.trust.documents import SegmentVerdict
+from flopmarket.trust.encoding import decode
+from flopmarket.trust.envelope import Envelope, seal
+from flopmarket_coordinator.application.dispatching import DispatchingUseCases
+from flopmarket_coordinator.application.types import (
+    AuditOutcome,
+    AuditResult,
+    AuditTask,
+    JobRefusedByAuditor,
+)
+from flopmarket_coordinator.core import escrow
+from flopmarket_coordinator.core.events import EventKind
+from flopmarket_coordinator.core.leasing import RevokeReason, restart_point
+from flopmarket_coordinator.core.ledger import RESERVE, Balance, account_of
+from flopmarket_coordinator.core.lifecycle import (
+    FINAL_JOB_STATES,
+    JobState,
+    LeaseState,
+    SegmentState,
+)
+from flopmarket_coordinator.core.verification import (
+    Claimed,
+    Recomputed,
+    VerdictCode,
+    VoidReason,
+    built_upon,
+    judge,
+)
+from flopmarket_coordinator.store import identity, jobs, ledger, work
+from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.records import JobRow, SegmentRow
+
+VERDICT_LIFETIME_US = 10 * 365 * 24 * 3_600 * 1_000_000  # evidence, not a request
+
+
+class AuditingUseCases(DispatchingUseCases):
+    """Audits and their consequences."""
+
+    def next_audit(self, tx: Transaction, exclude_jobs: Collection[str] = ()) -> AuditTask | None:
+        """The segment that waits longest, the first unaudited one of its job; None if none waits.
+
+        Reads only: an auditor that dies is asked for the same again. ``exclude_jobs`` are in hand.
+        """
+        row = jobs.waiting_for_audit(tx, exclude_jobs)
+        if row is None:
+            return None
+        job = self._job(tx, row.job_id)
+        spec = decode(JobSpec, job.spec)
+        artifact, root, step = job.state_artifact, spec.state_root, 0
+        if job.stateless:
+            step = row.first_step
+        else:
+            before = [
+                other.part()
+                for other in jobs.live_segments(tx, row.job_id)
+                if other.first_step < row.first_step and other.state is not SegmentState.COMMITTED
+            ]
+            start, _ = restart_point(spec, job.state_artifact, before)
+            artifact, root, step = start.state_artifact, start.state_root, start.step
+        return AuditTask(
+            job_id=job.job_id,
+            segment_id=row.segment_id,
+            segment_index=row.segment_index,
+            first_step=row.first_step,
+            steps=row.steps,
+            commitment_digest=row.commitment_digest,
+            spec=job.spec,
+            program_artifact=job.program_artifact,
+            frozen_artifact=job.frozen_artifact,
+            data_artifact=job.data_artifact,
+            replay_artifact=artifact,
+            replay_root=root,
+            replay_step=step,
+            state_root_before=row.root_before,
+            state_root_after=row.root_after,
+            outputs_root=row.outputs_root,
+            outputs_artifact=row.outputs_artifact,
+            checkpoint_artifact=row.checkpoint_artifact,
+        )
+
+    def audit_finished(
+        self, tx: Transaction, task: AuditTask, result: AuditResult | JobRefusedByAuditor
+    ) -> AuditOutcome:
+        """Apply an audit. One that comes too late (rolled back, audited before) changes nothing."""
+        row = jobs.segment(tx, task.segment_id)
+        if row is None or row.state is not SegmentState.COMMITTED:
+            return AuditOutcome(False, False, "NOT_WAITING")
+        if isinstance(result, JobRefusedByAuditor):
+            return self._refuse_job(tx, row, result)
+        for file, root in (
+            (row.outputs_artifact, result.outputs_artifact_root),
+            (row.checkpoint_artifact, result.checkpoint_artifact_root),
+        ):
+            if file and root is None:
+                raise InvalidInput(
+                    f"the auditor did not look at file {file}", code="AUDIT_INCOMPLETE"
+                )
+        claimed = Claimed(
+            row.root_after, row.outputs_root, row.outputs_artifact, row.checkpoint_artifact
+        )
+        found = Recomputed(
+            result.state_root,
+            result.outputs_root,
+            result.outputs_artifact_root,
+            result.checkpoint_artifact_root,
+        )
+        code = judge(claimed, found)
+        verdict = self._verdict(tx, row, code, result).to_bytes()
+        if code is VerdictCode.EQUAL:
+            self._accept(tx, row, verdict)
+        else:
+            self._reject(tx, row, code, verdict)
+        return AuditOutcome(True, code is VerdictCode.EQUAL, code)
+
+    def _accept(self, tx: Transaction, row: SegmentRow, verdict: bytes) -> None:
+        jobs.move_segment(tx, row, SegmentState.VERIFIED, verdict=verdict, verdict_accepted=True)
+        work.count_outcome(tx, row.offer_id, right=True)
+        text = f"segment {row.segment_index} of {row.device_name}: equal bits"
+        jobs.record(tx, row.job_id, EventKind.VERIFIED, text, row.lease_id)
+        self._refresh(tx, row.job_id)
+
+    def _reject(self, tx: Transaction, row: SegmentRow, code: VerdictCode, verdict: bytes) -> None:
+        """A wrong segment: slash, ban, roll back, and let somebody else do it again."""
+        job = self._job(tx, row.job_id)
+        jobs.move_segment(
+            tx,
+            row,
+            SegmentState.REJECTED,
+            reason=code.value,
+            verdict=verdict,
+            verdict_accepted=False,
+        )
+        work.count_outcome(tx, row.offer_id, right=False)
+        text = f"segment {row.segment_index} of {row.device_name}: {code}"
+        jobs.record(tx, row.job_id, EventKind.REJECTED, text, row.lease_id)
+        live = jobs.live_segments(tx, row.job_id)
+        parts = [other.part() for other in live]
+        fallen_ids = {
+            part.segment_id for part in built_upon(row.part(), parts, stateless=job.stateless)
+        }
+        fallen = [other for other in live if other.segment_id in fallen_ids]
+        self._void(tx, fallen, VoidReason.BUILT_ON_WRONG_STATE)
+        self._slash(tx, job, row, fallen)
+        self._ban(tx, row, code)
+        if not job.stateless:
+            for lease in work.live_leases_of_job(tx, row.job_id):
+                why = f"segment {row.segment_index} was wrong"
+                self._end_lease(tx, lease, LeaseState.REVOKED, RevokeReason.ROLLED_BACK, why)
+            if not job.ending:
+                self._restart(tx, self._job(tx, row.job_id))
+            at = row.first_step
+            text = f"segments from step {at} on are void ({len(fallen)} built on a wrong state)"
+            jobs.record(tx, row.job_id, EventKind.ROLLED_BACK, text, row.lease_id)
+        self._refresh(tx, row.job_id)
+
+    def _slash(
+        self, tx: Transaction, job: JobRow, row: SegmentRow, fallen: Sequence[SegmentRow]
+    ) -> None:
+        cheat = row.account_id
+        held = jobs.mark_held(tx, job.job_id, cheat, "forfeited")
+        bond, _ = ledger.balance(tx, account_of(cheat, Balance.BOND))
+        reserve, _ = ledger.balance(tx, RESERVE)
+        honest = [other for other in fallen if other.account_id != cheat]
+        outcome = escrow.slash(
+            job_id=job.job_id,
+            segment_id=row.segment_id,
+            cheat=cheat,
+            buyer=job.buyer,
+            held_nano=held,
+            bond_nano=bond,
+            reserve_nano=reserve,
+            claims=self._claims(honest),
+        )
+        ledger.execute_all(tx, outcome.transfers)
+        text = (
+            f"{row.device_name} forfeits {outcome.forfeited_nano} nano, "
+            f"{outcome.refund_nano} nano go to the buyer"
+        )
+        jobs.record(tx, job.job_id, EventKind.SLASHED, text, row.device_key_id)
+        if honest:
+            text = f"{outcome.compensated_nano} nano paid, {outcome.unpaid_nano} nano unpaid"
+            jobs.record(tx, job.job_id, EventKind.COMPENSATED, text, row.device_key_id)
+
+    def _ban(self, tx: Transaction, row: SegmentRow, code: VerdictCode) -> None:
+        """The key acts no more: offers gone, leases in every job revoked."""
+        reason = f"{code} in segment {row.segment_index} of job {row.job_id}"
+        identity.ban_key(tx, row.device_key_id, reason)
+        work.unlist_offers(tx, row.device_key_id)
+        for lease in work.live_leases_of_key(tx, row.device_key_id):
+            self._end_lease(tx, lease, LeaseState.REVOKED, RevokeReason.KEY_BANNED, reason)
+            if lease.job_id != row.job_id:
+                self._after_lease(tx, lease)
+
+    def _refuse_job(
+        self, tx: Transaction, row: SegmentRow, refusal: JobRefusedByAuditor
+    ) -> AuditOutcome:
+        """Nobody can verify this job: it ends, and what is unverified counts for nothing."""
+        job = self._job(tx, row.job_id)
+        if job.state not in FINAL_JOB_STATES:
+            waiting = jobs.segments(tx, row.job_id, {SegmentState.COMMITTED})
+            self._void(tx, waiting, VoidReason.JOB_ENDED)
+            reason = f"{refusal.code}: {refusal.detail}"[:500]
+            if job.ending:
+                self._refresh(tx, row.job_id)
+            else:
+                self._begin_end(tx, row.job_id, JobState.FAILED, reason)
+        return AuditOutcome(True, False, refusal.code)
+
+    def _verdict(
+        self, tx: Transaction, row: SegmentRow, code: VerdictCode, result: AuditResult
+    ) -> Envelope:
+        body = SegmentVerdict(
+            job_id=bytes.fromhex(row.job_id),
+            segment_index=row.segment_index,
+            commitment_digest=row.commitment_digest,
+            auditor_key_id=self._key.key_id,
+            accepted=code is VerdictCode.EQUAL,
+            reason_code=code.value,
+            expected_state_root=result.state_root,
+            expected_outputs_root=result.outputs_root,
+        )
+        return seal(
+            body,
+            self._key,
+            audience=self._key.key_id,
+            nonce=self._entropy(16),
+            issued_at_us=tx.now_us,
+            expires_at_us=tx.now_us + VERDICT_LIFETIME_US,
+        )

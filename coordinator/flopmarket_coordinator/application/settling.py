@@ -1,0 +1,273 @@
+"""What follows from a change of a job's segments or leases: pay, roll back, end.
+
+The other rooms change one thing and then call :meth:`SettlingUseCases._refresh`, which pays what
+has become payable and moves the job to the state its leases and segments imply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flopmarket.jobs.spec import JobSpec
+from flopmarket.market.money import Nano
+from flopmarket.market.price import PriceTerms, price_bound, split_fee
+from flopmarket.trust.encoding import decode, digest
+from flopmarket.trust.receipt import (
+    AuditOutcome,
+    Outcome,
+    ReceiptSegment,
+    build_receipt,
+    sign_receipt,
+)
+from flopmarket_coordinator.application.context import UseCases
+from flopmarket_coordinator.core import escrow
+from flopmarket_coordinator.core.events import EventKind
+from flopmarket_coordinator.core.leasing import (
+    RevokeReason,
+    StartPoint,
+    durable_prefix,
+    restart_point,
+)
+from flopmarket_coordinator.core.ledger import RESERVE, Balance, account_of
+from flopmarket_coordinator.core.lifecycle import (
+    FINAL_JOB_STATES,
+    JobState,
+    LeaseState,
+    SegmentState,
+)
+from flopmarket_coordinator.core.verification import VoidReason
+from flopmarket_coordinator.store import jobs, ledger, work
+from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
+
+_OUTCOMES = {
+    JobState.SUCCEEDED: (Outcome.COMPLETED, EventKind.SUCCEEDED),
+    JobState.CANCELLED: (Outcome.CANCELLED, EventKind.CANCELLED),
+    JobState.FAILED: (Outcome.FAILED, EventKind.FAILED),
+}
+
+
+class SettlingUseCases(UseCases):
+    """Consequences. Nothing here is called from outside the application."""
+
+    def _job(self, tx: Transaction, job_id: str) -> JobRow:
+        job = jobs.get(tx, job_id)
+        assert job is not None, f"job {job_id} was there a moment ago"
+        return job
+
+    def _refresh(self, tx: Transaction, job_id: str) -> None:
+        """Pay what is payable, and move the job to the state that leases and segments imply."""
+        job = self._job(tx, job_id)
+        if job.state in FINAL_JOB_STATES:
+            return
+        live = jobs.live_segments(tx, job_id)
+        every = job.ending == JobState.CANCELLED
+        ready = durable_prefix([row.part() for row in live], stateless=job.stateless, every=every)
+        for segment_id in ready:
+            self._pay(tx, job_id, next(row for row in live if row.segment_id == segment_id))
+        job = self._job(tx, job_id)
+        live = jobs.live_segments(tx, job_id)
+        unaudited = any(row.state is SegmentState.COMMITTED for row in live)
+        if job.ending:
+            if unaudited:
+                jobs.move(tx, job, JobState.VERIFYING)
+            else:
+                self._end(tx, job, JobState(job.ending), job.reason)
+        elif all(row.state is SegmentState.SETTLED for row in live) and _covers(live, job.steps):
+            self._end(tx, job, JobState.SUCCEEDED, "")
+        elif _covers(live, job.steps):
+            jobs.move(tx, job, JobState.VERIFYING)
+        elif work.live_leases_of_job(tx, job_id):
+            jobs.move(tx, job, JobState.RUNNING)
+        else:
+            jobs.move(tx, job, JobState.QUEUED)
+
+    def _begin_end(self, tx: Transaction, job_id: str, target: JobState, reason: str) -> None:
+        """Stop a job: no more work, outstanding audits finish, then it ends as ``target``."""
+        job = self._job(tx, job_id)
+        if job.ending or job.state in FINAL_JOB_STATES:
+            return
+        jobs.update(tx, job_id, ending=target.value, reason=reason)
+        cancelled = target is JobState.CANCELLED
+        why = RevokeReason.JOB_CANCELLED if cancelled else RevokeReason.JOB_FAILED
+        for lease in work.live_leases_of_job(tx, job_id):
+            self._end_lease(tx, lease, LeaseState.REVOKED, why, reason)
+        self._refresh(tx, job_id)
+
+    def _end_lease(
+        self, tx: Transaction, lease: LeaseRow, target: LeaseState, reason: str, detail: str
+    ) -> None:
+        """End a lease. The worker is told of what it did not decide itself."""
+        told = target in (LeaseState.FINISHED, LeaseState.RELEASED)
+        work.move_lease(
+            tx, lease, target, reason=reason, detail=detail[:500], told=told, ended_at_us=tx.now_us
+        )
+        kind = {
+            LeaseState.REVOKED: EventKind.REVOKED,
+            LeaseState.EXPIRED: EventKind.EXPIRED,
+        }.get(target, EventKind.RELEASED)
+        text = f"{lease.device_name} at step {lease.next_step}: {reason} {detail[:200]}".rstrip()
+        jobs.record(tx, lease.job_id, kind, text, lease.lease_id)
+
+    def _restart(self, tx: Transaction, job: JobRow) -> StartPoint:
+        """Where a chain without a live lease starts; segments after that point become void."""
+        live = jobs.live_segments(tx, job.job_id)
+        spec = decode(JobSpec, job.spec)
+        start, lost = restart_point(spec, job.state_artifact, [row.part() for row in live])
+        dropped = {part.segment_id for part in lost}
+        self._void(tx, (row for row in live if row.segment_id in dropped), VoidReason.NOT_DURABLE)
+        if lost:
+            text = f"back to step {start.step}, the newest durable state"
+            jobs.record(tx, job.job_id, EventKind.ROLLED_BACK, text)
+        return start
+
+    def _void(self, tx: Transaction, rows: Iterable[SegmentRow], reason: VoidReason) -> None:
+        for row in rows:
+            jobs.move_segment(tx, row, SegmentState.VOID, reason=reason.value)
+
+    def _money_left(
+        self, job: JobRow, live: Iterable[SegmentRow], leases: Iterable[LeaseRow]
+    ) -> Nano:
+        """What a job may still promise: its ceiling less all that is billed, owed or leased out."""
+        owed = sum(row.price_nano for row in live if row.state is not SegmentState.SETTLED)
+        leased = sum(
+            price_bound(
+                PriceTerms(lease.ask_nano_per_hour, lease.step_picoseconds),
+                lease.end_step - lease.next_step,
+            )
+            for lease in leases
+        )
+        return job.ceiling_nano - job.billed_nano - owed - leased
+
+    def _pay(self, tx: Transaction, job_id: str, row: SegmentRow) -> None:
+        """Settle one verified segment."""
+        job = self._job(tx, job_id)
+        hold = job.hold
+        assert hold is not None, f"job {job_id} owes segment {row.segment_id} and holds nothing"
+        split = split_fee(row.price_nano, self._parameters.fee_ppm)
+        bond, _ = ledger.balance(tx, account_of(row.account_id, Balance.BOND))
+        settlement = escrow.settle_segment(
+            job_id=job_id,
+            segment_id=row.segment_id,
+            buyer=job.buyer,
+            worker=row.account_id,
+            hold=hold,
+            price_nano=row.price_nano,
+            split=split,
+            bond_room_nano=self._parameters.bond_target_nano - bond,
+        )
+        ledger.execute_all(tx, settlement.transfers)
+        jobs.move_segment(
+            tx,
+            row,
+            SegmentState.SETTLED,
+            fee_nano=split.fee_nano,
+            to_bond_nano=settlement.to_bond_nano,
+            to_held_nano=settlement.to_held_nano,
+            held_state="held",
+        )
+        renewed = settlement.hold
+        jobs.update(
+            tx,
+            job_id,
+            billed_nano=job.billed_nano + row.price_nano,
+            fee_nano=job.fee_nano + split.fee_nano,
+            hold_id=renewed.transfer_id if renewed else "",
+            hold_number=renewed.number if renewed else hold.number,
+            hold_nano=renewed.amount_nano if renewed else 0,
+        )
+        text = f"segment {row.segment_index}: {row.price_nano} nano, fee {split.fee_nano}"
+        jobs.record(tx, job_id, EventKind.PAID, text, f"segment {row.segment_id}")
+
+    def _end(self, tx: Transaction, job: JobRow, target: JobState, reason: str) -> None:
+        """The last step: void what is left, give back the hold, release pay, sign the receipt."""
+        rest = [row for row in jobs.live_segments(tx, job.job_id)
+                if row.state is SegmentState.VERIFIED]  # fmt: skip
+        why = VoidReason.OUT_OF_ORDER if job.stateless else VoidReason.NOT_DURABLE
+        self._void(tx, rest, why)
+        if rest and job.stateless:
+            self._compensate(tx, job, rest)
+        if job.hold is not None:
+            ledger.execute(tx, escrow.close_hold(job.job_id, job.buyer, job.hold))
+        for account in jobs.holders_of_pay(tx, job.job_id):
+            amount = jobs.mark_held(tx, job.job_id, account, "released")
+            if amount:
+                ledger.execute(tx, escrow.release_pay(job.job_id, account, amount))
+        outcome, kind = _OUTCOMES[target]
+        jobs.move(
+            tx,
+            job,
+            target,
+            reason=reason,
+            hold_id="",
+            hold_nano=0,
+            ended_at_us=tx.now_us,
+            receipt=self._receipt(tx, job, outcome),
+        )
+        jobs.record(tx, job.job_id, kind, reason or f"billed {job.billed_nano} nano")
+
+    def _compensate(self, tx: Transaction, job: JobRow, rows: Iterable[SegmentRow]) -> None:
+        """Verified work that an early end made worthless is paid out of the reserve."""
+        reserve, _ = ledger.balance(tx, RESERVE)
+        paid = escrow.compensate(job.job_id, reserve, self._claims(rows))
+        ledger.execute_all(tx, paid.transfers)
+        text = f"{paid.compensated_nano} nano from the reserve, {paid.unpaid_nano} nano unpaid"
+        jobs.record(tx, job.job_id, EventKind.COMPENSATED, text)
+
+    def _claims(self, rows: Iterable[SegmentRow]) -> tuple[escrow.Claim, ...]:
+        fee_ppm = self._parameters.fee_ppm
+        return tuple(
+            escrow.Claim(
+                row.segment_id, row.account_id, split_fee(row.price_nano, fee_ppm).worker_nano
+            )
+            for row in rows
+        )
+
+    def _receipt(self, tx: Transaction, job: JobRow, outcome: Outcome) -> bytes:
+        spec = decode(JobSpec, job.spec)
+        settled = jobs.segments(tx, job.job_id, {SegmentState.SETTLED})
+        receipt = build_receipt(
+            job_id=digest(spec),
+            job_spec=job.spec,
+            buyer_account_id=job.buyer,
+            program_digest=spec.program_digest,
+            profile=spec.profile,
+            data_root=spec.data_root,
+            seed=spec.seed,
+            steps=spec.steps,
+            outcome=outcome,
+            initial_state_root=spec.state_root,
+            segments=[
+                ReceiptSegment(
+                    index=position,
+                    first_step=row.first_step,
+                    steps=row.steps,
+                    device_key_id=row.device_key_id,
+                    device_id=row.device_id,
+                    state_root_before=row.root_before,
+                    state_root_after=row.root_after,
+                    outputs_root=row.outputs_root,
+                    commitment_digest=row.commitment_digest,
+                    audit=AuditOutcome.CONFIRMED if row.verdict else AuditOutcome.NOT_SAMPLED,
+                    price_nano=row.price_nano,
+                )
+                for position, row in enumerate(settled)
+            ],
+            currency=self._parameters.currency,
+            ceiling_nano=job.ceiling_nano,
+            fee_nano=job.fee_nano,
+            coordinator_key=self._key.public,
+            submitted_at_us=job.created_at_us,
+            ended_at_us=tx.now_us,
+        )
+        return sign_receipt(receipt, self._key)
+
+
+def _covers(live: Iterable[SegmentRow], steps: int) -> bool:
+    """Whether segments in order of steps cover all of a job."""
+    position = 0
+    for row in live:
+        if row.first_step != position:
+            return False
+        position += row.steps
+    return position == steps

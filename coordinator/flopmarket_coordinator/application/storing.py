@@ -1,0 +1,96 @@
+"""Use cases of artifacts: who may put and read which bytes. The bytes themselves are elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from flopmarket.errors import Forbidden, InvalidInput, NotFound
+from flopmarket.trust.keys import KeyRole
+from flopmarket_coordinator.application.context import UseCases
+from flopmarket_coordinator.application.types import ArtifactInfo, Session
+from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES, SegmentState
+from flopmarket_coordinator.store import jobs, work
+from flopmarket_coordinator.store.engine import Transaction
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class ArtifactUseCases(UseCases):
+    """Metadata and grants of artifacts."""
+
+    def artifact_may_put(
+        self, tx: Transaction, session: Session, size_bytes: int, lease_id: str
+    ) -> None:
+        """Whether an upload may begin: buyers at any time, workers for a lease of theirs."""
+        if size_bytes < 0:
+            raise InvalidInput("an artifact has a size", code="ARTIFACT_SIZE")
+        if session.role in (KeyRole.OWNER, KeyRole.CI):
+            return
+        lease = work.lease(tx, lease_id) if lease_id else None
+        if (
+            session.role is not KeyRole.DEVICE
+            or lease is None
+            or lease.device_key_id != session.key_id
+            or lease.state not in LIVE_LEASE_STATES
+        ):
+            raise Forbidden("a worker uploads for a live lease of its own", code="NO_LEASE")
+
+    def artifact_put(
+        self, tx: Transaction, session: Session, digest: str, size_bytes: int, lease_id: str
+    ) -> None:
+        """These bytes are durable now. Whoever uploads them may use them; again, no change."""
+        if not _DIGEST.fullmatch(digest):
+            raise InvalidInput("a digest is 64 lower-case hex digits", code="ARTIFACT_DIGEST")
+        self.artifact_may_put(tx, session, size_bytes, lease_id)
+        work.add_artifact(tx, digest, size_bytes, session.account_id)
+
+    def artifact_may_read(
+        self, tx: Transaction, session: Session, digest: str, lease_id: str, job_id: str
+    ) -> ArtifactInfo:
+        """Size of an artifact that the caller uploaded, or reaches through a lease or a job.
+
+        Anything else does not exist for the caller: :class:`NotFound` ``ARTIFACT_MISSING``.
+        """
+        size = work.artifact_size(tx, digest)
+        if size is not None and (
+            work.may_read(tx, digest, session.account_id)
+            or (lease_id and self._in_lease(tx, session, digest, lease_id))
+            or (job_id and self._in_job(tx, session, digest, job_id))
+        ):
+            return ArtifactInfo(digest, size)
+        raise NotFound(
+            f"artifact {digest[:80]} is not here, or not yours",
+            code="ARTIFACT_MISSING",
+            details={"digest": digest[:80]},
+        )
+
+    def artifact_present(
+        self, tx: Transaction, session: Session, digests: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Which of these the caller uploaded already; the rest must be uploaded."""
+        return tuple(item for item in digests if work.may_read(tx, item, session.account_id))
+
+    def _in_lease(self, tx: Transaction, session: Session, digest: str, lease_id: str) -> bool:
+        """Whether a live lease of this worker needs the artifact."""
+        lease = work.lease(tx, lease_id)
+        if lease is None or lease.device_key_id != session.key_id:
+            return False
+        if lease.state not in LIVE_LEASE_STATES:
+            return False
+        job = jobs.get(tx, lease.job_id)
+        return job is not None and digest in (
+            job.program_artifact,
+            job.frozen_artifact,
+            job.data_artifact,
+            lease.state_artifact,
+        )
+
+    def _in_job(self, tx: Transaction, session: Session, digest: str, job_id: str) -> bool:
+        """Whether the artifact is a verified result of the caller's job."""
+        job = jobs.get(tx, job_id)
+        if job is None or job.buyer != session.account_id:
+            return False
+        checked = {SegmentState.VERIFIED, SegmentState.SETTLED}
+        results = jobs.segments(tx, job_id, checked)
+        return any(digest in (row.outputs_artifact, row.checkpoint_artifact) for row in results)

@@ -1,0 +1,476 @@
+"""What goes into and comes out of the use cases: plain values, one dataclass a meaning.
+
+The gRPC servicers build these from protobuf and turn them back; nothing here knows either side. Ids
+are text (job ids and digests in lower-case hex), roots 32 bytes, amounts nano-units of currency,
+instants microseconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flopmarket.market.price import PriceTerms
+from flopmarket.trust.envelope import Envelope
+from flopmarket.trust.keys import KeyRole, PublicKey
+from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
+
+# --- identity -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorInfo:
+    """Who this coordinator is; needs no key to ask."""
+
+    public_key: PublicKey
+    profile: str
+    currency: str
+    fee_ppm: int
+
+    @property
+    def key_id(self) -> str:
+        """Audience of everything that is signed for this coordinator."""
+        return self.public_key.key_id
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who is calling: what :meth:`Application.authenticate` returns for a bearer token.
+
+    ``account_id`` is empty for an operator key.
+    """
+
+    account_id: str
+    key_id: str
+    role: KeyRole
+    expires_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSession:
+    """A new bearer token. Only its hash is stored."""
+
+    token: str
+    session: Session
+
+
+# --- buying ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteRequest:
+    """A job before it exists. ``program`` bytes or, when empty, the digest of a stored artifact."""
+
+    program: bytes
+    program_artifact: str
+    steps: int
+    segment_steps: int
+    input_bytes: int = 0
+    verification: str = "audit-all"
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitRequest:
+    """A signed JobSpec and the artifacts that hold what it binds ("" for an empty bundle)."""
+
+    request_id: str
+    spec: Envelope
+    program_artifact: str
+    frozen_artifact: str
+    state_artifact: str
+    data_artifact: str
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentView:
+    """One live or refused segment of a job, as its buyer sees it."""
+
+    index: int
+    first_step: int
+    steps: int
+    state: SegmentState
+    device_id: str
+    device_name: str
+    device_key_id: str
+    price_nano: int
+    state_root: bytes
+    outputs_root: bytes
+    outputs_artifact: str
+    checkpoint_artifact: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job, as its buyer sees it. ``segments`` is empty in lists."""
+
+    job_id: str
+    title: str
+    kind: str
+    state: JobState
+    reason: str
+    created_at_us: int
+    ended_at_us: int
+    steps: int
+    segment_steps: int
+    steps_committed: int
+    steps_verified: int
+    ceiling_nano: int
+    billed_nano: int
+    program_digest: str
+    state_artifact: str
+    """Artifact and root of the last durable verified state; the initial state at first."""
+    state_root: bytes
+    segments: tuple[SegmentView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Jobs, newest first."""
+
+    jobs: tuple[JobView, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One line of a job's story. ``kind`` is one of :class:`core.events.EventKind`."""
+
+    sequence: int
+    time_us: int
+    kind: str
+    text: str
+    cause: str
+
+
+# --- working --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease a worker says it still works on."""
+
+    lease_id: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message of a worker's connection."""
+
+    agent_version: str
+    offers: tuple[Envelope, ...]
+    held: tuple[HeldLease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRefused:
+    """Why one offer was not listed."""
+
+    device_id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOffered:
+    """Instruction to a worker: run these steps. Travels to the stream of ``device_key_id``."""
+
+    device_key_id: str
+    lease_id: str
+    fence: int
+    device_id: str
+    job_id: str
+    spec: Envelope
+    program_artifact: str
+    frozen_artifact: str
+    data_artifact: str
+    state_artifact: str
+    state_root: bytes
+    first_step: int
+    step_count: int
+    first_segment: int
+    price: PriceTerms
+    expires_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRevoked:
+    """Instruction to a worker: stop, this lease is over."""
+
+    device_key_id: str
+    lease_id: str
+    fence: int
+    reason: str
+    detail: str
+
+
+Instruction = LeaseOffered | LeaseRevoked
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Answer to :class:`Hello`. ``again`` repeats instructions that the worker does not know."""
+
+    session_id: str
+    time_us: int
+    heartbeat_ms: int
+    kept: tuple[HeldLease, ...]
+    refused: tuple[OfferRefused, ...]
+    again: tuple[Instruction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a worker is inside a lease; shown to the buyer, never billed."""
+
+    lease_id: str
+    step: int
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """:class:`Progress` of a live lease, addressed to the watchers of its job. Not stored."""
+
+    job_id: str
+    step: int
+    scalars: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatAnswer:
+    """What a heartbeat came to. ``lost`` are leases that are not this worker's (any more)."""
+
+    progress: tuple[JobProgress, ...]
+    lost: tuple[LeaseRevoked, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentCommit:
+    """A finished segment; the artifacts were uploaded before ("" when there is none)."""
+
+    commitment: Envelope
+    outputs_artifact: str
+    checkpoint_artifact: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentAnswer:
+    """Whether a commitment counts. ``code`` is empty when accepted."""
+
+    lease_id: str
+    segment_index: int
+    accepted: bool
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireReport:
+    """What the passing of time did."""
+
+    leases_expired: int
+    jobs_failed: int
+    downtime_us: int
+    """Time in which the coordinator was not running; live leases were extended by it."""
+
+
+# --- auditing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AuditTask:
+    """One segment to recompute. Tasks of a job come in order of its steps.
+
+    An auditor that still has the state after ``first_step`` steps goes on from it; else it loads
+    ``replay_artifact`` ("" for an empty state), whose root is ``replay_root`` after ``replay_step``
+    steps, and runs forward.
+    """
+
+    job_id: str
+    segment_id: int
+    segment_index: int
+    first_step: int
+    steps: int
+    commitment_digest: bytes
+    spec: bytes
+    program_artifact: str
+    frozen_artifact: str
+    data_artifact: str
+    replay_artifact: str
+    replay_root: bytes
+    replay_step: int
+    state_root_before: bytes
+    state_root_after: bytes
+    outputs_root: bytes
+    outputs_artifact: str
+    checkpoint_artifact: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """What the auditor computed, and the roots of the files that the worker uploaded.
+
+    ``outputs_artifact_root`` and ``checkpoint_artifact_root`` are the roots read from those files;
+    ``b""`` when a file is no bundle at all, None when the task names no such file.
+    """
+
+    state_root: bytes
+    outputs_root: bytes
+    outputs_artifact_root: bytes | None
+    checkpoint_artifact_root: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRefusedByAuditor:
+    """The job itself is bad (wrong roots, no legal program): it fails, nobody is slashed."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOutcome:
+    """What a finished audit led to. ``applied`` is False when the segment was no longer waiting."""
+
+    applied: bool
+    accepted: bool
+    reason_code: str
+
+
+# --- market ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OfferView:
+    """A live offer, as anybody sees it."""
+
+    offer_id: str
+    account_id: str
+    device_id: str
+    device_name: str
+    driver: str
+    profile: str
+    memory_bytes: int
+    rates: Mapping[str, int]
+    bandwidth_bytes_per_second: int
+    launch_nanoseconds: int
+    ask_nano_per_hour: int
+    milliwatts: int
+    watts_source: str
+    card_price_nano: int
+    state: str
+    """``idle`` or ``busy``."""
+    flops_per_dollar: float
+    """Operations of the chosen work class that one currency unit buys."""
+    flops_per_watt: float
+    """Sustained operations per second and watt; 0 when the power is unknown."""
+    verified_segments: int
+    rejected_segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class OfferQuery:
+    """Filter, order and page of a list of offers.
+
+    ``order_by``: ``price``, ``flops_per_dollar``, ``flops_per_watt``, ``memory``; ``-`` reverses.
+    ``work_class`` is what rates are compared in.
+    """
+
+    page_size: int = 0
+    page_token: str = ""
+    order_by: str = ""
+    min_memory_bytes: int = 0
+    work_class: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OfferPage:
+    """Offers as of one instant."""
+
+    as_of_us: int
+    offers: tuple[OfferView, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpotPrice:
+    """The cheapest live offer of one class of work."""
+
+    work_class: str
+    best_offer_id: str
+    device_name: str
+    per_pflop_nano: int
+    flops_per_dollar_hour: float
+    flop_per_dollar: float
+    flops_per_watt: float
+    watts_source: str
+    offers: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpotReport:
+    """Spot prices as of one instant; no offers is an answer."""
+
+    as_of_us: int
+    currency: str
+    prices: tuple[SpotPrice, ...]
+
+
+# --- money ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Balances:
+    """Money of one account. ``reserved`` is held for running jobs and not in ``available``."""
+
+    account_id: str
+    display_name: str
+    available_nano: int
+    reserved_nano: int
+    held_nano: int
+    bond_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferView:
+    """One line of a statement. ``change_nano`` is the signed change of ``balance``."""
+
+    transfer_id: str
+    time_us: int
+    kind: str
+    balance: str
+    change_nano: int
+    amount_nano: int
+    purpose: str
+    job_id: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferPage:
+    """Lines of a statement, oldest first."""
+
+    transfers: tuple[TransferView, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class DepositResult:
+    """A recorded deposit. ``available_nano`` is the balance it went to, afterwards."""
+
+    transfer_id: str
+    available_nano: int
+
+
+# --- artifacts ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactInfo:
+    """A stored artifact that the caller may read."""
+
+    digest: str
+    size_bytes: int

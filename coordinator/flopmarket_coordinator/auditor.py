@@ -1,0 +1,316 @@
+"""The coordinator's own auditor: recomputes committed segments on an engine of its own.
+
+Tasks are taken one at a time, those of a job in the order of its steps. When a task starts where
+the last one ended, the engine just goes on; otherwise the last durable state is loaded and replayed
+up to the start. What comes out is reported as it is: verdicts are the application's. An engine that
+dies, hangs or has no device is our fault and never a verdict: the job waits, longer each time,
+while others are audited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flopmarket.errors import FlopmarketError, InvalidInput, Kind, Unavailable
+from flopmarket.jobs import bundle
+from flopmarket.jobs.host import Engine, EngineProcess, JobRefused, SegmentDone, StepDone
+from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
+from flopmarket.jobs.spec import JobSpec
+from flopmarket.limits import AUDIT_RETRY_MAX_SECONDS, AUDIT_STEP_SECONDS
+from flopmarket.trust.encoding import decode
+from flopmarket_coordinator.application.types import AuditResult, AuditTask, JobRefusedByAuditor
+from flopmarket_coordinator.artifacts import ArtifactStore
+from flopmarket_coordinator.backend import Backend
+
+_log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
+_NICE = 5
+REFERENCE_DEVICE = "reference"
+_OUTPUTS_FILE = "outputs.safetensors"
+
+StartEngine = Callable[[], Awaitable[Engine]]
+
+# Refusals that speak of how the engine was asked, not of the job: a fault of ours.
+_OUR_FAULTS = ("ENGINE_", "SEGMENT_", "JOB_NOT_OPEN")
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """Which state the engine holds now."""
+
+    job_id: str
+    step: int
+    state_root: bytes
+
+
+class Recomputer:
+    """One engine and what it has loaded. ``folder`` is its own and holds one job's files.
+
+    ``start_engine`` starts an engine, at first use and after each failure.
+    """
+
+    def __init__(self, artifacts: ArtifactStore, folder: Path, start_engine: StartEngine) -> None:
+        self._artifacts = artifacts
+        self._folder = folder
+        self._start_engine = start_engine
+        self._engine: Engine | None = None
+        self._job_id = ""
+        self._position: _Position | None = None
+
+    async def recompute(self, task: AuditTask) -> AuditResult | JobRefusedByAuditor:
+        """The segment as this engine computes it, and the roots of the files that were uploaded.
+
+        Raises :class:`Unavailable` when the engine cannot work now; the next call starts another.
+        """
+        try:
+            done = await self._recompute(task)
+        except JobRefused as error:
+            if error.code.startswith(_OUR_FAULTS):
+                await self.close()
+                raise Unavailable(error.message, code=error.code) from error
+            await self._forget_job()
+            return JobRefusedByAuditor(error.code, error.message)
+        except BaseException:
+            # Cancelled or broken: what the engine holds is unknown.
+            await self.close()
+            raise
+        return AuditResult(
+            state_root=done.state_root_after,
+            outputs_root=done.outputs_root,
+            outputs_artifact_root=await self._root_of(task.outputs_artifact),
+            checkpoint_artifact_root=await self._root_of(task.checkpoint_artifact),
+        )
+
+    async def close(self) -> None:
+        """End the engine and remove the job's files."""
+        engine, self._engine = self._engine, None
+        self._job_id, self._position = "", None
+        if engine is not None:
+            with contextlib.suppress(FlopmarketError):
+                await engine.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _recompute(self, task: AuditTask) -> SegmentDone:
+        engine = await self._open(task)
+        start = _Position(task.job_id, task.first_step, task.state_root_before)
+        if self._position != start:
+            await self._go_to(engine, task)
+        done = await self._run(engine, task.first_step, task.steps)
+        self._position = _Position(task.job_id, task.first_step + task.steps, done.state_root_after)
+        return done
+
+    async def _open(self, task: AuditTask) -> Engine:
+        if self._engine is None:
+            self._engine = await self._start_engine()
+        if self._job_id != task.job_id:
+            await self._forget_job()
+            await asyncio.to_thread(self._place_files, task)
+            await self._engine.open(self._folder, task.spec)
+            self._job_id = task.job_id
+        return self._engine
+
+    async def _forget_job(self) -> None:
+        if self._engine is not None and self._job_id:
+            self._job_id, self._position = "", None
+            await self._engine.close_job()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _place_files(self, task: AuditTask) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, digest in (
+            (PROGRAM_FILE, task.program_artifact),
+            (FROZEN_FILE, task.frozen_artifact),
+            (DATA_FILE, task.data_artifact),
+        ):
+            if digest:
+                _link(self._artifacts.path(digest), self._folder / name)
+
+    async def _go_to(self, engine: Engine, task: AuditTask) -> None:
+        """Load the last durable state and run to where the segment starts."""
+        self._position = None
+        path = self._artifacts.path(task.replay_artifact) if task.replay_artifact else None
+        root = await engine.load_state(path, task.replay_step)
+        if root != task.replay_root:
+            if task.replay_step == 0:
+                raise JobRefused(
+                    f"the initial state has root {root.hex()}, the job binds "
+                    f"{task.replay_root.hex()}",
+                    code="JOB_STATE",
+                )
+            raise Unavailable(
+                f"stored state {task.replay_artifact} has root {root.hex()} instead of "
+                f"{task.replay_root.hex()}",
+                code="STORED_STATE_DIFFERS",
+            )
+        segment_steps = decode(JobSpec, task.spec).segment_steps
+        step = task.replay_step
+        while step < task.first_step:
+            done = await self._run(engine, step, min(segment_steps, task.first_step - step))
+            step, root = step + done.steps_done, done.state_root_after
+        if root != task.state_root_before:
+            raise Unavailable(
+                f"replay to step {step} came to {root.hex()}, verified was "
+                f"{task.state_root_before.hex()}",
+                code="REPLAY_DIFFERS",
+            )
+
+    async def _run(self, engine: Engine, first_step: int, count: int) -> SegmentDone:
+        """All of ``count`` steps, with a bound on the silence between two of them."""
+        outputs = self._folder / _OUTPUTS_FILE
+        run = engine.run(first_step, count, outputs_path=outputs, state_path=None)
+        try:
+            while True:
+                event = await _next_event(run)
+                if isinstance(event, SegmentDone):
+                    break
+        finally:
+            # Not started again after its last event; before that, closing kills the engine.
+            if hasattr(run, "aclose"):
+                await run.aclose()
+            outputs.unlink(missing_ok=True)
+        if event.first_step != first_step or event.steps_done != count:
+            raise Unavailable(
+                f"the engine did {event.steps_done} steps from {event.first_step}, asked were "
+                f"{count} from {first_step}",
+                code="ENGINE_STEPS_DIFFER",
+            )
+        return event
+
+    async def _root_of(self, digest: str) -> bytes | None:
+        """Root of an uploaded bundle: None when the task names none, ``b""`` when it is none."""
+        if not digest:
+            return None
+        path = self._artifacts.path(digest)
+        try:
+            return await asyncio.to_thread(lambda: bundle.root(bundle.read(path)))
+        except InvalidInput:
+            return b""
+
+
+class Auditor:
+    """The loop around a :class:`Recomputer`. ``now`` is a monotonic clock in seconds."""
+
+    def __init__(
+        self, backend: Backend, recomputer: Recomputer, *, now: Callable[[], float]
+    ) -> None:
+        self._backend = backend
+        self._recomputer = recomputer
+        self._now = now
+        self._waiting: dict[str, _Wait] = {}
+
+    async def run(self) -> None:
+        """Until cancelled; the engine is stopped on the way out."""
+        try:
+            while True:
+                seen = self._backend.changed.version
+                try:
+                    busy = await self.step()
+                except Exception:  # the boundary of a daemon
+                    _log.exception("auditor failed")
+                    busy = False
+                if not busy:
+                    await self._backend.changed.wait_past(seen, _POLL_SECONDS)
+        finally:
+            await asyncio.shield(self._recomputer.close())
+
+    async def step(self) -> bool:
+        """Take and finish one task; False when there is none to take now."""
+        backend, now = self._backend, self._now()
+        excluded = frozenset(job for job, wait in self._waiting.items() if wait.until > now)
+        task = await backend.query(lambda tx: backend.application.next_audit(tx, excluded))
+        if task is None:
+            return False
+        try:
+            result = await self._recomputer.recompute(task)
+        except FlopmarketError as error:
+            self._put_off(task, error)
+            return True
+        self._waiting.pop(task.job_id, None)
+        outcome = await backend.command(
+            lambda tx: backend.application.audit_finished(tx, task, result)
+        )
+        _log.info(
+            "audited job %s segment %d: applied %s accepted %s %s",
+            task.job_id,
+            task.segment_index,
+            outcome.applied,
+            outcome.accepted,
+            outcome.reason_code,
+        )
+        return True
+
+    def _put_off(self, task: AuditTask, error: FlopmarketError) -> None:
+        """Try the job again later: no fault of the engine or the store is held against a worker."""
+        before = self._waiting.get(task.job_id)
+        delay = min(before.delay * 2 if before else _RETRY_SECONDS, AUDIT_RETRY_MAX_SECONDS)
+        self._waiting[task.job_id] = _Wait(self._now() + delay, delay)
+        level = logging.WARNING if error.kind is Kind.UNAVAILABLE else logging.ERROR
+        _log.log(
+            level,
+            "audit of job %s segment %d waits %.0f s: %s",
+            task.job_id,
+            task.segment_index,
+            delay,
+            error,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    until: float
+    delay: float
+
+
+async def _next_event(run: AsyncIterator[StepDone | SegmentDone]) -> StepDone | SegmentDone:
+    try:
+        async with asyncio.timeout(AUDIT_STEP_SECONDS):
+            return await anext(run)
+    except TimeoutError as error:
+        raise Unavailable(
+            f"the engine was silent for {AUDIT_STEP_SECONDS} s", code="ENGINE_SILENT"
+        ) from error
+    except StopAsyncIteration as error:
+        raise Unavailable("the engine ended without a result", code="ENGINE_NO_RESULT") from error
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same bytes under another name; a copy where the file system cannot link."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def start_engine_on(device: str | None, cache_dir: Path) -> StartEngine:
+    """Starts engines in child processes on ``device``, admitted for exact mode before first use.
+
+    The reference interpreter (device ``reference``) defines the bits and needs no admission.
+    """
+
+    async def start() -> Engine:
+        engine = await EngineProcess.start(device, cache_dir=cache_dir, nice=_NICE)
+        try:
+            if device != REFERENCE_DEVICE:
+                admission = await engine.admission()
+                if not admission["admitted"]:
+                    raise Unavailable(
+                        f"device {device or 'number one'} does not compute the profile exactly",
+                        code="AUDITOR_NOT_ADMITTED",
+                        hint="choose another with --audit-device",
+                    )
+        except BaseException:
+            await engine.stop()
+            raise
+        return engine
+
+    return start

@@ -1,0 +1,243 @@
+"""``flop coordinator``: make, serve, migrate and check a market of one's own.
+
+These commands open the store; nothing else of the command line does. Imports are inside the
+commands, so that a help text needs none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from flopmarket_coordinator.config import CoordinatorConfig
+
+DEFAULT_LISTEN = "127.0.0.1:7443"
+SECOND_US = 1_000_000
+
+_data_dir = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="FLOPMARKET_DATA_DIR",
+    default=None,
+    help="Folder of database, artifacts and keys. Default: the user's data folder.",
+)
+
+
+@click.group()
+def coordinator() -> None:
+    """Run a market of your own."""
+
+
+@coordinator.command()
+@_data_dir
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def init(data_dir: Path | None, as_json: bool) -> None:
+    """Make the data directory: keys, TLS authority, database. What exists stays."""
+    from flopmarket_coordinator.data_dir import DataDirectory, DirectoryLock
+    from flopmarket_coordinator.store.engine import open_store
+    from flopmarket_coordinator.store.migrate import check_current, upgrade
+
+    directory = DataDirectory.create(_folder(data_dir), now_us=_now_us())
+    with DirectoryLock(directory.root):
+        is_new = not directory.database.exists()
+        engine = open_store(directory.database_url)
+        try:
+            (upgrade if is_new else check_current)(engine)
+        finally:
+            engine.dispose()
+    facts = {
+        "data_dir": str(directory.root),
+        "key_id": directory.key.key_id,
+        "operator_key": str(directory.root / "keys" / "operator.pem"),
+        "ca_certificate": str(directory.authority_file),
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            click.echo(f"{name:<14}  {value}")
+
+
+@coordinator.command()
+@_data_dir
+@click.option(
+    "--listen",
+    default=DEFAULT_LISTEN,
+    show_default=True,
+    help="HOST:PORT; port 0 takes any free one. Outside loopback TLS is required (--tls-host).",
+)
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port instead of --listen's.")
+@click.option(
+    "--tls-host",
+    "tls_hosts",
+    multiple=True,
+    help="Name or address clients reach this server by; turns TLS on. May be repeated.",
+)
+@click.option("--address-file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--audit-device", default=None, help="OpenCL device that recomputes segments.")
+@click.option("--audit/--no-audit", default=True, show_default=True)
+@click.option("--lease-ttl", type=float, default=300.0, show_default=True, help="Seconds.")
+@click.option("--heartbeat", type=float, default=10.0, show_default=True, help="Seconds.")
+@click.option("--bond-target", default="1", show_default=True, help="Amount, such as 0.5.")
+@click.option("--fee-ppm", type=int, default=30_000, show_default=True)
+@click.option("--currency", default="USD", show_default=True)
+@click.option("--verbose", is_flag=True, help="Log every audit and refusal to stderr.")
+def serve(
+    data_dir: Path | None,
+    listen: str,
+    port: int | None,
+    tls_hosts: tuple[str, ...],
+    address_file: Path | None,
+    audit_device: str | None,
+    audit: bool,
+    lease_ttl: float,
+    heartbeat: float,
+    bond_target: str,
+    fee_ppm: int,
+    currency: str,
+    verbose: bool,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C. Prints one line, with address and key id, when ready."""
+    import asyncio
+    import logging
+
+    from flopmarket.market.money import parse_nano
+    from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
+    from flopmarket_coordinator.parameters import Parameters
+
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    address = ListenAddress.parse(listen)
+    config = CoordinatorConfig(
+        data_dir=_folder(data_dir),
+        listen=address if port is None else address.with_port(port),
+        tls_hosts=tls_hosts,
+        audit=audit,
+        audit_device=audit_device,
+        parameters=Parameters(
+            currency=currency,
+            fee_ppm=fee_ppm,
+            bond_target_nano=parse_nano(bond_target),
+            heartbeat_ms=int(heartbeat * 1000),
+            lease_ttl_us=int(lease_ttl * SECOND_US),
+        ),
+    )
+    asyncio.run(_serve(config, address_file))
+
+
+@coordinator.command()
+@_data_dir
+def migrate(data_dir: Path | None) -> None:
+    """Bring the database to the schema of this release. The coordinator must not be running."""
+    from flopmarket_coordinator.data_dir import DataDirectory, DirectoryLock
+    from flopmarket_coordinator.store.engine import open_store
+    from flopmarket_coordinator.store.migrate import check_current, upgrade
+
+    directory = DataDirectory.open(_folder(data_dir))
+    with DirectoryLock(directory.root):
+        engine = open_store(directory.database_url)
+        try:
+            upgrade(engine)
+            check_current(engine)
+        finally:
+            engine.dispose()
+    click.echo(f"{directory.database} has the schema of this release", err=True)
+
+
+@coordinator.command()
+@_data_dir
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a finding on stdout.")
+def check(data_dir: Path | None, as_json: bool) -> None:
+    """Derive every balance and state again and compare. Exit code 1 when something differs.
+
+    Works beside a running coordinator: it only reads.
+    """
+    import dataclasses
+
+    from flopmarket_coordinator.application import Application
+    from flopmarket_coordinator.artifacts import FileArtifactStore
+    from flopmarket_coordinator.data_dir import DataDirectory
+    from flopmarket_coordinator.parameters import Parameters
+    from flopmarket_coordinator.server import Ports
+    from flopmarket_coordinator.store.engine import open_store, read
+    from flopmarket_coordinator.store.migrate import check_current
+
+    directory, ports = DataDirectory.open(_folder(data_dir)), Ports.real()
+    application = Application(
+        key=directory.key,
+        parameters=Parameters(),
+        artifacts=FileArtifactStore(directory.artifacts, ports.new_id),
+        entropy=ports.entropy,
+        operator_keys=[directory.operator_key.public],
+    )
+    engine = open_store(directory.database_url)
+    try:
+        check_current(engine)
+        with read(engine, ports.clock_us()) as transaction:
+            findings = application.check(transaction)
+    finally:
+        engine.dispose()
+    for finding in findings:
+        click.echo(json.dumps(dataclasses.asdict(finding)) if as_json else str(finding))
+    click.echo(f"{len(findings)} findings", err=True)
+    if findings:
+        raise click.exceptions.Exit(1)
+
+
+async def _serve(config: CoordinatorConfig, address_file: Path | None) -> None:
+    """Run until the first signal; a second one ends the process at once."""
+    import asyncio
+    import os
+    import signal
+
+    from flopmarket_coordinator.server import Coordinator
+
+    server, stopping = Coordinator(config), asyncio.Event()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            os._exit(130)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await server.start()
+    try:
+        if address_file is not None:
+            _write_whole(address_file, f"{server.address}\n")
+        click.echo(f"listening on {server.address} key {server.key_id}")
+        sys.stdout.flush()
+        await stopping.wait()
+    finally:
+        await server.stop()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Whoever waits for the file reads all of it or finds none."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)
+
+
+def _folder(data_dir: Path | None) -> Path:
+    if data_dir is not None:
+        return data_dir
+    import platformdirs
+
+    return platformdirs.user_data_path("flopmarket") / "coordinator"
+
+
+def _now_us() -> int:
+    import time
+
+    return time.time_ns() // 1_000

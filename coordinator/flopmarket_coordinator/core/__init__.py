@@ -1,0 +1,1 @@
+"""Decisions of the coordinator: money, leases, matching, verdicts. Values in, values out."""

@@ -1,0 +1,295 @@
+"""What must hold at rest, re-derived from rows: the checker behind ``flop coordinator check``.
+
+Nothing here trusts a cached sum or a state that code wrote earlier; each rule names the first row
+that breaks it. Takes plain values, so that tests can break every rule on purpose.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from flopmarket_coordinator.core.ledger import (
+    ESCROW,
+    EXTERNAL,
+    LedgerConflict,
+    Purpose,
+    Transfer,
+    TransferKind,
+    changes,
+)
+from flopmarket_coordinator.core.lifecycle import (
+    FINAL_JOB_STATES,
+    LIVE_LEASE_STATES,
+    LIVE_SEGMENT_STATES,
+    JobState,
+    LeaseState,
+    SegmentState,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A broken rule and the first row that breaks it."""
+
+    rule: str
+    row: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """A job as stored; receipt figures are None before there is a receipt."""
+
+    job_id: str
+    state: JobState
+    ceiling_nano: int
+    billed_nano: int
+    fee_nano: int
+    hold_id: str
+    hold_nano: int
+    stateless: bool
+    receipt_invoice_nano: int | None
+    receipt_fee_nano: int | None
+    receipt_segments: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFacts:
+    """A segment as stored."""
+
+    segment_id: int
+    job_id: str
+    account_id: str
+    state: SegmentState
+    first_step: int
+    steps: int
+    price_nano: int
+    to_held_nano: int
+    held_state: str
+    accepting_verdict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFacts:
+    """A lease as stored."""
+
+    lease_id: str
+    job_id: str
+    offer_id: str
+    chain: bool
+    fence: int
+    state: LeaseState
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything, at one instant. ``balances`` are cached ``(balance, reserved)``."""
+
+    transfers: Sequence[Transfer]
+    balances: Mapping[str, tuple[int, int]]
+    jobs: Sequence[JobFacts]
+    segments: Sequence[SegmentFacts]
+    leases: Sequence[LeaseFacts]
+
+
+Rule = Callable[[Snapshot], Iterator[tuple[str, str]]]
+
+
+def check(snapshot: Snapshot) -> tuple[Finding, ...]:
+    """The first break of every rule, in a fixed order; empty when all is well."""
+    findings: list[Finding] = []
+    for name, rule in RULES.items():
+        for row, text in rule(snapshot):
+            findings.append(Finding(name, row, text))
+            break
+    return tuple(findings)
+
+
+def _derived(snapshot: Snapshot) -> dict[str, tuple[int, int]]:
+    by_id = {transfer.transfer_id: transfer for transfer in snapshot.transfers}
+    sums: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for transfer in snapshot.transfers:
+        try:
+            effects = changes(transfer, by_id.get(transfer.pending_id))
+        except LedgerConflict:
+            continue  # told by its own rule
+        for change in effects:
+            balance, reserved = sums[change.account]
+            sums[change.account] = (
+                balance + change.balance_nano,
+                reserved + change.reserved_nano,
+            )
+    return sums
+
+
+def _money_is_conserved(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    total = sum(balance for balance, _ in snapshot.balances.values())
+    if total:
+        yield "ledger_account", f"all balances add up to {total}, not to 0"
+
+
+def _cache_is_right(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    derived = _derived(snapshot)
+    for account in sorted({*derived, *snapshot.balances}):
+        cached = snapshot.balances.get(account, (0, 0))
+        right = derived.get(account, (0, 0))
+        if cached != right:
+            yield account, f"cached (balance, reserved) {cached}, the transfers say {right}"
+
+
+def _nothing_is_overdrawn(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    for account, (balance, reserved) in sorted(_derived(snapshot).items()):
+        if account != EXTERNAL and balance < reserved:
+            yield account, f"balance {balance} does not cover {reserved} reserved"
+
+
+def _clearing_is_empty(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    balance, _ = _derived(snapshot).get(ESCROW, (0, 0))
+    if balance:
+        yield ESCROW, f"the clearing account holds {balance}"
+
+
+def _transfers_resolve_well(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    by_id = {transfer.transfer_id: transfer for transfer in snapshot.transfers}
+    for transfer in snapshot.transfers:
+        try:
+            changes(transfer, by_id.get(transfer.pending_id))
+        except LedgerConflict as error:
+            yield transfer.transfer_id, error.message
+
+
+def _holds_resolve_once(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    resolved = Counter(item.pending_id for item in snapshot.transfers if item.pending_id)
+    open_holds = {job.hold_id: job for job in snapshot.jobs if job.hold_nano}
+    for transfer in snapshot.transfers:
+        if transfer.kind is not TransferKind.PENDING:
+            continue
+        times = resolved[transfer.transfer_id]
+        expected = 0 if transfer.transfer_id in open_holds else 1
+        if times != expected:
+            yield transfer.transfer_id, f"resolved {times} times, {expected} expected"
+
+
+def _open_holds_match(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    by_id = {transfer.transfer_id: transfer for transfer in snapshot.transfers}
+    for job in snapshot.jobs:
+        if not job.hold_nano:
+            continue
+        hold = by_id.get(job.hold_id)
+        if hold is None or hold.amount_nano != job.hold_nano:
+            yield job.job_id, f"says {job.hold_nano} are held by {job.hold_id}"
+        elif job.state in FINAL_JOB_STATES:
+            yield job.job_id, f"is {job.state} and still holds {job.hold_nano}"
+        elif job.hold_nano != job.ceiling_nano - job.billed_nano:
+            yield job.job_id, f"holds {job.hold_nano} of {job.ceiling_nano - job.billed_nano}"
+
+
+def _billed_is_settled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    settled: Counter[str] = Counter()
+    posted: Counter[str] = Counter()
+    fees: Counter[str] = Counter()
+    for segment in snapshot.segments:
+        if segment.state is SegmentState.SETTLED:
+            settled[segment.job_id] += segment.price_nano
+    for transfer in snapshot.transfers:
+        if transfer.kind is TransferKind.POST:
+            posted[transfer.job_id] += transfer.amount_nano
+        if transfer.purpose is Purpose.FEE:
+            fees[transfer.job_id] += transfer.amount_nano
+    for job in snapshot.jobs:
+        if job.billed_nano > job.ceiling_nano:
+            yield job.job_id, f"billed {job.billed_nano} over the ceiling {job.ceiling_nano}"
+        sums = (settled[job.job_id], posted[job.job_id])
+        if sums != (job.billed_nano, job.billed_nano):
+            yield job.job_id, f"billed {job.billed_nano}, segments and posts say {sums}"
+        if fees[job.job_id] != job.fee_nano:
+            yield job.job_id, f"fee {job.fee_nano}, the ledger says {fees[job.job_id]}"
+
+
+def _pay_follows_a_verdict(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    for segment in snapshot.segments:
+        paid = segment.state in (SegmentState.VERIFIED, SegmentState.SETTLED)
+        if paid and not segment.accepting_verdict:
+            yield f"segment {segment.segment_id}", f"{segment.state} without an accepting verdict"
+
+
+def _held_pay_is_there(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    owed: Counter[str] = Counter()
+    ended = {job.job_id for job in snapshot.jobs if job.state in FINAL_JOB_STATES}
+    for segment in snapshot.segments:
+        if segment.held_state == "held":
+            owed[f"{segment.account_id}/held"] += segment.to_held_nano
+            if segment.job_id in ended:
+                yield f"segment {segment.segment_id}", "pay is held though the job has ended"
+    derived = _derived(snapshot)
+    accounts = {account for account in derived if account.endswith("/held")} | set(owed)
+    for account in sorted(accounts):
+        balance, _ = derived.get(account, (0, 0))
+        if balance != owed[account]:
+            yield account, f"holds {balance}, segments say {owed[account]}"
+
+
+def _leases_are_exclusive(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    chains: set[str] = set()
+    offers: set[str] = set()
+    for lease in snapshot.leases:
+        if lease.state not in LIVE_LEASE_STATES:
+            continue
+        if lease.chain and lease.job_id in chains:
+            yield lease.lease_id, f"a second live lease of job {lease.job_id}"
+        if lease.offer_id in offers:
+            yield lease.lease_id, f"a second live lease of offer {lease.offer_id}"
+        chains.add(lease.job_id)
+        offers.add(lease.offer_id)
+
+
+def _fences_rise(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    seen: set[tuple[str, int]] = set()
+    for lease in snapshot.leases:
+        if (lease.job_id, lease.fence) in seen:
+            yield lease.lease_id, f"fence {lease.fence} of job {lease.job_id} was given twice"
+        seen.add((lease.job_id, lease.fence))
+
+
+def _steps_do_not_overlap(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    ends: dict[str, int] = {}
+    live = [item for item in snapshot.segments if item.state in LIVE_SEGMENT_STATES]
+    for segment in sorted(live, key=lambda item: (item.job_id, item.first_step)):
+        if segment.first_step < ends.get(segment.job_id, 0):
+            yield f"segment {segment.segment_id}", "overlaps the segment before it"
+        ends[segment.job_id] = segment.first_step + segment.steps
+
+
+def _receipts_agree(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    settled = Counter(
+        item.job_id for item in snapshot.segments if item.state is SegmentState.SETTLED
+    )
+    for job in snapshot.jobs:
+        if job.state not in FINAL_JOB_STATES:
+            if job.receipt_invoice_nano is not None:
+                yield job.job_id, f"has a receipt and is {job.state}"
+            continue
+        stated = (job.receipt_invoice_nano, job.receipt_fee_nano, job.receipt_segments)
+        right = (job.billed_nano, job.fee_nano, settled[job.job_id])
+        if stated != right:
+            yield job.job_id, f"receipt says (invoice, fee, segments) {stated}, rows say {right}"
+
+
+RULES: Mapping[str, Rule] = {
+    "money-conserved": _money_is_conserved,
+    "balance-cache": _cache_is_right,
+    "not-overdrawn": _nothing_is_overdrawn,
+    "clearing-empty": _clearing_is_empty,
+    "transfer-pairs": _transfers_resolve_well,
+    "hold-resolved-once": _holds_resolve_once,
+    "open-hold": _open_holds_match,
+    "billed": _billed_is_settled,
+    "verdict-before-pay": _pay_follows_a_verdict,
+    "held-pay": _held_pay_is_there,
+    "lease-exclusive": _leases_are_exclusive,
+    "fence-rises": _fences_rise,
+    "steps-overlap": _steps_do_not_overlap,
+    "receipt": _receipts_agree,
+}

@@ -1,0 +1,343 @@
+"""Protobuf to plain values and back: the only place that knows both sides.
+
+``*_of`` functions read messages of strangers and refuse what is out of bounds; the others write
+answers. Limits of the documents inside envelopes are the trust package's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from flopmarket.errors import FlopmarketError, InvalidInput, LimitExceeded
+from flopmarket.limits import (
+    DEFAULT_PAGE_SIZE,
+    MAX_HELD_LEASES,
+    MAX_HELLO_OFFERS,
+    MAX_PAGE_SIZE,
+    MAX_PROGRESS_SCALARS,
+    MAX_QUOTED_OFFERS,
+    MAX_REQUEST_TEXT_CHARACTERS,
+)
+from flopmarket.market.quote import Quote
+from flopmarket.trust.envelope import Envelope, Signature
+from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
+from flopmarket.v1 import common_pb2, job_pb2, ledger_pb2, market_pb2, worker_pb2
+from flopmarket_coordinator.application.types import (
+    CommitmentAnswer,
+    HeldLease,
+    Hello,
+    Instruction,
+    JobView,
+    LeaseOffered,
+    OfferRefused,
+    OfferView,
+    Progress,
+    SegmentView,
+    SpotPrice,
+    TransferView,
+    Welcome,
+)
+from flopmarket_coordinator.core.lifecycle import JobState
+
+_JOB_STATES = {
+    JobState.QUEUED: job_pb2.Job.STATE_QUEUED,
+    JobState.RUNNING: job_pb2.Job.STATE_RUNNING,
+    JobState.VERIFYING: job_pb2.Job.STATE_VERIFYING,
+    JobState.SUCCEEDED: job_pb2.Job.STATE_SUCCEEDED,
+    JobState.CANCELLED: job_pb2.Job.STATE_CANCELLED,
+    JobState.FAILED: job_pb2.Job.STATE_FAILED,
+}
+
+# --- reading what strangers send ------------------------------------------------------------------
+
+
+def envelope_of(message: common_pb2.Envelope) -> Envelope:
+    """An envelope within its limits; nothing in it is verified yet."""
+    if not message.payload_type:
+        raise EnvelopeError("the request carries no envelope", code=EnvelopeCode.MALFORMED)
+    envelope = Envelope(
+        message.payload_type,
+        message.payload,
+        tuple(Signature(item.key_id, item.signature) for item in message.signatures),
+    )
+    try:
+        envelope.to_bytes()
+    except FlopmarketError as error:
+        raise EnvelopeError(error.message, code=EnvelopeCode.MALFORMED) from error
+    return envelope
+
+
+def text_of(value: str, name: str, limit: int = MAX_REQUEST_TEXT_CHARACTERS) -> str:
+    """A text field of a request within its limit."""
+    if len(value) > limit:
+        raise LimitExceeded(
+            f"{name} has {len(value)} characters, at most {limit}",
+            details={"field": name, "limit": str(limit)},
+        )
+    return value
+
+
+def page_size_of(value: int) -> int:
+    """Entries of one page: ours when it is left open, at most ``MAX_PAGE_SIZE``."""
+    if value < 0:
+        raise InvalidInput(f"page_size = {value} is negative", code="PAGE_SIZE_INVALID")
+    return min(value, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+
+
+def hello_of(message: worker_pb2.Hello) -> Hello:
+    """A worker's first message."""
+    _check_count(len(message.offers), MAX_HELLO_OFFERS, "offers")
+    return Hello(
+        agent_version=text_of(message.agent_version, "agent_version"),
+        offers=tuple(envelope_of(offer) for offer in message.offers),
+        held=held_of(message.held),
+    )
+
+
+def held_of(messages: Sequence[worker_pb2.HeldLease]) -> tuple[HeldLease, ...]:
+    """Leases a worker says it works on."""
+    _check_count(len(messages), MAX_HELD_LEASES, "held leases")
+    return tuple(HeldLease(text_of(item.lease_id, "lease_id"), item.fence) for item in messages)
+
+
+def progress_of(messages: Sequence[worker_pb2.Progress]) -> tuple[Progress, ...]:
+    """Where a worker is in its leases."""
+    _check_count(len(messages), MAX_HELD_LEASES, "progress reports")
+    for message in messages:
+        _check_count(len(message.scalars), MAX_PROGRESS_SCALARS, "scalars")
+        for name in message.scalars:
+            text_of(name, "name of a scalar")
+    return tuple(
+        Progress(text_of(item.lease_id, "lease_id"), item.step, dict(item.scalars))
+        for item in messages
+    )
+
+
+def _check_count(count: int, limit: int, name: str) -> None:
+    if count > limit:
+        raise LimitExceeded(
+            f"{count} {name} in one message, at most {limit}",
+            details={"field": name, "limit": str(limit)},
+        )
+
+
+# --- writing answers ------------------------------------------------------------------------------
+
+
+def envelope(value: Envelope) -> common_pb2.Envelope:
+    """An envelope as it was received."""
+    return common_pb2.Envelope(
+        payload=value.payload,
+        payload_type=value.payload_type,
+        signatures=[
+            common_pb2.Signature(key_id=item.key_id_hint, signature=item.signature)
+            for item in value.signatures
+        ],
+    )
+
+
+def money(nano: int) -> common_pb2.Money:
+    """An amount in nano-units."""
+    return common_pb2.Money(nano=nano)
+
+
+def job(view: JobView) -> job_pb2.Job:
+    """A job with the segments its view has."""
+    return job_pb2.Job(
+        job_id=view.job_id,
+        title=view.title,
+        state=_JOB_STATES[view.state],
+        kind=view.kind,
+        created_at_us=view.created_at_us,
+        ended_at_us=view.ended_at_us,
+        steps=view.steps,
+        steps_committed=view.steps_committed,
+        steps_verified=view.steps_verified,
+        ceiling=money(view.ceiling_nano),
+        billed=money(view.billed_nano),
+        reason=view.reason,
+        segments=[_segment(item) for item in view.segments],
+        state_artifact=view.state_artifact,
+        state_root=view.state_root,
+        program_digest=view.program_digest,
+        segment_steps=view.segment_steps,
+    )
+
+
+def _segment(view: SegmentView) -> job_pb2.Segment:
+    return job_pb2.Segment(
+        index=view.index,
+        first_step=view.first_step,
+        steps=view.steps,
+        state=str(view.state),
+        device_id=view.device_id,
+        device_name=view.device_name,
+        worker_key_id=view.device_key_id,
+        price=money(view.price_nano),
+        state_root=view.state_root,
+        outputs_root=view.outputs_root,
+        outputs_artifact=view.outputs_artifact,
+        checkpoint_artifact=view.checkpoint_artifact,
+        reason=view.reason,
+    )
+
+
+def quote(value: Quote) -> job_pb2.QuoteJobResponse:
+    """A firm ceiling and what it rests on."""
+    return job_pb2.QuoteJobResponse(
+        quote_id=value.quote_id,
+        as_of_us=value.as_of_us,
+        expires_at_us=value.expires_at_us,
+        ceiling=money(value.ceiling_nano),
+        expected=money(value.expected_nano),
+        fee_within_expected=money(value.fee_within_expected_nano),
+        work=[
+            common_pb2.ClassWork(work_class=name, flops_per_step=count)
+            for name, count in sorted(value.work.items())
+        ],
+        steps=value.steps,
+        bytes_moved_per_step=value.bytes_moved_per_step,
+        peak_memory_bytes=value.peak_memory_bytes,
+        offers=[
+            job_pb2.EligibleOffer(
+                offer_id=item.offer_id,
+                device_name=item.device_name,
+                total=money(item.total_nano),
+                seconds=item.seconds,
+            )
+            for item in value.offers[:MAX_QUOTED_OFFERS]
+        ],
+        finish_seconds_p50=value.finish_seconds_p50,
+        finish_seconds_p95=value.finish_seconds_p95,
+        verification=value.verification,
+        detection_probability=value.detection_probability,
+        joules=value.joules,
+        joules_source=value.joules_source,
+        ineligible=dict(value.ineligible),
+    )
+
+
+def instruction(value: Instruction) -> worker_pb2.SessionResponse:
+    """An instruction to a worker."""
+    if not isinstance(value, LeaseOffered):
+        revoked = worker_pb2.LeaseRevoked(
+            lease_id=value.lease_id, fence=value.fence, reason=value.reason, detail=value.detail
+        )
+        return worker_pb2.SessionResponse(lease_revoked=revoked)
+    offered = worker_pb2.LeaseOffered(
+        lease_id=value.lease_id,
+        fence=value.fence,
+        device_id=value.device_id,
+        job_id=value.job_id,
+        spec=envelope(value.spec),
+        program_artifact=value.program_artifact,
+        frozen_artifact=value.frozen_artifact,
+        data_artifact=value.data_artifact,
+        state_artifact=value.state_artifact,
+        state_root=value.state_root,
+        first_step=value.first_step,
+        step_count=value.step_count,
+        first_segment=value.first_segment,
+        price=common_pb2.PriceTerms(
+            ask_nano_per_hour=value.price.ask_nano_per_hour,
+            step_picoseconds=value.price.step_picoseconds,
+        ),
+        expires_at_us=value.expires_at_us,
+    )
+    return worker_pb2.SessionResponse(lease_offered=offered)
+
+
+def welcome(value: Welcome) -> worker_pb2.SessionResponse:
+    """The answer to a worker's hello."""
+    message = worker_pb2.Welcome(
+        session_id=value.session_id,
+        time_us=value.time_us,
+        heartbeat_ms=value.heartbeat_ms,
+        kept=[
+            worker_pb2.HeldLease(lease_id=item.lease_id, fence=item.fence) for item in value.kept
+        ],
+    )
+    return worker_pb2.SessionResponse(welcome=message)
+
+
+def offer_refused(value: OfferRefused) -> worker_pb2.SessionResponse:
+    """Why an offer is not listed."""
+    message = worker_pb2.OfferRefused(
+        device_id=value.device_id, code=value.code, message=value.message
+    )
+    return worker_pb2.SessionResponse(offer_refused=message)
+
+
+def commitment_answer(value: CommitmentAnswer) -> worker_pb2.SessionResponse:
+    """Whether a commitment counts."""
+    message = worker_pb2.CommitmentAnswer(
+        lease_id=value.lease_id,
+        segment_index=value.segment_index,
+        accepted=value.accepted,
+        code=value.code,
+        message=value.message,
+    )
+    return worker_pb2.SessionResponse(commitment_answer=message)
+
+
+def offer(view: OfferView) -> market_pb2.Offer:
+    """A live offer."""
+    return market_pb2.Offer(
+        offer_id=view.offer_id,
+        account_id=view.account_id,
+        device_id=view.device_id,
+        device_name=view.device_name,
+        driver=view.driver,
+        profile=view.profile,
+        memory_bytes=view.memory_bytes,
+        rates=rates(view.rates),
+        bandwidth_bytes_per_second=view.bandwidth_bytes_per_second,
+        launch_nanoseconds=view.launch_nanoseconds,
+        ask_per_hour=money(view.ask_nano_per_hour),
+        milliwatts=view.milliwatts,
+        watts_source=view.watts_source,
+        card_price=money(view.card_price_nano),
+        state=view.state,
+        flops_per_dollar=view.flops_per_dollar,
+        flops_per_watt=view.flops_per_watt,
+        verified_segments=view.verified_segments,
+        rejected_segments=view.rejected_segments,
+    )
+
+
+def rates(values: Mapping[str, int]) -> Iterable[common_pb2.ClassRate]:
+    """Rates by class of work, in the order of the classes' names."""
+    return [
+        common_pb2.ClassRate(work_class=name, flops_per_second=value)
+        for name, value in sorted(values.items())
+    ]
+
+
+def spot_price(value: SpotPrice) -> market_pb2.SpotPrice:
+    """The cheapest offer of one class."""
+    return market_pb2.SpotPrice(
+        work_class=value.work_class,
+        best_offer_id=value.best_offer_id,
+        device_name=value.device_name,
+        per_pflop=money(value.per_pflop_nano),
+        flops_per_dollar_hour=value.flops_per_dollar_hour,
+        flop_per_dollar=value.flop_per_dollar,
+        flops_per_watt=value.flops_per_watt,
+        watts_source=value.watts_source,
+        offers=value.offers,
+    )
+
+
+def transfer(view: TransferView) -> ledger_pb2.Transfer:
+    """One line of a statement."""
+    return ledger_pb2.Transfer(
+        transfer_id=view.transfer_id,
+        time_us=view.time_us,
+        kind=view.kind,
+        balance=view.balance,
+        change_nano=view.change_nano,
+        amount_nano=view.amount_nano,
+        purpose=view.purpose,
+        job_id=view.job_id,
+        reference=view.reference,
+    )

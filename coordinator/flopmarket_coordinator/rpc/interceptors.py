@@ -1,0 +1,215 @@
+"""What every call passes before its servicer: errors, deadline, who is calling, how often.
+
+One interceptor wraps each handler in the same order: map errors, count open calls, authenticate,
+take rate tokens, bound the time. Servicers ask :func:`caller` who stands behind the call and raise
+errors of the project; no servicer touches metadata or statuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from flopmarket.engine.errors import EngineError
+from flopmarket.errors import FlopmarketError, Unauthenticated, Unavailable
+from flopmarket.limits import MAX_TOKEN_CHARACTERS, MAX_UNARY_SECONDS
+from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.rpc.errors import incident_status, status_of, to_grpc
+from flopmarket_coordinator.rpc.rates import ConcurrencyLimiter, RateLimiter
+
+PACKAGE = "flopmarket.v1"
+OPEN_METHODS = frozenset(
+    {
+        f"/{PACKAGE}.IdentityService/GetCoordinator",
+        f"/{PACKAGE}.IdentityService/Register",
+        f"/{PACKAGE}.LedgerService/Deposit",  # the operator's signature is the authority
+        f"/{PACKAGE}.IdentityService/OpenSession",
+    }
+)
+OPEN_SERVICES = (
+    f"/{PACKAGE}.MarketService/",
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+)
+COSTS: dict[str, float] = {
+    f"/{PACKAGE}.IdentityService/Register": 5.0,
+    f"/{PACKAGE}.IdentityService/OpenSession": 5.0,
+    f"/{PACKAGE}.JobService/QuoteJob": 5.0,
+    f"/{PACKAGE}.JobService/SubmitJob": 10.0,
+}
+"""Rate tokens of a call; every other call costs one."""
+
+_CALLER: ContextVar[Session | None] = ContextVar("flopmarket_caller", default=None)
+
+Authenticate = Callable[[str], Awaitable[Session]]
+"""Who a bearer token belongs to; raises ``Unauthenticated``."""
+
+
+def caller() -> Session:
+    """Who stands behind the call that runs now; ``Unauthenticated`` for a stranger."""
+    identity = _CALLER.get()
+    if identity is None:
+        raise Unauthenticated(
+            "this call needs a session",
+            code="SESSION_MISSING",
+            hint="open a session and send its token as `authorization: Bearer <token>`",
+        )
+    return identity
+
+
+def is_open(method: str) -> bool:
+    """Whether a stranger may call the method."""
+    return method in OPEN_METHODS or method.startswith(OPEN_SERVICES)
+
+
+def bearer_token(metadata: Any) -> str | None:
+    """The token of a call's metadata, or None without the header."""
+    values = [value for key, value in metadata or () if key == "authorization"]
+    if not values:
+        return None
+    if len(values) > 1 or not isinstance(values[0], str):
+        raise _bad_header("more than one authorization header")
+    scheme, _, token = values[0].partition(" ")
+    if scheme.lower() != "bearer" or not 0 < len(token) <= MAX_TOKEN_CHARACTERS:
+        raise _bad_header("the authorization header is not `Bearer <token>`")
+    return token
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a call must pass. ``strangers`` is the rate without a session, ``known`` with one."""
+
+    authenticate: Authenticate
+    strangers: RateLimiter
+    known: RateLimiter
+    open_calls: ConcurrencyLimiter
+    new_id: Callable[[], str]
+
+
+class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Wraps every handler of the server, health and reflection included."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Called by gRPC once a call; None means that no such method exists."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        metadata = handler_call_details.invocation_metadata
+        if handler.response_streaming:
+            streaming = _streaming_behaviour(handler)
+
+            async def stream(request: Any, context: Any) -> None:
+                async with self._passed(method, metadata, context):
+                    await streaming(request, context)
+
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make(stream, handler.request_deserializer, handler.response_serializer)
+        unary = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        bounded = not handler.request_streaming
+
+        async def single(request: Any, context: Any) -> Any:
+            async with self._passed(method, metadata, context):
+                if not bounded:
+                    return await unary(request, context)
+                return await _in_time(unary(request, context))
+
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(single, handler.request_deserializer, handler.response_serializer)
+
+    @contextlib.asynccontextmanager
+    async def _passed(self, method: str, metadata: Any, context: Any) -> AsyncIterator[None]:
+        """Errors become statuses; inside, the caller is known and within its limits."""
+        gate = self._gate
+        entered: str | None = None
+        try:
+            identity = await self._identify(method, metadata)
+            name = identity.key_id if identity else f"peer {_host(context.peer())}"
+            limiter = gate.known if identity else gate.strangers
+            limiter.take(name, COSTS.get(method, 1.0))
+            gate.open_calls.enter(name)
+            entered = name
+            _CALLER.set(identity)
+            yield
+        except (asyncio.CancelledError, aio.AbortError):
+            raise
+        except (FlopmarketError, EngineError) as error:
+            await context.abort(*to_grpc(status_of(error)))
+        except Exception as error:  # the boundary: whatever else it is must not reach the peer
+            await context.abort(*to_grpc(incident_status(error, method, gate.new_id)))
+        finally:
+            if entered is not None:
+                gate.open_calls.leave(entered)
+
+    async def _identify(self, method: str, metadata: Any) -> Session | None:
+        """The session's identity. A bad token is refused even where none is needed."""
+        token = bearer_token(metadata)
+        if token is not None:
+            return await self._gate.authenticate(token)
+        if is_open(method):
+            return None
+        raise Unauthenticated(
+            f"{method} needs a session",
+            code="SESSION_MISSING",
+            hint="open a session and send its token as `authorization: Bearer <token>`",
+            details={"method": method},
+        )
+
+
+def _streaming_behaviour(handler: Any) -> Callable[[Any, Any], Awaitable[None]]:
+    """One shape for generators and for coroutines that write to the context themselves."""
+    behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+    if not inspect.isasyncgenfunction(behaviour):
+        return behaviour  # type: ignore[no-any-return]
+
+    async def written(request: Any, context: Any) -> None:
+        async with contextlib.aclosing(behaviour(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    return written
+
+
+async def _in_time(work: Awaitable[Any]) -> Any:
+    """The result within our own limit. A caller's deadline is gRPC's to enforce: it cancels."""
+    try:
+        async with asyncio.timeout(MAX_UNARY_SECONDS):
+            return await work
+    except TimeoutError as error:
+        raise Unavailable(
+            f"no answer within {MAX_UNARY_SECONDS} s",
+            code="DEADLINE_EXCEEDED",
+            hint="the request may have taken effect: repeat it with the same request id",
+        ) from error
+
+
+def _host(peer: str) -> str:
+    """``ipv4:10.0.0.7:41532`` without the port: one machine is one stranger."""
+    return peer.rpartition(":")[0] or peer
+
+
+def _bad_header(message: str) -> Unauthenticated:
+    return Unauthenticated(message, code="SESSION_HEADER_MALFORMED")

@@ -1,0 +1,140 @@
+"""Accounts, keys, sessions, used nonces, answered requests."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from flopmarket.trust.keys import KeyRole, PublicKey
+from flopmarket_coordinator.store import schema
+from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.records import KeyRow, to_record
+
+_key = schema.account_key
+_session = schema.session
+_nonce = schema.used_nonce
+_request = schema.request
+
+
+def add_account(tx: Transaction, account_id: str, display_name: str) -> None:
+    """A new account."""
+    tx.connection.execute(
+        sa.insert(schema.account).values(
+            account_id=account_id, display_name=display_name, created_at_us=tx.now_us
+        )
+    )
+
+
+def display_name(tx: Transaction, account_id: str) -> str | None:
+    """Name of an account, None when there is no such account."""
+    query = sa.select(schema.account.c.display_name).where(
+        schema.account.c.account_id == account_id
+    )
+    return tx.connection.execute(query).scalar()
+
+
+def add_key(tx: Transaction, key: PublicKey, account_id: str, role: KeyRole, label: str) -> None:
+    """Register a key for an account."""
+    tx.connection.execute(
+        sa.insert(_key).values(
+            key_id=key.key_id,
+            account_id=account_id,
+            role=role.value,
+            public_key=key.raw,
+            label=label,
+            created_at_us=tx.now_us,
+            revoked=False,
+            banned_reason="",
+        )
+    )
+
+
+def key(tx: Transaction, key_id: str) -> KeyRow | None:
+    """A registered key."""
+    row = tx.connection.execute(sa.select(_key).where(_key.c.key_id == key_id)).mappings().first()
+    return None if row is None else to_record(KeyRow, row)
+
+
+def ban_key(tx: Transaction, key_id: str, reason: str) -> None:
+    """From now on this key may not act."""
+    tx.connection.execute(
+        sa.update(_key).where(_key.c.key_id == key_id).values(revoked=True, banned_reason=reason)
+    )
+    tx.connection.execute(sa.delete(_session).where(_session.c.key_id == key_id))
+
+
+def add_session(
+    tx: Transaction, token_hash: bytes, account_id: str, key_id: str, role: str, expires_at_us: int
+) -> None:
+    """Remember a bearer token by its hash."""
+    tx.connection.execute(
+        sa.insert(_session).values(
+            token_hash=token_hash,
+            account_id=account_id,
+            key_id=key_id,
+            role=role,
+            expires_at_us=expires_at_us,
+        )
+    )
+
+
+def session(tx: Transaction, token_hash: bytes) -> sa.RowMapping | None:
+    """The session of a token that has not expired."""
+    query = sa.select(_session).where(
+        _session.c.token_hash == token_hash, _session.c.expires_at_us > tx.now_us
+    )
+    return tx.connection.execute(query).mappings().first()
+
+
+def forget_expired(tx: Transaction) -> None:
+    """Drop sessions and nonces whose time is over."""
+    for table in (_session, _nonce):
+        tx.connection.execute(sa.delete(table).where(table.c.expires_at_us <= tx.now_us))
+
+
+class StoredReplayCache:
+    """A :class:`~flopmarket.trust.replay.ReplayCache` in the database of one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+
+    def remember(self, nonce: bytes, key_id: str, expires_at_us: int) -> bool:
+        """See :class:`~flopmarket.trust.replay.ReplayCache`."""
+        statement = sa.insert(_nonce).values(
+            key_id=key_id, nonce=nonce, expires_at_us=min(expires_at_us, 2**63 - 1)
+        )
+        try:
+            with self._tx.connection.begin_nested():
+                self._tx.connection.execute(statement)
+        except IntegrityError:
+            return False
+        return True
+
+
+def answered(
+    tx: Transaction, account_id: str, method: str, request_id: str
+) -> tuple[bytes, str] | None:
+    """``(payload hash, answer)`` of a request that was answered before."""
+    query = sa.select(_request.c.payload_hash, _request.c.answer).where(
+        _request.c.account_id == account_id,
+        _request.c.method == method,
+        _request.c.request_id == request_id,
+    )
+    row = tx.connection.execute(query).first()
+    return None if row is None else (row.payload_hash, row.answer)
+
+
+def remember_answer(
+    tx: Transaction, account_id: str, method: str, request_id: str, payload_hash: bytes, answer: str
+) -> None:
+    """Record what a request was answered with, in the transaction that did it."""
+    tx.connection.execute(
+        sa.insert(_request).values(
+            account_id=account_id,
+            method=method,
+            request_id=request_id,
+            payload_hash=payload_hash,
+            answer=answer,
+            created_at_us=tx.now_us,
+        )
+    )

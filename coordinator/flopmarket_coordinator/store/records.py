@@ -1,0 +1,187 @@
+"""Rows as values. Field names are column names; states are enums, absent text is empty."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from flopmarket_coordinator.core.escrow import Hold
+from flopmarket_coordinator.core.leasing import Part
+from flopmarket_coordinator.core.lifecycle import JobState, LeaseState, SegmentState
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job. ``ending`` is the final state it is on its way to while audits are outstanding."""
+
+    number: int
+    job_id: str
+    buyer: str
+    title: str
+    kind: str
+    state: JobState
+    reason: str
+    ending: str
+    envelope: bytes
+    spec: bytes
+    program_artifact: str
+    frozen_artifact: str
+    state_artifact: str
+    data_artifact: str
+    stateless: bool
+    work: str
+    peak_memory_bytes: int
+    steps: int
+    segment_steps: int
+    ceiling_nano: int
+    billed_nano: int
+    fee_nano: int
+    hold_id: str
+    hold_number: int
+    hold_nano: int
+    fence: int
+    event_count: int
+    created_at_us: int
+    deadline_us: int
+    ended_at_us: int
+    receipt: bytes | None
+
+    @property
+    def hold(self) -> Hold | None:
+        """The money reserved for this job now."""
+        return Hold(self.hold_id, self.hold_number, self.hold_nano) if self.hold_nano else None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """A lease and how far it got: ``next_*`` is what its next commitment must start from."""
+
+    lease_id: str
+    job_id: str
+    fence: int
+    offer_id: str
+    device_key_id: str
+    device_id: str
+    device_name: str
+    account_id: str
+    chain: bool
+    first_step: int
+    step_count: int
+    first_segment: int
+    state_artifact: str
+    state_root: bytes
+    ask_nano_per_hour: int
+    step_picoseconds: int
+    next_step: int
+    next_segment: int
+    next_root: bytes
+    state: LeaseState
+    reason: str
+    detail: str
+    told: bool
+    created_at_us: int
+    expires_at_us: int
+    ended_at_us: int
+
+    @property
+    def end_step(self) -> int:
+        """First step after the lease."""
+        return self.first_step + self.step_count
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRow:
+    """A committed segment. ``held_state`` says where ``to_held_nano`` of its pay is."""
+
+    segment_id: int
+    job_id: str
+    lease_id: str
+    segment_index: int
+    first_step: int
+    steps: int
+    state: SegmentState
+    reason: str
+    account_id: str
+    device_key_id: str
+    device_id: str
+    device_name: str
+    offer_id: str
+    price_nano: int
+    fee_nano: int
+    to_bond_nano: int
+    to_held_nano: int
+    held_state: str
+    root_before: bytes
+    root_after: bytes
+    outputs_root: bytes
+    outputs_artifact: str
+    checkpoint_artifact: str
+    commitment: bytes
+    commitment_digest: bytes
+    verdict: bytes | None
+    verdict_accepted: bool
+    committed_at_us: int
+
+    def part(self) -> Part:
+        """What the chain rules need of it."""
+        return Part(
+            self.segment_id,
+            self.segment_index,
+            self.first_step,
+            self.steps,
+            self.state,
+            self.root_after,
+            self.checkpoint_artifact,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRow:
+    """An offer as listed last, and what its device did so far."""
+
+    offer_id: str
+    account_id: str
+    device_key_id: str
+    device_id: str
+    envelope: bytes
+    terms: bytes
+    listed: bool
+    updated_at_us: int
+    verified_segments: int
+    rejected_segments: int
+    streak: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A registered key. A banned key may be shown to the world and act for nobody."""
+
+    key_id: str
+    account_id: str
+    role: str
+    public_key: bytes
+    label: str
+    created_at_us: int
+    revoked: bool
+    banned_reason: str
+
+
+_ENUMS: Mapping[type, Any] = {
+    JobRow: JobState,
+    LeaseRow: LeaseState,
+    SegmentRow: SegmentState,
+}
+
+
+def to_record(cls: type[Record], row: sa.RowMapping) -> Record:
+    """The dataclass of a row that has all its columns."""
+    values = {field.name: row[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if cls in _ENUMS:
+        values["state"] = _ENUMS[cls](values["state"])
+    return cls(**values)

@@ -1,0 +1,254 @@
+"""Offers, workers' presence, leases, artifacts and who may read them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from flopmarket_coordinator.core.lifecycle import (
+    LEASE_TRANSITIONS,
+    LIVE_LEASE_STATES,
+    LeaseState,
+    check_transition,
+)
+from flopmarket_coordinator.store import schema
+from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.records import LeaseRow, OfferRow, to_record
+
+_offer = schema.offer
+_worker = schema.worker
+_lease = schema.lease
+_artifact = schema.artifact
+_grant = schema.artifact_grant
+_meta = schema.meta
+_LIVE = [state.value for state in LIVE_LEASE_STATES]
+
+
+def put_offer(tx: Transaction, offer_id: str, values: Mapping[str, Any]) -> None:
+    """List an offer, new or changed. What its device did so far stays."""
+    changed = tx.connection.execute(
+        sa.update(_offer).where(_offer.c.offer_id == offer_id).values(**values)
+    ).rowcount
+    if not changed:
+        tx.connection.execute(
+            sa.insert(_offer).values(
+                offer_id=offer_id, verified_segments=0, rejected_segments=0, streak=0, **values
+            )
+        )
+
+
+def offer(tx: Transaction, offer_id: str) -> OfferRow | None:
+    """An offer, listed or not."""
+    row = (
+        tx.connection.execute(sa.select(_offer).where(_offer.c.offer_id == offer_id))
+        .mappings()
+        .first()
+    )
+    return None if row is None else to_record(OfferRow, row)
+
+
+def listed_offers(tx: Transaction) -> list[OfferRow]:
+    """All offers that are not withdrawn, by id."""
+    query = sa.select(_offer).where(_offer.c.listed).order_by(_offer.c.offer_id)
+    return [to_record(OfferRow, row) for row in tx.connection.execute(query).mappings()]
+
+
+def unlist_offers(tx: Transaction, device_key_id: str, keep: Collection[str] = ()) -> None:
+    """Withdraw the offers of a key, except those kept."""
+    tx.connection.execute(
+        sa.update(_offer)
+        .where(_offer.c.device_key_id == device_key_id, _offer.c.offer_id.not_in(list(keep)))
+        .values(listed=False, updated_at_us=tx.now_us)
+    )
+
+
+def count_outcome(tx: Transaction, offer_id: str, *, right: bool) -> None:
+    """Remember one audited segment of a device."""
+    values: dict[str, Any]
+    if right:
+        values = {
+            "verified_segments": _offer.c.verified_segments + 1,
+            "streak": _offer.c.streak + 1,
+        }
+    else:
+        values = {"rejected_segments": _offer.c.rejected_segments + 1, "streak": 0}
+    tx.connection.execute(sa.update(_offer).where(_offer.c.offer_id == offer_id).values(**values))
+
+
+def put_worker(tx: Transaction, device_key_id: str, session_id: str, agent_version: str) -> None:
+    """A worker said hello."""
+    values = {
+        "session_id": session_id,
+        "agent_version": agent_version,
+        "connected": True,
+        "last_seen_us": tx.now_us,
+    }
+    changed = tx.connection.execute(
+        sa.update(_worker).where(_worker.c.device_key_id == device_key_id).values(**values)
+    ).rowcount
+    if not changed:
+        tx.connection.execute(sa.insert(_worker).values(device_key_id=device_key_id, **values))
+
+
+def saw_worker(tx: Transaction, device_key_id: str, *, connected: bool) -> None:
+    """A sign of life, or the end of a connection."""
+    values: dict[str, Any] = {"connected": connected}
+    if connected:
+        values["last_seen_us"] = tx.now_us
+    tx.connection.execute(
+        sa.update(_worker).where(_worker.c.device_key_id == device_key_id).values(**values)
+    )
+
+
+def present_workers(tx: Transaction, since_us: int) -> set[str]:
+    """Device keys that are connected and gave a sign of life since then."""
+    query = sa.select(_worker.c.device_key_id).where(
+        _worker.c.connected, _worker.c.last_seen_us >= since_us
+    )
+    return set(tx.connection.execute(query).scalars())
+
+
+def add_lease(tx: Transaction, values: Mapping[str, Any]) -> None:
+    """A new lease."""
+    tx.connection.execute(sa.insert(_lease).values(**values))
+
+
+def lease(tx: Transaction, lease_id: str) -> LeaseRow | None:
+    """The lease with this id."""
+    row = (
+        tx.connection.execute(sa.select(_lease).where(_lease.c.lease_id == lease_id))
+        .mappings()
+        .first()
+    )
+    return None if row is None else to_record(LeaseRow, row)
+
+
+def update_lease(tx: Transaction, lease_id: str, **values: Any) -> None:
+    """Change columns other than the state."""
+    tx.connection.execute(sa.update(_lease).where(_lease.c.lease_id == lease_id).values(**values))
+
+
+def move_lease(tx: Transaction, row: LeaseRow, target: LeaseState, **values: Any) -> None:
+    """Change the state of a lease as it was read."""
+    check_transition(
+        LEASE_TRANSITIONS, row.state, target, name=f"lease {row.lease_id} fence {row.fence}"
+    )
+    update_lease(tx, row.lease_id, state=target.value, **values)
+
+
+def _leases(tx: Transaction, *conditions: sa.ColumnElement[bool]) -> list[LeaseRow]:
+    query = sa.select(_lease).where(*conditions).order_by(_lease.c.created_at_us, _lease.c.lease_id)
+    return [to_record(LeaseRow, row) for row in tx.connection.execute(query).mappings()]
+
+
+def live_leases(tx: Transaction) -> list[LeaseRow]:
+    """All live leases, oldest first."""
+    return _leases(tx, _lease.c.state.in_(_LIVE))
+
+
+def live_leases_of_job(tx: Transaction, job_id: str) -> list[LeaseRow]:
+    """Live leases of a job."""
+    return _leases(tx, _lease.c.state.in_(_LIVE), _lease.c.job_id == job_id)
+
+
+def live_leases_of_key(tx: Transaction, device_key_id: str) -> list[LeaseRow]:
+    """Live leases of a worker."""
+    return _leases(tx, _lease.c.state.in_(_LIVE), _lease.c.device_key_id == device_key_id)
+
+
+def expired_leases(tx: Transaction) -> list[LeaseRow]:
+    """Live leases whose time is over."""
+    return _leases(tx, _lease.c.state.in_(_LIVE), _lease.c.expires_at_us <= tx.now_us)
+
+
+def untold_revocations(tx: Transaction) -> list[LeaseRow]:
+    """Leases that the coordinator ended and whose worker does not know yet."""
+    ended = [LeaseState.REVOKED.value, LeaseState.EXPIRED.value]
+    return _leases(tx, _lease.c.state.in_(ended), sa.not_(_lease.c.told))
+
+
+def recent_returns(tx: Transaction, job_id: str, since_us: int) -> frozenset[str]:
+    """Offers that gave a lease of this job back since then, or let it run out."""
+    ended = [LeaseState.RELEASED.value, LeaseState.EXPIRED.value]
+    query = sa.select(_lease.c.offer_id).where(
+        _lease.c.job_id == job_id, _lease.c.state.in_(ended), _lease.c.ended_at_us > since_us
+    )
+    return frozenset(tx.connection.execute(query).scalars())
+
+
+def refusing_owners(tx: Transaction, job_id: str, reason: str) -> int:
+    """Accounts whose workers gave this job back for a reason."""
+    query = sa.select(sa.func.count(sa.distinct(_lease.c.account_id))).where(
+        _lease.c.job_id == job_id, _lease.c.reason == reason
+    )
+    return int(tx.connection.execute(query).scalar_one())
+
+
+def renew_leases(
+    tx: Transaction, device_key_id: str, lease_ids: Collection[str], expires_at_us: int
+) -> None:
+    """Leases of this worker that are running live until then."""
+    tx.connection.execute(
+        sa.update(_lease)
+        .where(
+            _lease.c.device_key_id == device_key_id,
+            _lease.c.lease_id.in_(list(lease_ids)),
+            _lease.c.state == LeaseState.RUNNING.value,
+        )
+        .values(expires_at_us=expires_at_us)
+    )
+
+
+def extend_everything(tx: Transaction, by_us: int) -> None:
+    """The coordinator was away: time stood still for leases and workers."""
+    tx.connection.execute(
+        sa.update(_lease)
+        .where(_lease.c.state.in_(_LIVE))
+        .values(expires_at_us=_lease.c.expires_at_us + by_us)
+    )
+    tx.connection.execute(sa.update(_worker).values(last_seen_us=_worker.c.last_seen_us + by_us))
+
+
+def add_artifact(tx: Transaction, digest: str, size_bytes: int, account_id: str) -> None:
+    """These bytes are stored, and this account may read them."""
+    known = tx.connection.execute(
+        sa.select(_artifact.c.digest).where(_artifact.c.digest == digest)
+    ).first()
+    if known is None:
+        tx.connection.execute(
+            sa.insert(_artifact).values(
+                digest=digest, size_bytes=size_bytes, created_at_us=tx.now_us
+            )
+        )
+    if not may_read(tx, digest, account_id):
+        tx.connection.execute(sa.insert(_grant).values(digest=digest, account_id=account_id))
+
+
+def may_read(tx: Transaction, digest: str, account_id: str) -> bool:
+    """Whether this account uploaded these bytes itself."""
+    query = sa.select(_grant.c.digest).where(
+        _grant.c.digest == digest, _grant.c.account_id == account_id
+    )
+    return tx.connection.execute(query).first() is not None
+
+
+def artifact_size(tx: Transaction, digest: str) -> int | None:
+    """Size of stored bytes; None when they are not here."""
+    query = sa.select(_artifact.c.size_bytes).where(_artifact.c.digest == digest)
+    return tx.connection.execute(query).scalar()
+
+
+def get_meta(tx: Transaction, name: str) -> int | None:
+    """A number the coordinator remembers about itself."""
+    return tx.connection.execute(sa.select(_meta.c.value).where(_meta.c.name == name)).scalar()
+
+
+def set_meta(tx: Transaction, name: str, value: int) -> None:
+    """Remember a number."""
+    changed = tx.connection.execute(
+        sa.update(_meta).where(_meta.c.name == name).values(value=value)
+    ).rowcount
+    if not changed:
+        tx.connection.execute(sa.insert(_meta).values(name=name, value=value))

@@ -1,0 +1,317 @@
+"""DOT in the order of FX1: the general kernel, and the packed one with everything fused around it.
+
+The general kernel takes any shape, a valid length, and integers. Large float products go through
+``templates/gemm.py``: their operands' prologues become loads of the packing kernels and the
+epilogue becomes the store of the product kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+from flopmarket.engine import dtypes, views
+from flopmarket.engine.codegen import nest as nests
+from flopmarket.engine.codegen import opencl
+from flopmarket.engine.codegen.emit import Emitter, Temp
+from flopmarket.engine.codegen.loops import (
+    Array,
+    Assign,
+    Let,
+    Loop,
+    Scope,
+    Statement,
+    Value,
+    render,
+)
+from flopmarket.engine.codegen.lower import Lowering
+from flopmarket.engine.codegen.opencl import OPAQUE
+from flopmarket.engine.codegen.templates import gemm
+from flopmarket.engine.exact import DOT_CHUNK
+from flopmarket.engine.graph import Node, Shape
+from flopmarket.engine.schedule.fuse import Kernel, is_packed_dot
+from flopmarket.engine.views import Index, Linear, variable
+
+VECTOR_WIDTH = 64
+"""Neighbouring outputs that one work-item of the general kernel accumulates."""
+ITEM_FMAS = 32 * 1024
+
+
+def lower_dot(lowering: Lowering, kernel: Kernel) -> None:
+    """Append the calls of a DOT kernel."""
+    node = kernel.core
+    assert node is not None
+    if lowering.target.is_cpu and is_packed_dot(node):
+        _packed(lowering, kernel, node)
+    else:
+        _general(lowering, kernel, node)
+
+
+# ---------------------------------------------------------------- the general kernel
+
+
+def _general(lowering: Lowering, kernel: Kernel, node: Node) -> None:
+    scratch = lowering.emitter(kernel, wide=True)
+    _general_body(lowering, kernel, node, scratch)
+    emitter = lowering.emitter(kernel, wide=nests.is_wide(scratch.forms))
+    body, size, local = _general_body(lowering, kernel, node, emitter)
+    flops = 2 * node.elements * node.src[0].shape[2]
+    lowering.calls.append(nests.make_call("dot", emitter, body, size, local, flops=flops))
+
+
+def _general_body(
+    lowering: Lowering, kernel: Kernel, node: Node, emitter: Emitter
+) -> tuple[list[Statement], tuple[int, ...], tuple[int, ...]]:
+    """A row of the nest is one index of the outer axis and one block of the vector axis.
+
+    The vector axis is N, or M where that is much the longer one.
+    """
+    batch, M, N = node.shape
+    K = node.src[0].shape[2]
+    along_m = N < 8 < M
+    outer, inner = (N, M) if along_m else (M, N)
+    width = min(VECTOR_WIDTH, inner) if lowering.target.is_cpu else 1
+    blocks = -(-inner // width)
+    space: Shape = (batch, outer, blocks)
+    kind, register = emitter.index_type, opencl.register_type(node.dtype)
+    if lowering.target.is_cpu:
+        per_item = max(1, ITEM_FMAS // max(1, width * K))
+        per_item = max(1, min(per_item, prod(space) // (4 * lowering.target.compute_units)))
+        nest = nests.rows(emitter, space, per_item)
+    else:
+        nest = nests.elements(emitter, space, lowering.target)
+    scope = nest.scope
+    b, o, block = nest.index
+    live = str(width)
+    if inner % width:
+        left = f"{inner} - {emitter.index(block * width)}"
+        scope.body.append(Let(kind, "live", f"{left} < {width} ? {left} : {width}"))
+        live = "live"
+
+    def place(at: Scope) -> tuple[Linear, Linear]:
+        # A name of its own, so that its range is the axis and not whole blocks.
+        text = emitter.index(block * width + variable("w", width, at.depth))
+        at.body.append(Let(kind, "lane", text))
+        v = variable("lane", inner, at.depth)
+        return (v, o) if along_m else (o, v)
+
+    scope.body.append(Array(register, "chunk", width))
+    scope.body.append(Array(register, "total", width))
+    zero = opencl.literal(node.dtype.numpy.type(0), node.dtype)
+    scope.body.append(Loop(kind, "w", "0", live, [Assign("total[w]", zero)]))
+    if K:
+        scope.body.append(_chunks(emitter, node, scope, b, place, along_m, live, K, zero))
+    inner_body: list[Statement] = []
+    inner_scope = scope.child(inner_body)
+    inner_body.append(Let(register, "result", "total[w]"))
+    m, n = place(inner_scope)
+    flat = views.flatten((b, m, n), node.shape)
+    emitter.bind(node, flat, Value("result", inner_scope.depth))
+    lowering.store_roots(emitter, kernel, flat, inner_scope)
+    scope.body.append(Loop(kind, "w", "0", live, inner_body))
+    return nest.close(), nest.global_size, nest.local_size
+
+
+def _chunks(
+    emitter: Emitter,
+    node: Node,
+    scope: Scope,
+    b: Linear,
+    place: Callable[[Scope], tuple[Linear, Linear]],
+    along_m: bool,
+    live: str,
+    K: int,
+    zero: str,
+) -> Loop:
+    kind, dtype = emitter.index_type, node.dtype
+    chunk_body: list[Statement] = []
+    chunk_scope = scope.child(chunk_body)
+    turns: list[Statement] = []
+    turn_scope = chunk_scope.child(turns)
+    each: list[Statement] = []
+    vector_scope = turn_scope.child(each)
+    k = variable("k", K, turn_scope.depth)
+    m, n = place(vector_scope)
+    a_value = emitter.value(node.src[0], (b, m, k), vector_scope)
+    b_value = emitter.value(node.src[1], (b, k, n), vector_scope)
+    text = opencl.multiply_add(dtype, a_value, b_value, "chunk[w]")
+    stop = "stop"
+    chunk_body.append(Let(kind, "stop", f"c + {DOT_CHUNK} < {K} ? c + {DOT_CHUNK} : {K}"))
+    if len(node.src) == 3:
+        valid = node.src[2]
+        if along_m:
+            count = emitter.value(valid, (b, m), vector_scope)
+            text = f"k < {count.text} ? {text} : chunk[w]"
+        else:
+            count = emitter.value(valid, (b, m), scope)
+            # Terms beyond the valid length are skipped, whatever they hold.
+            chunk_body.append(Let(kind, "valid", f"{count.text} < stop ? {count.text} : stop"))
+            stop = "valid"
+    each.append(Assign("chunk[w]", text))
+    turns.append(Loop(kind, "w", "0", live, each))
+    chunk_body.append(Loop(kind, "w", "0", live, [Assign("chunk[w]", zero)]))
+    chunk_body.append(Loop(kind, "k", "c", stop, turns))
+    total = opencl.combine("sum", dtype, "total[w]", "chunk[w]")
+    chunk_body.append(Loop(kind, "w", "0", live, [Assign("total[w]", total)]))
+    return Loop(kind, "c", "0", str(K), chunk_body, str(DOT_CHUNK))
+
+
+# ---------------------------------------------------------------- the packed kernel
+
+
+def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
+    batch, M, N = node.shape
+    K = node.src[0].shape[2]
+    target = lowering.target
+    shared_a, shared_b = (_is_shared(lowering, kernel, s) for s in node.src[:2])
+    store = _Store(lowering, kernel, node)
+    store.render()
+    spec = gemm.GemmSpec(
+        M=M,
+        N=N,
+        K=K,
+        tile=lowering.tile(M, N, K),
+        store=lambda b, m, n, value: store.text,
+        parameters=store.parameters(),
+        batch=batch,
+        shared_a=shared_a,
+        shared_b=shared_b,
+        name=nests.NAME,
+        contract_helper=target.contract_helper,
+        compute_units=target.compute_units,
+    )
+    launches = gemm.launches(spec)
+    packed = []
+    for operand, source, shared, size_bytes, launch in (
+        ("a", node.src[0], shared_a, gemm.packed_a_bytes(spec), launches[0]),
+        ("b", node.src[1], shared_b, gemm.packed_b_bytes(spec), launches[1]),
+    ):
+        packed.append(_pack(lowering, kernel, spec, operand, source, shared, size_bytes, launch))
+    text = gemm.render_gemm(spec)
+    emitter = store.emitter
+    keys = (*packed, *emitter.parameters)
+    written = frozenset(at + 2 for at, p in enumerate(emitter.parameters.values()) if p.written)
+    size = launches[2].global_size
+    lowering.calls.append(
+        nests.Call(
+            "gemm",
+            text,
+            keys,
+            written,
+            OPAQUE in text,
+            size,
+            launches[2].local_size,
+            2 * batch * M * N * K,
+            sum(key.elements * key.dtype.size_bytes for key in keys),
+        )
+    )
+
+
+class _Store:
+    """The epilogue as a statement block over ``b``, ``m0 + i``, ``n0 + j`` and ``value``."""
+
+    def __init__(self, lowering: Lowering, kernel: Kernel, node: Node) -> None:
+        self.lowering, self.kernel, self.node = lowering, kernel, node
+        self.emitter = lowering.emitter(kernel, wide=True)
+        self.text = ""
+
+    def render(self) -> None:
+        scope = self._fill()
+        if not nests.is_wide(self.emitter.forms):
+            self.emitter = self.lowering.emitter(self.kernel, wide=False)
+            scope = self._fill()
+        kind = self.emitter.index_type
+        head = f"{{ const {kind} gm = m0 + i; const {kind} gn = n0 + j;\n"
+        self.text = f"{head}{render(scope.body, 6)}\n          }}"
+
+    def _fill(self) -> Scope:
+        scope = Scope(0, [])
+        batch, M, N = self.node.shape
+        index = (variable("b", batch, 0), variable("gm", M, 0), variable("gn", N, 0))
+        flat = views.flatten(index, self.node.shape)
+        self.emitter.bind(self.node, flat, Value("value", 0))
+        self.lowering.store_roots(self.emitter, self.kernel, flat, scope)
+        return scope
+
+    def parameters(self) -> str:
+        declared = [p.declaration() for p in self.emitter.parameters.values()]
+        if OPAQUE in self.text:
+            declared.append(f"const uint {OPAQUE}")
+        return ", ".join(declared)
+
+
+def _is_shared(lowering: Lowering, kernel: Kernel, source: Node) -> bool:
+    """Whether an operand is the same in every batch."""
+    if source.shape[0] == 1:
+        return True
+    scratch = lowering.emitter(kernel, wide=True)
+    index = views.space_index("s", source.shape, (0, 0, 0))
+    scratch.value(source, index, Scope(0, []))
+    atom = index[0].terms[0][0]
+    return not any(form.depends_on(atom) for form in scratch.forms)
+
+
+def _pack(
+    lowering: Lowering,
+    kernel: Kernel,
+    spec: gemm.GemmSpec,
+    operand: str,
+    source: Node,
+    shared: bool,
+    size_bytes: int,
+    launch: gemm.GemmLaunch,
+) -> Temp:
+    """Append the packing of one operand; packing of an equal operand is found again."""
+    key = (operand, source, spec.tile, spec.block_panels if operand == "a" else 0)
+    found = lowering.packed.get(key)
+    if found is not None:
+        return found
+    temp = lowering.temp(dtypes.float32, size_bytes // 4)
+    lowering.packed[key] = temp
+
+    def build(wide: bool) -> tuple[Emitter, str, str]:
+        emitter = lowering.emitter(kernel, wide=wide)
+        scope = Scope(0, [])
+        batch = views.ZERO if shared else variable("b", source.shape[0], 0)
+        K = source.shape[2] if operand == "a" else source.shape[1]
+        x = variable("x", source.shape[1] if operand == "a" else source.shape[2], 0)
+        k = variable("k", K, 0)
+        index: Index = (batch, x, k) if operand == "a" else (batch, k, x)
+        value = emitter.value(source, index, scope)
+        return emitter, render(scope.body), value.text
+
+    emitter, body, value = build(True)
+    if not nests.is_wide(emitter.forms):
+        emitter, body, value = build(False)
+    kind = emitter.index_type
+    declared = [p.declaration() for p in emitter.parameters.values()]
+    names = [p.name for p in emitter.parameters.values()]
+    if OPAQUE in body + value:
+        declared.append(f"const uint {OPAQUE}")
+        names.append(OPAQUE)
+    function = f"{nests.NAME}_load"
+    loader = (
+        f"static inline float {function}({', '.join([*declared, f'{kind} b, {kind} x, {kind} k'])})"
+        f" {{\n{body}\n    return {value};\n}}\n"
+    )
+
+    def load(b: str, x: str, k: str) -> str:
+        return f"{function}({', '.join([*names, b, x, k])})"
+
+    renderer = gemm.render_pack_a if operand == "a" else gemm.render_pack_b
+    text = renderer(spec, load, ", ".join(declared) or "const uint unused")
+    text = loader + text.replace(f"{nests.NAME}_pack_{operand}", nests.NAME)
+    lowering.calls.append(
+        nests.Call(
+            "pack",
+            text,
+            (temp, *emitter.parameters),
+            frozenset((0,)),
+            OPAQUE in text or not declared,
+            launch.global_size,
+            launch.local_size,
+            0,
+            temp.elements * 4 + sum(p.elements * p.dtype.size_bytes for p in emitter.parameters),
+        )
+    )
+    return temp

@@ -1,0 +1,284 @@
+"""OpenCL C for single operations: literals, operators, conversions, and the helpers they call.
+
+Everything here is one operation of FX1 as text (numerics.md §1 and §3); ``lower.py`` decides what
+is computed where. A ``bool`` is a C ``bool`` in registers and a ``uchar`` of 0 or 1 in buffers.
+Integer arithmetic runs in unsigned types, where overflow is defined. Special float literals are
+built from a kernel argument that is always 0 (:data:`OPAQUE`), so that no compiler can fold
+arithmetic on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flopmarket.engine import dtypes
+from flopmarket.engine.codegen.loops import Value
+from flopmarket.engine.dtypes import DType
+from flopmarket.engine.errors import EngineError
+from flopmarket.engine.graph import Node, Op, const_scalar
+from flopmarket.engine.views import Linear
+
+OPAQUE = "fx1_zero"
+"""Name of the ``uint`` argument, always 0, that special literals are combined with."""
+
+CANONICAL_NAN = f"as_float(0x{dtypes.CANONICAL_NAN_FLOAT32:x}u)"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a device means for generated text. Part of every plan's key.
+
+    ``contract_helper``: admission proved that an addition of a product inside a function with
+    contraction ON gives the bits of ``fma()``. ``has_fp64``: DIV and SQRT go through float64.
+    ``is_cpu``: one work-item takes a block of elements and work-groups are of one work-item.
+    """
+
+    is_cpu: bool = True
+    contract_helper: bool = True
+    has_fp64: bool = True
+    vector_floats: int = 8
+    compute_units: int = 2
+
+
+def prelude(target: Target) -> str:
+    """The head of every source: the pragma, then the helpers of FX1."""
+    if target.contract_helper:
+        fma = "\n#pragma OPENCL FP_CONTRACT ON\n    return a * b + c;\n"
+    else:
+        fma = " return fma(a, b, c); "
+    parts = ["#pragma OPENCL FP_CONTRACT OFF\n"]
+    if target.has_fp64:
+        parts.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n")
+    parts.append(f"static inline float fx1_fma(float a, float b, float c) {{{fma}}}\n")
+    parts.append(_COMPARISONS)
+    if target.has_fp64:
+        parts.append(_DIVISION)
+    parts.extend(_integer_division(d) for d in dtypes.DTYPES if d.is_integer)
+    return "".join(parts)
+
+
+_COMPARISONS = f"""\
+static inline float fx1_canonical(float x) {{ return x == x ? x : {CANONICAL_NAN}; }}
+static inline float fx1_max(float a, float b) {{
+    const float equal = a == b ? as_float(as_uint(a) & as_uint(b)) : {CANONICAL_NAN};
+    return a > b ? a : (a < b ? b : equal);
+}}
+static inline float fx1_min(float a, float b) {{
+    const float equal = a == b ? as_float(as_uint(a) | as_uint(b)) : {CANONICAL_NAN};
+    return a < b ? a : (a > b ? b : equal);
+}}
+"""
+
+_DIVISION = """\
+static inline float fx1_div(float a, float b) { return (float)((double)a / (double)b); }
+static inline float fx1_sqrt(float x) { return (float)sqrt((double)x); }
+"""
+
+
+def _integer_division(dtype: DType) -> str:
+    c = dtype.c_name
+    name = f"fx1_div_{dtype.name}"
+    if dtype.kind == "u":
+        return (
+            f"static inline {c} {name}({c} a, {c} b) "
+            f"{{ return b == 0 ? ({c})0 : ({c})(a / (b == 0 ? ({c})1 : b)); }}\n"
+        )
+    low = integer_literal(int(np.iinfo(dtype.numpy).min), dtype)
+    return f"""\
+static inline {c} {name}({c} a, {c} b) {{
+    const {c} safe = b == 0 || (a == {low} && b == -1) ? ({c})1 : b;
+    const {c} quotient = ({c})(a / safe);
+    const {c} left = ({c})(a % safe);
+    const {c} floored = left != 0 && (left < 0) != (safe < 0) ? ({c})(quotient - 1) : quotient;
+    return b == 0 ? ({c})0 : floored;
+}}
+"""
+
+
+def register_type(dtype: DType) -> str:
+    """C type of a value in a variable."""
+    return "bool" if dtype is dtypes.bool_ else dtype.c_name
+
+
+def unsigned(dtype: DType) -> str:
+    """C type that ``dtype``'s arithmetic wraps in."""
+    return "ulong" if dtype.size_bytes == 8 else "uint"
+
+
+# ---------------------------------------------------------------- literals
+
+
+def integer_literal(value: int, dtype: DType) -> str:
+    """C literal of an integer of ``dtype``, the lowest one included."""
+    suffix = {"uint": "u", "long": "L", "ulong": "UL"}.get(dtype.c_name, "")
+    low = int(np.iinfo(dtype.numpy).min)
+    text = f"({value + 1}{suffix} - 1)" if value == low and low < 0 else f"{value}{suffix}"
+    return f"(({dtype.c_name}){text})"
+
+
+def literal(value: np.generic, dtype: DType) -> str:
+    """C text of a constant; special floats refer to :data:`OPAQUE`."""
+    if dtype is dtypes.bool_:
+        return "true" if value else "false"
+    if dtype.is_integer:
+        return integer_literal(int(value), dtype)
+    number = float(value)
+    bits = int(np.asarray(value).view(np.uint32))
+    if number == 0 or not math.isfinite(number) or abs(number) < 2.0**-126:
+        return f"as_float(0x{bits:x}u ^ {OPAQUE})"
+    return f"as_float(0x{bits:x}u)" if number != int(number) or abs(number) > 1e6 else f"{number}f"
+
+
+def zero(dtype: DType) -> str:
+    """The literal of all bits 0, as padding has it."""
+    if dtype is dtypes.bool_:
+        return "false"
+    return "0.0f" if dtype.is_float else f"({dtype.c_name})0"
+
+
+# ---------------------------------------------------------------- indices
+
+
+def index_text(form: Linear, wide: bool) -> str:
+    """C expression of an index form; ``wide`` computes in ``long``."""
+    parts = []
+    for atom, c in form.terms:
+        text = _atom_text(atom, wide)
+        parts.append(text if c == 1 else f"{c}{'L' if wide else ''} * {text}")
+    if form.constant or not parts:
+        parts.append(str(form.constant))
+    return "(" + " + ".join(parts) + ")" if len(parts) > 1 else parts[0]
+
+
+def _atom_text(atom: object, wide: bool) -> str:
+    from flopmarket.engine.views import Atom
+
+    assert isinstance(atom, Atom)
+    if atom.of is None:
+        return f"(long){atom.key}" if wide else atom.key
+    # C divides toward zero: a form that can be negative is lifted by a multiple of the divisor.
+    lift = max(0, -(atom.of.low // atom.by))
+    inside = index_text(atom.of + lift * atom.by, wide)
+    if atom.kind == "mod":
+        return f"({inside} % {atom.by})"
+    quotient = f"({inside} / {atom.by})"
+    return f"({quotient} - {lift})" if lift else quotient
+
+
+# ---------------------------------------------------------------- operations
+
+
+def operation(node: Node, values: Sequence[Value], target: Target) -> str:
+    """The elementwise ``node`` applied to its sources' values."""
+    op, dtype = node.op, node.dtype
+    args = [value.text for value in values]
+    if op is Op.CAST:
+        return _cast(node, args[0])
+    if op is Op.WHERE:
+        return f"({args[0]} ? {args[1]} : {args[2]})"
+    if op is Op.CMP:
+        return _compare(node, args)
+    if op is Op.BIT:
+        return _bits(node, args)
+    if op in (Op.DIV, Op.SQRT) and dtype.is_float:
+        if not target.has_fp64:
+            raise EngineError(
+                "the device has no float64, which exact division and square root need",
+                code="DEVICE_NO_FP64",
+                hint="this device is fast-only",
+            )
+        name = "fx1_div" if op is Op.DIV else "fx1_sqrt"
+        return f"{name}({', '.join(args)})"
+    if op is Op.FMA:
+        return _fma(node, values)
+    return combine(_COMBINED[op], dtype, args[0], args[1])
+
+
+_COMBINED = {Op.ADD: "sum", Op.MUL: "prod", Op.MAX: "max", Op.DIV: "div"}
+
+
+def combine(kind: str, dtype: DType, a: str, b: str) -> str:
+    """``a`` and ``b`` under 'sum', 'prod', 'max', 'min' or integer 'div'."""
+    if dtype.is_float:
+        if kind in ("max", "min"):
+            return f"fx1_{kind}({a}, {b})"
+        return f"({a} {'+' if kind == 'sum' else '*'} {b})"
+    if kind == "div":
+        return f"fx1_div_{dtype.name}({a}, {b})"
+    if kind in ("max", "min"):
+        if dtype is dtypes.bool_:
+            return f"({a} {'||' if kind == 'max' else '&&'} {b})"
+        return f"({a} {'>' if kind == 'max' else '<'} {b} ? {a} : {b})"
+    u = unsigned(dtype)
+    return f"(({dtype.c_name})(({u}){a} {'+' if kind == 'sum' else '*'} ({u}){b}))"
+
+
+def multiply_add(dtype: DType, a: Value, b: Value, c: str) -> str:
+    """``a * b + c``: an FMA node, or one term of a DOT or of a sum of products."""
+    if dtype.is_float:
+        left = f"as_float(as_uint({a.text}) ^ {OPAQUE})" if a.constant and b.constant else a.text
+        return f"fx1_fma({left}, {b.text}, {c})"
+    u = unsigned(dtype)
+    return f"(({dtype.c_name})(({u}){a.text} * ({u}){b.text} + ({u}){c}))"
+
+
+def _fma(node: Node, values: Sequence[Value]) -> str:
+    """A factor of 1 or -1 leaves one rounding anyway: an addition says the same and is cheaper."""
+    for position in (0, 1):
+        factor = const_scalar(node.src[position])
+        other = node.src[1 - position]
+        if factor is not None and abs(factor) == 1 and other.op is not Op.MUL:
+            sign = "+" if factor == 1 else "-"
+            return f"({values[2].text} {sign} {values[1 - position].text})"
+    return multiply_add(node.dtype, values[0], values[1], values[2].text)
+
+
+def _compare(node: Node, args: Sequence[str]) -> str:
+    a, b = args
+    if node.src[0].dtype is dtypes.bool_:
+        return f"(!{a} && {b})" if node.arg[0] == "lt" else f"({a} == {b})"
+    return f"({a} {'<' if node.arg[0] == 'lt' else '=='} {b})"
+
+
+def _bits(node: Node, args: Sequence[str]) -> str:
+    a, b = args
+    kind, dtype = node.arg[0], node.dtype
+    if dtype is dtypes.bool_:
+        return f"({a} {dict(zip(('and', 'or', 'xor'), ('&&', '||', '!='), strict=True))[kind]} {b})"
+    c = dtype.c_name
+    if kind in ("shl", "shr"):
+        arrow = "<<" if kind == "shl" else ">>"
+        shifted = f"({c})({a} {arrow} ({b} & {dtype.bits - 1}))"
+        return f"({b} < {dtype.bits} ? {shifted} : ({c})0)"
+    return f"(({c})({a} {dict(zip(('and', 'or', 'xor'), '&|^', strict=True))[kind]} {b}))"
+
+
+def _cast(node: Node, x: str) -> str:
+    source, target = node.src[0].dtype, node.dtype
+    if node.arg == ("bitcast",):
+        if source.is_float:
+            return f"as_{target.c_name}(fx1_canonical({x}))"
+        if target.is_float:
+            return f"fx1_canonical(as_{target.c_name}({x}))"
+        return f"(({target.c_name}){x})"
+    if target is dtypes.bool_:
+        return f"({x} != {zero(source)})" if not source.is_float else f"({x} != 0.0f)"
+    if source.is_float and target.is_integer:
+        return _float_to_integer(x, target)
+    return f"(({target.c_name}){x})"
+
+
+def _float_to_integer(x: str, target: DType) -> str:
+    info = np.iinfo(target.numpy)
+    above = f"as_float(0x{int(np.float32(float(int(info.max) + 1)).view(np.uint32)):x}u)"
+    below = f"as_float(0x{int(np.float32(float(int(info.min))).view(np.uint32)):x}u)"
+    high = integer_literal(int(info.max), target)
+    low = integer_literal(int(info.min), target)
+    # The conversion itself only sees numbers inside the range: outside C leaves it undefined.
+    inside = f"{x} > {below} && {x} < {above}"
+    safe = f"({target.c_name})({inside} ? {x} : 0.0f)"
+    return f"({x} >= {above} ? {high} : ({x} <= {below} ? {low} : {safe}))"

@@ -1,0 +1,118 @@
+"""One offer as the market sees it: a device, what it sustains, what its owner asks.
+
+Figures of merit (price of 10^15 operations, operations per currency unit and per joule) are derived
+here, so that the spot price, the list and the command line cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from flopmarket.errors import InvalidInput
+from flopmarket.market.money import NANO_PER_UNIT, Nano, round_up_nano
+from flopmarket.market.predict import DeviceRates, StepWork, step_picoseconds
+from flopmarket.market.price import PriceTerms
+from flopmarket.trust.documents import OfferTerms
+
+PFLOP = 10**15
+SECONDS_PER_HOUR = 3_600
+MAX_RATE = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A device for rent. Made from signed terms by :func:`offer_from_terms`.
+
+    ``milliwatts`` and ``card_price_nano`` are zero when unknown.
+    """
+
+    offer_id: str
+    account_id: str
+    device_key_id: str
+    device_id: str
+    device_name: str
+    driver: str
+    profile: str
+    memory_bytes: int
+    rates: DeviceRates
+    ask_nano_per_hour: Nano
+    milliwatts: int
+    watts_source: str
+    card_price_nano: Nano
+
+    def terms_for(self, work: StepWork) -> PriceTerms:
+        """Price terms of a program on this device; :class:`NoRate` when it cannot be predicted."""
+        return PriceTerms(self.ask_nano_per_hour, step_picoseconds(work, self.rates))
+
+    def pflop_price(self, work_class: str) -> Nano | None:
+        """Nano-units that 10^15 operations of a class cost; None without a rate."""
+        rate = self.rates.flops_per_second.get(work_class, 0)
+        if not rate:
+            return None
+        return round_up_nano(self.ask_nano_per_hour * PFLOP, rate * SECONDS_PER_HOUR)
+
+    def flops_per_dollar_hour(self, work_class: str) -> float:
+        """Sustained operations per second that one currency unit an hour rents."""
+        rate = self.rates.flops_per_second.get(work_class, 0)
+        return rate * NANO_PER_UNIT / self.ask_nano_per_hour
+
+    def flop_per_dollar(self, work_class: str) -> float:
+        """Operations that one currency unit buys."""
+        return self.flops_per_dollar_hour(work_class) * SECONDS_PER_HOUR
+
+    def flops_per_watt(self, work_class: str) -> float:
+        """Sustained operations per second and watt; 0.0 when the power is unknown."""
+        rate = self.rates.flops_per_second.get(work_class, 0)
+        return rate * 1000 / self.milliwatts if self.milliwatts else 0.0
+
+
+def offer_id(device_key_id: str, device_id: str) -> str:
+    """One live offer per device key and device."""
+    return f"{device_key_id[:16]}-{device_id[:16]}"
+
+
+def offer_from_terms(terms: OfferTerms) -> Offer:
+    """The offer that signed terms make; :class:`InvalidInput` for figures that cannot be priced."""
+    if not 0 < terms.ask_nano_usd_per_hour < 2**63:
+        raise InvalidInput(
+            f"an ask is above zero and fits 63 bits, got {terms.ask_nano_usd_per_hour}",
+            code="OFFER_ASK",
+            hint="ask at least one nano-unit an hour",
+        )
+    figures = (
+        terms.memory_bytes,
+        terms.bandwidth_bytes_per_second,
+        terms.launch_nanoseconds,
+        terms.watts_milli,
+        terms.card_price_nano_usd,
+        *(rate.flops_per_second for rate in terms.rates),
+    )
+    if max(figures) > MAX_RATE:
+        raise InvalidInput("a figure of the offer does not fit 63 bits", code="OFFER_FIGURE")
+    if not terms.rates or terms.bandwidth_bytes_per_second == 0 or terms.memory_bytes == 0:
+        raise InvalidInput(
+            "an offer states memory, bandwidth and at least one rate", code="OFFER_INCOMPLETE"
+        )
+    return Offer(
+        offer_id=offer_id(terms.device_key_id, terms.device_id),
+        account_id=terms.account_id,
+        device_key_id=terms.device_key_id,
+        device_id=terms.device_id,
+        device_name=terms.device_name,
+        driver=terms.driver,
+        profile=terms.profile,
+        memory_bytes=terms.memory_bytes,
+        rates=DeviceRates(
+            _rates(terms), terms.bandwidth_bytes_per_second, terms.launch_nanoseconds
+        ),
+        ask_nano_per_hour=terms.ask_nano_usd_per_hour,
+        milliwatts=terms.watts_milli,
+        watts_source=terms.watts_source.value,
+        card_price_nano=terms.card_price_nano_usd,
+    )
+
+
+def _rates(terms: OfferTerms) -> Mapping[str, int]:
+    return MappingProxyType({rate.work_class: rate.flops_per_second for rate in terms.rates})

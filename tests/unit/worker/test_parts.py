@@ -1,0 +1,345 @@
+"""The parts of the worker around its machine: journal, offers, faults, calibration, power."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flopmarket_worker import faults
+from flopmarket_worker.backoff import Backoff
+from flopmarket_worker.calibration import calibrate
+from flopmarket_worker.core.events import LeaseKey, ReleaseReason, SegmentRecord, UploadedFiles
+from flopmarket_worker.executor import ExecutorFailed, JobExecutor, JobUnfit
+from flopmarket_worker.journal import Journal
+from flopmarket_worker.lease_offer import read_offer
+from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms, offer_terms, salted
+from flopmarket_worker.report import flop_per_dollar, flops_per_watt
+from flopmarket_worker.telemetry.ports import DeclaredPower, UnknownPower
+from flopmarket_worker.transfers import evict
+from flopmarket_worker.up import only_worker_in
+
+from flopmarket.bench import BenchmarkResult
+from flopmarket.engine.cost import WORK_CLASSES
+from flopmarket.engine.exact import PROFILE
+from flopmarket.errors import Conflict, FlopmarketError, InvalidInput
+from flopmarket.jobs import bundle
+from flopmarket.jobs.host import EngineProcessDied, SegmentDone, StepDone
+from flopmarket.trust.documents import WattsSource
+from flopmarket.trust.encoding import decode, encode
+from tests.integration.worker.fakes import (
+    COORDINATOR,
+    FakeCoordinator,
+    FakeEngine,
+    spec_for,
+    state_after,
+)
+
+RATES = dict.fromkeys(WORK_CLASSES, 10 ** 9)
+CARD = DeviceCard("f" * 64, "card", "driver", 1 << 30, 1 << 28)
+
+
+def record(index: int, *, has_state: bool = True) -> SegmentRecord:
+    roots = [bytes([index + n]) * 32 for n in range(4)]
+    return SegmentRecord(index, index * 10, 10, *roots, has_state=has_state, upload_state=False)
+
+
+# ---------------------------------------------------------------- journal
+
+
+def test_a_journal_says_again_what_was_written(tmp_path: Path) -> None:
+    folder = Journal(tmp_path).lease(LeaseKey("../../etc", 3))
+    assert folder.path.parent == tmp_path  # ids come from outside
+    folder.create(b"offer")
+    folder.note_computed(record(0))
+    folder.note_computed(record(1))
+    folder.note_uploaded(0, UploadedFiles("a", "b"))
+    folder.note_answered(0)
+    progress = folder.read()
+    assert progress.computed == [record(0), record(1)]
+    assert progress.uploaded == {0: UploadedFiles("a", "b")}
+    assert progress.answered == [0]
+    assert folder.offer() == b"offer"
+
+
+@pytest.mark.parametrize("torn", [b'{"computed": {"ind', b'{"answered": 1}', b"\xff\xfe\n", b"7\n"])
+def test_a_torn_line_is_cut_off_and_writing_goes_on(tmp_path: Path, torn: bytes) -> None:
+    folder = Journal(tmp_path).lease(LeaseKey("lease", 1))
+    folder.create(b"offer")
+    folder.note_computed(record(0))
+    with (folder.path / "journal.jsonl").open("ab") as file:
+        file.write(torn)
+    assert folder.read().computed == [record(0)]
+    folder.note_computed(record(1))
+    assert folder.read().computed == [record(0), record(1)]
+
+
+def test_only_the_newest_state_stays_on_disk(tmp_path: Path) -> None:
+    folder = Journal(tmp_path).lease(LeaseKey("lease", 1))
+    folder.create(b"offer")
+    for index in range(3):
+        folder.state(index).write_bytes(b"state")
+        folder.outputs(index).write_bytes(b"outputs")
+    folder.forget_files(1, newest_state=2)
+    kept = {path.name for path in folder.path.glob("*.safetensors")}
+    assert kept == {"state-2.safetensors", "outputs-0.safetensors", "outputs-2.safetensors"}
+
+
+def test_two_workers_cannot_share_a_folder(tmp_path: Path) -> None:
+    with (
+        only_worker_in(tmp_path),
+        pytest.raises(Conflict, match="another worker"),
+        only_worker_in(tmp_path),
+    ):
+        pass
+
+
+def test_the_cache_forgets_what_was_not_used_longest(tmp_path: Path) -> None:
+    import os
+
+    for number, name in enumerate(("old", "middle", "new")):
+        (tmp_path / name).write_bytes(b"x" * 10)
+        os.utime(tmp_path / name, (number, number))
+    evict(tmp_path, 20)
+    assert {path.name for path in tmp_path.iterdir()} == {"middle", "new"}
+
+
+# ---------------------------------------------------------------- offers and leases
+
+
+def test_an_offer_states_what_was_measured() -> None:
+    owner = OwnerTerms(20_000_000, 300 * 10**9, DeclaredPower(65_000))
+    calibration = Calibration(b"p" * 32, {**RATES, "dot-int": 0}, 10**10, 5000)
+    offer = offer_terms(CARD, calibration, owner, account_id="a" * 64, device_key_id="d" * 64)
+    assert [rate.work_class for rate in offer.rates] == sorted(set(WORK_CLASSES) - {"dot-int"})
+    assert offer.profile == PROFILE
+    assert (offer.watts_milli, offer.watts_source) == (65_000, WattsSource.DECLARED)
+    assert decode(type(offer), encode(offer)) == offer
+
+
+def test_unknown_power_is_zero_and_says_so() -> None:
+    reading = UnknownPower().read()
+    assert (reading.milliwatts, reading.source) == (0, WattsSource.UNKNOWN)
+
+
+@pytest.mark.parametrize("milliwatts", [0, -1, 10**9])
+def test_declared_power_is_bounded(milliwatts: int) -> None:
+    with pytest.raises(InvalidInput, match="declared power"):
+        DeclaredPower(milliwatts)
+
+
+def test_a_salt_makes_several_ids_of_one_device() -> None:
+    ids = {salted("f" * 64, salt) for salt in ("", "a", "b")}
+    assert len(ids) == 3
+    assert "f" * 64 in ids
+
+
+def test_what_a_dollar_and_a_watt_buy() -> None:
+    assert flop_per_dollar(10**12, 10**9) == 3.6e15
+    assert flop_per_dollar(10**12, 0) is None
+    assert flops_per_watt(10**12, 100_000) == 1e10
+    assert flops_per_watt(10**12, 0) is None
+
+
+def offered(**changes: Any) -> Any:
+    book = FakeCoordinator().offer("f" * 64, spec_for(100, 10))
+    for name, value in changes.items():
+        setattr(book.message, name, value)
+    return book.message
+
+
+def test_a_lease_that_fits_its_spec_is_read() -> None:
+    offer = read_offer(offered(), audience=COORDINATOR.key_id)
+    assert (offer.terms.segment_steps, offer.terms.job_steps) == (10, 100)
+    assert offer.spec == spec_for(100, 10)
+    assert not offer.terms.stateless
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"job_id": "0" * 64}, "LEASE_JOB_MISMATCH"),
+        ({"step_count": 0}, "LEASE_RANGE"),
+        ({"step_count": 101}, "LEASE_RANGE"),
+        ({"first_step": 1}, "LEASE_RANGE"),
+        ({"state_root": b"r" * 32}, "LEASE_STATE_ROOT"),
+        ({"state_root": b"short"}, "LEASE_OFFER_INVALID"),
+        ({"program_artifact": "../../x"}, "LEASE_ARTIFACT"),
+        ({"state_artifact": ""}, "LEASE_ARTIFACT"),
+        ({"data_artifact": "A" * 64}, "LEASE_ARTIFACT"),
+        ({"lease_id": ""}, "LEASE_OFFER_INVALID"),
+        ({"lease_id": "x" * 129}, "LEASE_OFFER_INVALID"),
+    ],
+)
+def test_a_lease_that_does_not_fit_is_refused(changes: dict[str, Any], code: str) -> None:
+    with pytest.raises(FlopmarketError) as caught:
+        read_offer(offered(**changes), audience=COORDINATOR.key_id)
+    assert caught.value.code == code
+
+
+def test_a_spec_for_another_market_is_refused() -> None:
+    with pytest.raises(FlopmarketError) as caught:
+        read_offer(offered(), audience="0" * 64)
+    assert caught.value.code == "ENVELOPE_WRONG_AUDIENCE"
+
+
+def test_a_spec_of_another_profile_is_refused() -> None:
+    spec = replace(spec_for(100, 10), profile="FX0")
+    message = FakeCoordinator().offer("f" * 64, spec).message
+    with pytest.raises(FlopmarketError) as caught:
+        read_offer(message, audience=COORDINATOR.key_id)
+    assert caught.value.code == "LEASE_PROFILE"
+
+
+# ---------------------------------------------------------------- executor and faults
+
+
+async def _run(executor: JobExecutor, folder: Path) -> list[StepDone | SegmentDone]:
+    events: list[StepDone | SegmentDone] = []
+    async for event in executor.run(
+        0, 4, outputs_path=folder / "outputs", state_path=folder / "state"
+    ):
+        events.append(event)  # noqa: PERF401  (an async comprehension hides what fails)
+    return events
+
+
+def _job_folder(tmp_path: Path) -> Path:
+    (tmp_path / "program.bin").write_bytes(b"program")
+    (tmp_path / "start").write_bytes(bundle.save(state_after(0)))
+    return tmp_path
+
+
+def test_a_dead_process_is_replaced_by_the_next_call(tmp_path: Path) -> None:
+    engine, folder = FakeEngine(), _job_folder(tmp_path)
+    engine.die_at = {2}
+    executor = JobExecutor(engine.start)
+
+    async def run() -> None:
+        await executor.prepare(folder, b"", folder / "start", 0)
+        with pytest.raises(ExecutorFailed, match="killed"):
+            await _run(executor, folder)
+        await executor.prepare(folder, b"", folder / "start", 0)
+        assert isinstance((await _run(executor, folder))[-1], SegmentDone)
+
+    asyncio.run(run())
+    assert engine.starts == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("JOB_PROGRAM", ReleaseReason.PROGRAM_REFUSED),
+        ("DEVICE_OUT_OF_MEMORY", ReleaseReason.OUT_OF_MEMORY),
+    ],
+)
+def test_a_refusal_is_told_apart_from_a_death(
+    tmp_path: Path, code: str, reason: ReleaseReason
+) -> None:
+    engine = FakeEngine()
+    engine.refuse = code
+    with pytest.raises(JobUnfit) as caught:
+        asyncio.run(JobExecutor(engine.start).prepare(_job_folder(tmp_path), b"", None, 0))
+    assert caught.value.reason is reason
+
+
+def test_a_process_that_does_not_start_is_a_failed_executor(tmp_path: Path) -> None:
+    async def start() -> FakeEngine:
+        raise EngineProcessDied("no driver")
+
+    with pytest.raises(ExecutorFailed, match="no driver"):
+        asyncio.run(JobExecutor(start).prepare(tmp_path, b"", None, 0))
+
+
+class ReloadingEngine(FakeEngine):
+    """Remembers the root of what it loaded last."""
+
+    loaded = b""
+
+    async def load_state(self, path: Path | None, step: int) -> bytes:
+        self.loaded = await super().load_state(path, step)
+        return self.loaded
+
+
+def test_wrong_weights_are_committed_uploaded_and_carried_on(tmp_path: Path) -> None:
+    engine, folder = ReloadingEngine(), _job_folder(tmp_path)
+
+    async def start() -> Any:
+        return faults.wrap(await engine.start(), "wrong-weights")
+
+    async def run() -> list[StepDone | SegmentDone]:
+        executor = JobExecutor(start)
+        await executor.prepare(folder, b"", folder / "start", 0)
+        return await _run(executor, folder)
+
+    done = asyncio.run(run())[-1]
+    assert isinstance(done, SegmentDone)
+    written = bundle.read(folder / "state")
+    honest = state_after(4)["n"]
+    assert done.state_root_after == bundle.root(written) == engine.loaded
+    assert done.state_root_after != bundle.root(state_after(4))
+    assert (written["n"] != honest).sum() == 1
+    assert np.abs(written["n"] - honest).max() < 1e-6
+
+
+def test_an_unknown_fault_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match="wrong-weights"):
+        faults.wrap(FakeEngine(), "typo")
+
+
+# ---------------------------------------------------------------- calibration
+
+
+class MeasuredEngine(FakeEngine):
+    """Counts how often it is measured; ``admitted`` is the outcome."""
+
+    admitted = True
+    measured = 0
+
+    async def admission(self) -> dict[str, Any]:
+        failed = {"name": "fma", "passed": self.admitted, "detail": "two roundings"}
+        return {"admitted": self.admitted, "probes": [failed], "digest": "ab" * 32}
+
+    async def benchmark(self) -> dict[str, Any]:
+        self.measured += 1
+        return BenchmarkResult(dict(RATES), 10**10, 5000, {}, 1.0).to_json()
+
+
+def test_a_device_is_measured_once_for_each_version(tmp_path: Path) -> None:
+    engine = MeasuredEngine()
+
+    async def run() -> None:
+        executor = JobExecutor(engine.start)
+        first = await calibrate(executor, tmp_path, "1")
+        assert first.calibration.admission_digest == b"\xab" * 32
+        assert (await calibrate(executor, tmp_path, "1")).calibration == first.calibration
+        assert engine.measured == 1
+        await calibrate(executor, tmp_path, "2")
+        assert engine.measured == 2
+        for path in tmp_path.iterdir():
+            path.write_text(json.dumps({"admission": {}, "benchmark": {"seconds": "?"}}))
+        await calibrate(executor, tmp_path, "2")
+        assert engine.measured == 3  # what cannot be read is measured again
+
+    asyncio.run(run())
+
+
+def test_a_device_that_is_not_admitted_is_not_offered(tmp_path: Path) -> None:
+    engine = MeasuredEngine()
+    engine.admitted = False
+    with pytest.raises(FlopmarketError, match="fma: two roundings") as caught:
+        asyncio.run(calibrate(JobExecutor(engine.start), tmp_path, "1"))
+    assert caught.value.code == "DEVICE_NOT_ADMITTED"
+    assert engine.measured == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_backoff_doubles_and_stays_between_half_and_whole() -> None:
+    low, high = Backoff(lambda: 0.0, 1.0, 8.0), Backoff(lambda: 0.999999, 1.0, 8.0)
+    assert [low.next_seconds() for _ in range(5)] == [0.5, 1.0, 2.0, 4.0, 4.0]
+    assert all(high.next_seconds() <= ceiling for ceiling in (1, 2, 4, 8, 8))
+    low.reset()
+    assert low.next_seconds() == 0.5

@@ -1,0 +1,416 @@
+"""The worker: one coordinator, some devices, whatever leases they have.
+
+The asyncio shell around :class:`~flopmarket_worker.core.session.SessionMachine`. Everything that
+happens becomes an event; instructions become tasks and messages. The connection comes and goes
+beside the work. ``flop worker up`` runs one of these per machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grpc import aio
+
+from flopmarket.errors import FlopmarketError, Forbidden, Unauthenticated, Unavailable
+from flopmarket.limits import WORKER_STOP_SECONDS
+from flopmarket.trust.documents import Commitment, LeaseAcceptance
+from flopmarket.v1 import worker_pb2
+from flopmarket_worker.backoff import Backoff, Jitter
+from flopmarket_worker.conversation import Conversation
+from flopmarket_worker.core import events
+from flopmarket_worker.core.events import Event, Instruction, LeaseKey
+from flopmarket_worker.core.session import SessionMachine
+from flopmarket_worker.executor import JobExecutor
+from flopmarket_worker.journal import Journal
+from flopmarket_worker.lease_offer import LeaseOffer, key_of, read_offer
+from flopmarket_worker.lease_work import LeaseWork
+from flopmarket_worker.link import CoordinatorLink
+from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms, offer_terms
+from flopmarket_worker.recovery import recover
+from flopmarket_worker.remote import error_of
+from flopmarket_worker.signing import Clock, Sealer
+from flopmarket_worker.transfers import Transfers
+
+logger = logging.getLogger("flopmarket.worker")
+
+_DEFAULT_HEARTBEAT_MS = 10_000
+_SHORTEST_HEARTBEAT_MS = 50
+_LASTING_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDevice:
+    """One device that is offered."""
+
+    card: DeviceCard
+    calibration: Calibration
+    owner: OwnerTerms
+    executor: JobExecutor
+
+
+class Agent:
+    """Runs until stopped. One instance, one run."""
+
+    def __init__(
+        self,
+        link: CoordinatorLink,
+        devices: Sequence[AgentDevice],
+        journal: Journal,
+        transfers: Transfers,
+        *,
+        now_us: Clock,
+        jitter: Jitter,
+        version: str,
+        stop_seconds: float = WORKER_STOP_SECONDS,
+    ) -> None:
+        self._link = link
+        self._devices = {device.card.device_id: device for device in devices}
+        self._journal = journal
+        self._transfers = transfers
+        self._now_us = now_us
+        self._jitter = jitter
+        self._version = version
+        self._stop_seconds = stop_seconds
+        self._machine = SessionMachine(frozenset(self._devices))
+        self._offers: dict[LeaseKey, LeaseOffer] = {}
+        self._work: dict[LeaseKey, LeaseWork] = {}
+        self._progress: dict[LeaseKey, tuple[int, Mapping[str, float]]] = {}
+        self._conversation: Conversation | None = None
+        self._sealer: Sealer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def machine(self) -> SessionMachine:
+        """The decisions, for status displays and tests."""
+        return self._machine
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set, then end in good order within about ten seconds.
+
+        Raises the first error that no retry can mend (a ban, a bad key, a bug); leases then stay on
+        disk for the next start.
+        """
+        failure = self._failure = asyncio.get_running_loop().create_future()
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            self._recover()
+            self._spawn(self._keep_connected())
+            await asyncio.wait({stopping, failure}, return_when=asyncio.FIRST_COMPLETED)
+            if not failure.done():
+                await self._wind_down(failure)
+            if failure.done():
+                failure.result()
+        finally:
+            stopping.cancel()
+            if failure.done():
+                failure.exception()  # seen: what ends a task during the end changes nothing
+            failure.cancel()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*(device.executor.stop() for device in self._devices.values()))
+            await self._link.close()
+
+    async def _wind_down(self, failure: asyncio.Future[None]) -> None:
+        logger.info("stopping: segments end at the next step boundary")
+        self._dispatch(events.DrainRequested())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._stop_seconds):
+                while not self._machine.idle and not failure.done():
+                    self._changed.clear()
+                    await self._changed.wait()
+        if self._conversation is not None:
+            await self._conversation.finish()
+
+    # ------------------------------------------------------------ events and instructions
+
+    def _dispatch(self, event: Event) -> None:
+        for instruction in self._machine.handle(event):
+            self._carry_out(instruction)
+        self._changed.set()
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case events.Prepare(terms, start):
+                self._spawn(self._answered_by(self._work_of(terms.key).prepare(start)))
+            case events.Abandon(key):
+                self._work_of(key).abandon()
+            case events.Run(key):
+                work = self._work_of(key)
+                self._spawn(self._answered_by(work.run(instruction, self._note_progress)))
+            case events.Interrupt(key):
+                self._spawn(self._work_of(key).interrupt())
+            case events.Upload(key, segment):
+                self._spawn(self._publish(self._work_of(key), segment))
+            case events.Close(key):
+                self._spawn(self._close(self._work_of(key)))
+            case events.Accept(terms):
+                self._send(lease_accepted=self._acceptance(self._offers[terms.key]))
+            case events.Commit(key, segment, files):
+                self._send(segment_committed=self._commitment(key, segment, files))
+            case events.Release(key, reason, detail):
+                logger.info("lease %s given back: %s %s", key.lease_id, reason, detail)
+                released = worker_pb2.LeaseReleased(
+                    lease_id=key.lease_id, fence=key.fence, reason=str(reason), detail=detail[:1000]
+                )
+                self._send(lease_released=released)
+
+    def _work_of(self, key: LeaseKey) -> LeaseWork:
+        """The work of a lease, begun on disk when it is first asked for."""
+        if key not in self._work:
+            offer = self._offers[key]
+            folder = self._journal.lease(key)
+            executor = self._devices[offer.terms.device_id].executor
+            self._work[key] = LeaseWork(offer, folder, executor, self._transfers, self._jitter)
+        return self._work[key]
+
+    async def _answered_by(self, doing: Coroutine[Any, Any, Event | None]) -> None:
+        event = await doing
+        if event is not None:
+            if isinstance(event, events.JobFailed | events.ExecutorDied | events.UploadFailed):
+                logger.warning("lease %s: %s", event.key.lease_id, event.detail)
+            self._dispatch(event)
+
+    async def _publish(self, work: LeaseWork, segment: events.SegmentRecord) -> None:
+        await self._answered_by(work.upload(segment))
+
+    async def _close(self, work: LeaseWork) -> None:
+        event = await work.close()
+        self._work.pop(work.key, None)
+        self._offers.pop(work.key, None)
+        self._progress.pop(work.key, None)
+        self._dispatch(event)
+
+    def _note_progress(self, key: LeaseKey, step: int, scalars: Mapping[str, float]) -> None:
+        self._progress[key] = (step, scalars)
+
+    def _spawn(self, doing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        failure = self._failure
+        if task.cancelled() or failure is None or failure.done():
+            return
+        error = task.exception()
+        if error is not None:
+            failure.set_exception(error)
+            self._changed.set()
+
+    def _recover(self) -> None:
+        for found in recover(self._journal, frozenset(self._devices)):
+            key = found.offer.terms.key
+            logger.info("lease %s found on disk at step %d", key.lease_id, found.next_step)
+            self._offers[key] = found.offer
+            self._work_of(key).recover(found.event.computed)
+            self._dispatch(found.event)
+
+    # ------------------------------------------------------------ connection
+
+    async def _keep_connected(self) -> None:
+        backoff = Backoff(self._jitter)
+        while True:
+            try:
+                delay = await self._converse(backoff)
+            except FlopmarketError as error:
+                if not error.retryable:
+                    raise
+                delay = backoff.next_seconds()
+                logger.warning("%s; again in %.1f s", error, delay)
+            await asyncio.sleep(delay)
+
+    async def _converse(self, backoff: Backoff) -> float:
+        """One connection, from greeting to end; returns the pause before the next."""
+        sealer = await self._link.sealer()
+        metadata = await self._link.credentials()
+        call = self._link.worker.Session(metadata=metadata)  # type: ignore[call-arg]
+        conversation = Conversation(call)
+        helpers: list[asyncio.Task[None]] = []
+        welcomed: float | None = None
+        try:
+            welcome = await conversation.greet(self._hello(sealer))
+            welcomed = asyncio.get_running_loop().time()
+            self._sealer, self._conversation = sealer, conversation
+            period_ms = max(_SHORTEST_HEARTBEAT_MS, welcome.heartbeat_ms or _DEFAULT_HEARTBEAT_MS)
+            helpers = [
+                asyncio.create_task(conversation.write_all()),
+                asyncio.create_task(conversation.beat(period_ms / 1000, self._heartbeat)),
+            ]
+            kept = tuple(LeaseKey(held.lease_id, held.fence) for held in welcome.kept)
+            self._dispatch(events.Connected(kept))
+            logger.info("connected; %d leases held", len(kept))
+            async with asyncio.timeout(self._token_seconds()):
+                async for message in conversation.messages():
+                    if message.HasField("drain"):
+                        return message.drain.reconnect_after_ms / 1000
+                    self._receive(message)
+            raise Unavailable("the coordinator ended the connection", code="SESSION_ENDED")
+        except aio.AioRpcError as failure:
+            raise self._stream_error(failure) from failure
+        except TimeoutError:
+            return 0.0  # the token is old, or the greeting went unanswered: begin anew
+        finally:
+            self._conversation = None
+            if welcomed is not None:
+                # Only a connection that lasts shows that nothing we send is what ends it.
+                lasted = asyncio.get_running_loop().time() - welcomed
+                if lasted >= _LASTING_SECONDS:
+                    backoff.reset()
+            for helper in helpers:
+                helper.cancel()
+            call.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            self._dispatch(events.Disconnected())
+
+    def _stream_error(self, failure: aio.AioRpcError) -> FlopmarketError:
+        """A broken stream is worth another try, unless we are banned or somebody took our place."""
+        error = error_of(failure)
+        if isinstance(error, Unauthenticated):
+            self._link.forget_session()
+        if isinstance(error, Forbidden) or error.code == "SESSION_SUPERSEDED":
+            return error
+        return Unavailable(error.message, code=error.code, hint=error.hint)
+
+    def _token_seconds(self) -> float:
+        return max(1.0, (self._link.token_renew_us - self._now_us()) / 1e6)
+
+    def _receive(self, message: worker_pb2.SessionResponse) -> None:
+        match message.WhichOneof("message"):
+            case "lease_offered":
+                self._on_lease_offered(message.lease_offered)
+            case "lease_revoked":
+                revoked = message.lease_revoked
+                logger.info("lease %s revoked: %s", revoked.lease_id, revoked.reason)
+                key = LeaseKey(revoked.lease_id, revoked.fence)
+                self._dispatch(events.Revoked(key, revoked.reason))
+            case "commitment_answer":
+                self._on_commitment_answer(message.commitment_answer)
+            case "offer_refused":
+                refused = message.offer_refused
+                logger.error(
+                    "offer of device %s refused: %s [%s]",
+                    refused.device_id[:16],
+                    refused.message,
+                    refused.code,
+                )
+            case _:
+                logger.debug("a message of unknown kind was ignored")
+
+    def _on_lease_offered(self, message: worker_pb2.LeaseOffered) -> None:
+        key = key_of(message)
+        assert self._sealer is not None
+        try:
+            offer = read_offer(message, audience=self._sealer.audience)
+        except FlopmarketError as error:
+            logger.warning("lease %s declined: %s", key.lease_id[:64], error)
+            self._dispatch(events.OfferUnusable(key, str(error)))
+            return
+        if key not in self._offers and offer.terms.device_id in self._devices:
+            if self._machine.phase(key) is None and not self._machine.draining:
+                self._journal.lease(key).create(message.SerializeToString())
+            self._offers[key] = offer
+        self._dispatch(events.Offered(offer.terms))
+        if key not in self._machine.held and key not in self._work:
+            self._offers.pop(key, None)
+            self._journal.lease(key).delete()
+
+    def _on_commitment_answer(self, answer: worker_pb2.CommitmentAnswer) -> None:
+        if not answer.accepted:
+            logger.warning(
+                "commitment %d of lease %s refused: %s [%s]",
+                answer.segment_index,
+                answer.lease_id,
+                answer.message,
+                answer.code,
+            )
+        work = next((w for w in self._work.values() if w.key.lease_id == answer.lease_id), None)
+        if answer.accepted and work is not None:
+            work.note_answered(answer.segment_index)
+        self._dispatch(
+            events.Answered(answer.lease_id, answer.segment_index, answer.accepted, answer.code)
+        )
+
+    # ------------------------------------------------------------ messages
+
+    def _send(self, **message: Any) -> None:
+        # Without a connection nothing is lost: the machine repeats after the next welcome.
+        if self._conversation is not None:
+            self._conversation.send(worker_pb2.SessionRequest(**message))
+
+    def _hello(self, sealer: Sealer) -> worker_pb2.Hello:
+        key = self._link.device_key
+        offered = () if self._machine.draining else self._devices.values()
+        terms = [
+            offer_terms(
+                device.card,
+                device.calibration,
+                device.owner,
+                account_id=self._link.account_id,
+                device_key_id=key.key_id,
+            )
+            for device in offered
+        ]
+        return worker_pb2.Hello(
+            agent_version=self._version,
+            offers=[sealer.seal(item, key) for item in terms],
+            held=self._held(),
+        )
+
+    def _held(self) -> list[worker_pb2.HeldLease]:
+        return [
+            worker_pb2.HeldLease(lease_id=key.lease_id, fence=key.fence)
+            for key in self._machine.held
+        ]
+
+    def _heartbeat(self) -> worker_pb2.Heartbeat:
+        progress = [
+            worker_pb2.Progress(lease_id=key.lease_id, step=step, scalars=dict(scalars))
+            for key, (step, scalars) in self._progress.items()
+        ]
+        return worker_pb2.Heartbeat(held=self._held(), progress=progress)
+
+    def _acceptance(self, offer: LeaseOffer) -> worker_pb2.LeaseAccepted:
+        assert self._sealer is not None
+        terms = offer.terms
+        body = LeaseAcceptance(
+            job_id=offer.job_id,
+            lease_id=terms.key.lease_id,
+            fence=terms.key.fence,
+            device_key_id=self._link.device_key.key_id,
+            device_id=terms.device_id,
+            first_step=terms.first_step,
+            step_count=terms.step_count,
+        )
+        return worker_pb2.LeaseAccepted(acceptance=self._sealer.seal(body, self._link.device_key))
+
+    def _commitment(
+        self, key: LeaseKey, segment: events.SegmentRecord, files: events.UploadedFiles
+    ) -> worker_pb2.SegmentCommitted:
+        assert self._sealer is not None
+        body = Commitment(
+            job_id=self._offers[key].job_id,
+            lease_id=key.lease_id,
+            fence=key.fence,
+            device_key_id=self._link.device_key.key_id,
+            segment_index=segment.index,
+            first_step=segment.first_step,
+            steps_done=segment.steps,
+            state_root_before=segment.state_root_before,
+            state_root_after=segment.state_root_after,
+            outputs_root=segment.outputs_root,
+            inner=segment.inner,
+        )
+        return worker_pb2.SegmentCommitted(
+            commitment=self._sealer.seal(body, self._link.device_key),
+            outputs_artifact=files.outputs_artifact,
+            checkpoint_artifact=files.checkpoint_artifact,
+        )

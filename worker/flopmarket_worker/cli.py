@@ -1,0 +1,191 @@
+"""``flop worker``: rent out the devices of this machine, and measure them.
+
+Options in, :mod:`flopmarket_worker.up` behind; heavy imports happen inside the commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flopmarket.cli.options import json_option, output
+from flopmarket.client.config import DEFAULT_ADDRESS
+
+if TYPE_CHECKING:
+    from flopmarket_worker.calibration import Measured
+    from flopmarket_worker.offers import OwnerTerms
+    from flopmarket_worker.up import UpOptions
+
+_DEVICE = click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="SPEC",
+    help="A device, as `PoCL:0` or part of its name; repeatable. Default: all.",
+)
+_ASK = click.option("--ask", metavar="AMOUNT", help="Price of one hour, such as 0.02.")
+_WATTS = click.option("--watts", metavar="W", help="Power under load, declared, in watts.")
+_CARD_PRICE = click.option("--card-price", metavar="AMOUNT", help="What the card costs to buy.")
+_WORK_DIR = click.option(
+    "--work-dir", type=click.Path(path_type=Path), metavar="DIR", help="State of this worker."
+)
+_CACHE_DIR = click.option(
+    "--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="Kernels and artifacts."
+)
+
+
+@click.group()
+def worker() -> None:
+    """Rent out the devices of this machine."""
+
+
+@worker.command()
+@click.option(
+    "--coordinator",
+    "--address",
+    "address",
+    default=DEFAULT_ADDRESS,
+    envvar="FLOPMARKET_ADDRESS",
+    metavar="HOST:PORT",
+    show_default=True,
+    help="The coordinator.",
+)
+@click.option(
+    "--ca",
+    "ca_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Authority of the coordinator's certificate (PEM).",
+)
+@_DEVICE
+@_ASK
+@_WATTS
+@_CARD_PRICE
+@_WORK_DIR
+@_CACHE_DIR
+@click.option(
+    "--account-key",
+    "account_key",
+    metavar="NAME|FILE",
+    help="Owner key; needed once, to grant this machine's device key.",
+)
+@click.option("--account", "account_id", default="", metavar="ID", help="Account to earn for.")
+@click.option(
+    "--key", "key_file", type=click.Path(path_type=Path), metavar="FILE", help="Device key file."
+)
+@click.option("--label", default="worker", show_default=True, help="Name shown to the owner.")
+@click.option("--device-salt", default="", metavar="TEXT", help="Distinct device ids in a test.")
+@click.option("--nice", default=0, show_default=True, type=click.IntRange(0, 19))
+@click.option("--fault", default="", hidden=True)
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+def up(
+    ask: str | None,
+    watts: str | None,
+    card_price: str | None,
+    work_dir: Path | None,
+    cache_dir: Path | None,
+    account_key: str | None,
+    verbose: bool,
+    **rest: Any,
+) -> None:
+    """Offer devices and work until interrupted. A second of patience ends a step, not the work."""
+    from flopmarket.client.config import key_file
+    from flopmarket_worker.up import run_worker
+
+    if ask is None:
+        raise click.UsageError("say what an hour costs: --ask AMOUNT")
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    logging.getLogger("grpc").setLevel(logging.WARNING)
+    rest["account_key_file"] = key_file(account_key) if account_key else None
+    options = _options(_owner(ask, watts, card_price), work_dir, cache_dir, **rest)
+    asyncio.run(run_worker(options))
+
+
+@worker.command()
+@_DEVICE
+@_ASK
+@_WATTS
+@_CARD_PRICE
+@_WORK_DIR
+@_CACHE_DIR
+@json_option
+def bench(
+    devices: tuple[str, ...],
+    ask: str | None,
+    watts: str | None,
+    card_price: str | None,
+    work_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Admit and measure devices: FLOPS by class, GB/s, launch cost, and what a dollar buys."""
+    from flopmarket.errors import FlopmarketError
+    from flopmarket_worker.report import describe, record
+    from flopmarket_worker.up import measure_devices
+
+    owner = _owner(ask or "0", watts, card_price)
+    options = _options(owner, work_dir, cache_dir, devices=devices)
+    out = output(as_json)
+    failure: FlopmarketError | None = None
+    results: list[tuple[str, Measured | FlopmarketError]] = asyncio.run(
+        measure_devices(devices, options)
+    )
+    for spec, result in results:
+        if isinstance(result, FlopmarketError):
+            out.say(f"{spec}: {result}")
+            failure = result
+        elif as_json:
+            out.record(record(result, owner))
+        else:
+            out.fields(describe(result, owner))
+            out.line("")
+    if failure is not None:
+        raise failure
+
+
+def _owner(ask: str, watts: str | None, card_price: str | None) -> OwnerTerms:
+    from flopmarket.market.money import NANO_PER_UNIT, parse_nano
+    from flopmarket_worker.offers import OwnerTerms
+    from flopmarket_worker.telemetry.ports import DeclaredPower, UnknownPower
+
+    # Watts are decimals like money; a milliwatt is as fine as an offer can say.
+    milliwatts = None if watts is None else parse_nano(watts) // (NANO_PER_UNIT // 1000)
+    return OwnerTerms(
+        ask_nano_per_hour=parse_nano(ask),
+        card_price_nano=parse_nano(card_price) if card_price else 0,
+        power=UnknownPower() if milliwatts is None else DeclaredPower(milliwatts),
+    )
+
+
+def _options(
+    owner: OwnerTerms, work_dir: Path | None, cache_dir: Path | None, **rest: Any
+) -> UpOptions:
+    import platformdirs
+
+    from flopmarket_worker.up import UpOptions
+
+    said: dict[str, Any] = {
+        "address": DEFAULT_ADDRESS,
+        "ca_file": None,
+        "devices": (),
+        "account_key_file": None,
+        "account_id": "",
+        "key_file": None,
+        "label": "worker",
+        "device_salt": "",
+        "fault": "",
+        "nice": 0,
+    }
+    return UpOptions(
+        owner=owner,
+        work_folder=work_dir or platformdirs.user_state_path("flopmarket") / "worker",
+        cache_folder=cache_dir or platformdirs.user_cache_path("flopmarket") / "worker",
+        **{**said, **rest},
+    )

@@ -1,0 +1,150 @@
+"""The engine of one device behind a process that may die at any time.
+
+Adapts :class:`flopmarket.jobs.host.Engine` to what the agent needs: a process is started when it is
+first wanted and again after a death; every failure is one of two sorts, "this job cannot run here"
+(:class:`JobUnfit`) or "this process is no good any more" (:class:`ExecutorFailed`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flopmarket.errors import FlopmarketError, Unavailable
+from flopmarket.jobs.host import Engine, EngineProcessDied, JobRefused, SegmentDone, StepDone
+from flopmarket.limits import EXECUTOR_STOP_SECONDS
+from flopmarket_worker.core.events import ReleaseReason
+
+EngineStarter = Callable[[], Awaitable[Engine]]
+Answer = TypeVar("Answer")
+
+
+class ExecutorFailed(Unavailable):
+    """The engine process died, hung, or failed in a way that a fresh one may not."""
+
+    default_code = "EXECUTOR_FAILED"
+
+
+class JobUnfit(FlopmarketError):
+    """This job cannot run on this device; ``reason`` is what the coordinator is told."""
+
+    default_code = "JOB_UNFIT"
+
+    def __init__(self, message: str, *, code: str, reason: ReleaseReason) -> None:
+        super().__init__(message, code=code)
+        self.reason = reason
+
+
+class JobExecutor:
+    """One device. One call at a time, except :meth:`interrupt`, :meth:`stop`."""
+
+    def __init__(self, start: EngineStarter) -> None:
+        self._start = start
+        self._engine: Engine | None = None
+        self._running = False
+
+    async def engine(self) -> Engine:
+        """The live engine, started if there is none."""
+        if self._engine is None:
+            self._engine = await self._start()
+        return self._engine
+
+    async def admission(self) -> dict[str, Any]:
+        """The device's proof that it computes the profile."""
+        return await self._guarded((await self.engine()).admission())
+
+    async def benchmark(self) -> dict[str, Any]:
+        """Measured rates of the device."""
+        return await self._guarded((await self.engine()).benchmark())
+
+    async def prepare(self, folder: Path, spec: bytes, state: Path | None, step: int) -> bytes:
+        """Open the job in ``folder`` and load the state after ``step`` steps; returns its root."""
+
+        async def open_and_load(engine: Engine) -> bytes:
+            await engine.open(folder, spec)
+            return await engine.load_state(state, step)
+
+        try:
+            engine = await self.engine()
+        except (Unavailable, JobRefused) as error:
+            raise ExecutorFailed(error.message, code=error.code) from error
+        return await self._guarded(open_and_load(engine))
+
+    async def run(
+        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+    ) -> AsyncIterator[StepDone | SegmentDone]:
+        """Events of one segment; the last is SegmentDone. Cancelling it ends the process."""
+        engine = await self.engine()
+        self._running = True
+        finished = False
+        events = engine.run(first_step, count, outputs_path=outputs_path, state_path=state_path)
+        try:
+            async for event in events:
+                finished = isinstance(event, SegmentDone)
+                yield event
+        except FlopmarketError as error:
+            await self.discard()
+            raise _sorted_out(error) from error
+        finally:
+            self._running = False
+            if not finished:
+                await self.discard()
+
+    async def interrupt(self) -> None:
+        """End the running segment after its present step; nothing when none runs."""
+        if self._running and self._engine is not None:
+            with contextlib.suppress(EngineProcessDied):
+                await self._engine.interrupt()
+
+    async def close_job(self) -> None:
+        """Wipe and free the job's device memory. A process that cannot is ended, which frees it."""
+        if self._engine is not None:
+            with contextlib.suppress(FlopmarketError):
+                await self._guarded(self._engine.close_job())
+
+    async def discard(self) -> None:
+        """End the process; the next call starts a fresh one."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await _stop(engine)
+
+    async def stop(self) -> None:
+        """End the process for good."""
+        await self.discard()
+
+    async def _guarded(self, call: Awaitable[Answer]) -> Answer:
+        """``call``; a process that failed or was left in the middle of an answer is ended."""
+        try:
+            return await call
+        except JobRefused as error:
+            raise _sorted_out(error) from error
+        except FlopmarketError as error:
+            await self.discard()
+            raise _sorted_out(error) from error
+        except asyncio.CancelledError:
+            await self.discard()
+            raise
+
+
+def _sorted_out(error: FlopmarketError) -> FlopmarketError:
+    if "MEMORY" in str(error.code):
+        return JobUnfit(error.message, code=error.code, reason=ReleaseReason.OUT_OF_MEMORY)
+    if error.retryable or isinstance(error, EngineProcessDied):
+        return ExecutorFailed(error.message, code=error.code)
+    return JobUnfit(error.message, code=error.code, reason=ReleaseReason.PROGRAM_REFUSED)
+
+
+async def _stop(engine: Engine) -> None:
+    """In good order within a few seconds, else by force."""
+    try:
+        async with asyncio.timeout(EXECUTOR_STOP_SECONDS):
+            await engine.stop()
+    except TimeoutError:
+        kill = getattr(engine, "kill", None)
+        if kill is not None:
+            await kill()
+    except EngineProcessDied:
+        pass

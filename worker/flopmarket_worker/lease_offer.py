@@ -1,0 +1,157 @@
+"""A lease as offered: checked against the buyer's signed spec before anything is fetched.
+
+The message comes from the coordinator, the spec inside it from the buyer. What is computed follows
+from the spec alone; the message adds which steps, from which state, and where the bytes are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from flopmarket.engine.exact import PROFILE
+from flopmarket.errors import FlopmarketError, InvalidInput
+from flopmarket.jobs.bundle import EMPTY_ROOT
+from flopmarket.jobs.spec import JobSpec, job_id
+from flopmarket.trust.encoding import decode
+from flopmarket.trust.envelope import Envelope, Header, open_envelope, payload_type_of
+from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
+from flopmarket.trust.keys import PublicKey
+from flopmarket.v1 import worker_pb2
+from flopmarket_worker.core.events import LeaseKey, LeaseTerms
+from flopmarket_worker.signing import envelope_from_proto
+
+_ARTIFACT_ID = re.compile(r"[0-9a-f]{64}")
+_MAX_LEASE_ID_LENGTH = 128
+_DIGEST_BYTES = 32
+
+
+class OfferRejected(InvalidInput):
+    """An offered lease contradicts itself or the spec it carries."""
+
+    default_code = "LEASE_OFFER_INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOffer:
+    """A lease whose numbers fit the spec. Artifact ids are hex, or empty for an empty bundle."""
+
+    terms: LeaseTerms
+    spec: JobSpec
+    spec_bytes: bytes
+    job_id: bytes
+    program_artifact: str
+    frozen_artifact: str
+    data_artifact: str
+    state_artifact: str
+
+
+def key_of(message: worker_pb2.LeaseOffered) -> LeaseKey:
+    """Which lease a message offers."""
+    return LeaseKey(message.lease_id, message.fence)
+
+
+def read_offer(message: worker_pb2.LeaseOffered, *, audience: str | None) -> LeaseOffer:
+    """The lease in ``message``; :class:`OfferRejected` or :class:`EnvelopeError` when it is wrong.
+
+    ``audience`` is the coordinator's key id: a spec that was signed for another market is refused.
+    None skips that check, for offers that passed it before and were found on disk.
+    """
+    if not 0 < len(message.lease_id) <= _MAX_LEASE_ID_LENGTH:
+        raise OfferRejected("a lease id has 1 to 128 characters")
+    spec, spec_bytes = _open_spec(message, audience)
+    identity = job_id(spec)
+    if message.job_id != identity.hex():
+        raise OfferRejected(
+            f"the spec is that of job {identity.hex()}, the lease names {message.job_id[:64]!r}",
+            code="LEASE_JOB_MISMATCH",
+        )
+    if spec.profile != PROFILE:
+        raise OfferRejected(
+            f"profile {spec.profile!r}; this worker computes {PROFILE}", code="LEASE_PROFILE"
+        )
+    end_step = message.first_step + message.step_count
+    if message.step_count == 0 or end_step > spec.steps:
+        raise OfferRejected(
+            f"{message.step_count} steps from {message.first_step} of a job of {spec.steps}",
+            code="LEASE_RANGE",
+        )
+    if len(message.state_root) != _DIGEST_BYTES:
+        raise OfferRejected("a state root has 32 bytes")
+    if message.first_step == 0 and message.state_root != spec.state_root:
+        raise OfferRejected(
+            "the lease starts the job from another state than the spec names",
+            code="LEASE_STATE_ROOT",
+        )
+    stateless = spec.state_root == EMPTY_ROOT
+    _check_artifact("program", message.program_artifact, required=True)
+    _check_artifact("frozen", message.frozen_artifact, required=spec.frozen_root != EMPTY_ROOT)
+    _check_artifact("data", message.data_artifact, required=spec.data_root != EMPTY_ROOT)
+    _check_artifact("state", message.state_artifact, required=not stateless)
+    return LeaseOffer(
+        terms=LeaseTerms(
+            key=key_of(message),
+            device_id=message.device_id,
+            first_step=message.first_step,
+            step_count=message.step_count,
+            first_segment=message.first_segment,
+            segment_steps=spec.segment_steps,
+            checkpoint_segments=spec.checkpoint_segments,
+            job_steps=spec.steps,
+            state_root=message.state_root,
+            stateless=stateless,
+        ),
+        spec=spec,
+        spec_bytes=spec_bytes,
+        job_id=identity,
+        program_artifact=message.program_artifact,
+        frozen_artifact=message.frozen_artifact,
+        data_artifact=message.data_artifact,
+        state_artifact=message.state_artifact,
+    )
+
+
+def _open_spec(message: worker_pb2.LeaseOffered, audience: str | None) -> tuple[JobSpec, bytes]:
+    envelope = envelope_from_proto(message.spec)
+    signer = bytes(getattr(message, "spec_public_key", b""))
+    if signer and audience is not None:
+        key = PublicKey(signer)
+        opened = open_envelope(
+            envelope, JobSpec, keys={key.key_id: key}, audience=audience, now_us=None, replay=None
+        )
+        return opened.body, opened.header.body
+    return _read_unverified(envelope, audience)
+
+
+def _read_unverified(envelope: Envelope, audience: str | None) -> tuple[JobSpec, bytes]:
+    """The spec of an envelope whose signer's key is not at hand.
+
+    Its digest is still the job id that the worker's own acceptance and commitments sign.
+    """
+    if envelope.payload_type != payload_type_of(JobSpec):
+        raise EnvelopeError(
+            f"envelope of type {envelope.payload_type[:128]!r} where a job spec is expected",
+            code=EnvelopeCode.WRONG_TYPE,
+        )
+    if len(envelope.signatures) != 1:
+        raise EnvelopeError("the spec is not signed once", code=EnvelopeCode.UNSIGNED)
+    try:
+        header = decode(Header, envelope.payload)
+        spec = decode(JobSpec, header.body)
+    except FlopmarketError as error:
+        raise EnvelopeError(error.message, code=EnvelopeCode.MALFORMED) from error
+    if audience is not None and header.audience != audience:
+        raise EnvelopeError(
+            f"the spec is addressed to {header.audience!r}, not to {audience!r}",
+            code=EnvelopeCode.WRONG_AUDIENCE,
+        )
+    return spec, header.body
+
+
+def _check_artifact(what: str, artifact: str, *, required: bool) -> None:
+    if not artifact and not required:
+        return
+    if not _ARTIFACT_ID.fullmatch(artifact):
+        raise OfferRejected(
+            f"{what} artifact {artifact[:80]!r} is not 64 hex digits", code="LEASE_ARTIFACT"
+        )

@@ -1,0 +1,265 @@
+"""The work of one lease: fetching, checking, running, uploading, cleaning up.
+
+Carries out the machine's instructions for one lease and answers each with an event. Compute calls
+come one at a time; uploads run beside them, in the order of their segments, and go on trying while
+the coordinator is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from flopmarket.errors import FlopmarketError, LimitExceeded
+from flopmarket.jobs.host import SegmentDone, StepDone
+from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
+from flopmarket.limits import MAX_BUNDLE_BYTES, MAX_PROGRAM_ARTIFACT_BYTES
+from flopmarket_worker.backoff import Backoff, Jitter
+from flopmarket_worker.core import events
+from flopmarket_worker.core.events import (
+    Event,
+    LeaseKey,
+    ReleaseReason,
+    ResumePoint,
+    Run,
+    SegmentRecord,
+    UploadedFiles,
+)
+from flopmarket_worker.executor import ExecutorFailed, JobExecutor, JobUnfit
+from flopmarket_worker.journal import LeaseFolder
+from flopmarket_worker.lease_offer import LeaseOffer
+from flopmarket_worker.transfers import Transfers
+
+OnProgress = Callable[[LeaseKey, int, Mapping[str, float]], None]
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class LeaseWork:
+    """One lease on one device."""
+
+    def __init__(
+        self,
+        offer: LeaseOffer,
+        folder: LeaseFolder,
+        executor: JobExecutor,
+        transfers: Transfers,
+        jitter: Jitter,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.offer = offer
+        self.folder = folder
+        self._executor = executor
+        self._transfers = transfers
+        self._jitter = jitter
+        self._sleep = sleep
+        self._fetching: asyncio.Task[Path | None] | None = None
+        self._abandoned = False
+        self._closed = False
+        self._uploads = asyncio.Lock()
+        self._upload_tasks: set[asyncio.Task[UploadedFiles]] = set()
+        self._newest_state: int | None = None
+        self._noted: set[int] = set()
+        self._journal = asyncio.Lock()
+
+    @property
+    def key(self) -> LeaseKey:
+        """Which lease."""
+        return self.offer.terms.key
+
+    def recover(self, computed: Sequence[SegmentRecord]) -> None:
+        """Go on with what an earlier run wrote down."""
+        self._noted.update(record.index for record in computed)
+        self._newest_state = max((r.index for r in computed if r.has_state), default=None)
+
+    async def prepare(self, start: ResumePoint) -> Event:
+        """Fetch, open, load, compare the root."""
+        try:
+            state = await self._fetched(start)
+            if self._abandoned:
+                return self._unprepared(ReleaseReason.PREEMPTED, "abandoned while it was fetched")
+            root = await self._executor.prepare(
+                self.folder.job, self.offer.spec_bytes, state, start.step
+            )
+        except ExecutorFailed as error:
+            return events.ExecutorDied(self.key, str(error))
+        except JobUnfit as error:
+            return self._unprepared(error.reason, str(error))
+        except (FlopmarketError, OSError) as error:
+            return self._unprepared(ReleaseReason.DECLINED, str(error))
+        if root != start.state_root:
+            return self._unprepared(
+                ReleaseReason.DECLINED,
+                f"the state at step {start.step} has root {root.hex()}, "
+                f"{start.state_root.hex()} is expected [STATE_ROOT_MISMATCH]",
+            )
+        return events.Prepared(self.key, state.stat().st_size if state else 0)
+
+    def abandon(self) -> None:
+        """Stop fetching."""
+        self._abandoned = True
+        if self._fetching is not None:
+            self._fetching.cancel()
+
+    async def run(self, instruction: Run, on_progress: OnProgress) -> Event:
+        """Run one segment."""
+        index = instruction.segment_index
+        done: SegmentDone | None = None
+        try:
+            async for event in self._executor.run(
+                instruction.first_step,
+                instruction.count,
+                outputs_path=self.folder.outputs(index),
+                state_path=self.folder.state(index) if instruction.keep_state else None,
+            ):
+                if isinstance(event, StepDone):
+                    on_progress(self.key, event.step, event.scalars)
+                else:
+                    done = event
+        except JobUnfit as error:
+            return events.JobFailed(self.key, error.reason, str(error))
+        except FlopmarketError as error:
+            return events.ExecutorDied(self.key, str(error))
+        if done is None:
+            return events.ExecutorDied(self.key, "the engine ended a segment without a result")
+        return self._ran(done)
+
+    async def interrupt(self) -> None:
+        """End the running segment at the next step boundary."""
+        await self._executor.interrupt()
+
+    def _ran(self, done: SegmentDone) -> Event:
+        return events.SegmentRan(
+            self.key,
+            done.first_step,
+            done.steps_done,
+            done.state_root_before,
+            done.state_root_after,
+            done.outputs_root,
+            done.inner,
+        )
+
+    async def upload(self, segment: SegmentRecord) -> Event | None:
+        """Store a segment's files with the coordinator; None when the lease ended meanwhile."""
+        if segment.has_state:
+            self._newest_state = max(segment.index, self._newest_state or 0)
+        task = asyncio.create_task(self._upload_in_turn(segment))
+        self._upload_tasks.add(task)
+        try:
+            files = await task
+        except asyncio.CancelledError:
+            if not self._closed:
+                task.cancel()
+                raise
+            return None
+        except (FlopmarketError, OSError) as error:
+            if self._closed:
+                return None
+            return events.UploadFailed(self.key, segment.index, str(error))
+        finally:
+            self._upload_tasks.discard(task)
+        return events.Uploaded(self.key, segment.index, files)
+
+    def note_answered(self, index: int) -> None:
+        """Write down that the coordinator accepted a commitment of this lease."""
+        if index in self._noted and not self._closed:
+            self.folder.note_answered(index)
+
+    async def close(self) -> Event:
+        """Wipe the device, stop uploads, delete the folder."""
+        self._closed = True
+        for task in list(self._upload_tasks):
+            task.cancel()
+        await self._executor.close_job()
+        await asyncio.to_thread(self.folder.delete)
+        return events.Closed(self.key)
+
+    # ------------------------------------------------------------ parts
+
+    async def _fetched(self, start: ResumePoint) -> Path | None:
+        """Fetch the job's files; the path of the state to load, None for a stateless program."""
+        if self._abandoned:
+            return None
+        self._fetching = asyncio.create_task(self._fetch(start))
+        try:
+            return await self._fetching
+        except asyncio.CancelledError:
+            if not self._abandoned:
+                self._fetching.cancel()
+                raise
+            return None
+        finally:
+            self._fetching = None
+
+    async def _fetch(self, start: ResumePoint) -> Path | None:
+        offer, job = self.offer, self.folder.job
+        wanted = (
+            (offer.program_artifact, job / PROGRAM_FILE, MAX_PROGRAM_ARTIFACT_BYTES),
+            (offer.frozen_artifact, job / FROZEN_FILE, MAX_BUNDLE_BYTES),
+            (offer.data_artifact, job / DATA_FILE, MAX_BUNDLE_BYTES),
+        )
+        for artifact, target, max_bytes in wanted:
+            if artifact:
+                await self._persistently(self._fetch_one, artifact, target, max_bytes)
+        if offer.terms.stateless:
+            return None
+        if start.segment_index is not None:
+            return self.folder.state(start.segment_index)
+        if not self.folder.start_state.exists():
+            await self._persistently(
+                self._fetch_state, offer.state_artifact, self.folder.start_state, MAX_BUNDLE_BYTES
+            )
+        return self.folder.start_state
+
+    async def _fetch_one(self, artifact: str, target: Path, max_bytes: int) -> None:
+        await self._transfers.fetch(artifact, self.key.lease_id, target, max_bytes=max_bytes)
+
+    async def _fetch_state(self, artifact: str, target: Path, max_bytes: int) -> None:
+        # States are seen once and belong to nobody but the job: they stay out of the cache.
+        await self._transfers.download(artifact, self.key.lease_id, target, max_bytes=max_bytes)
+
+    async def _persistently(
+        self,
+        fetch: Callable[[str, Path, int], Awaitable[None]],
+        artifact: str,
+        target: Path,
+        max_bytes: int,
+    ) -> None:
+        """Fetch, again and again while the coordinator cannot answer."""
+        backoff = Backoff(self._jitter)
+        while True:
+            try:
+                return await fetch(artifact, target, max_bytes)
+            except FlopmarketError as error:
+                if not error.retryable or isinstance(error, LimitExceeded):
+                    raise
+                await self._sleep(backoff.next_seconds())
+
+    async def _upload_in_turn(self, segment: SegmentRecord) -> UploadedFiles:
+        async with self._journal:
+            if segment.index not in self._noted:
+                await asyncio.to_thread(self.folder.note_computed, segment)
+                self._noted.add(segment.index)
+        async with self._uploads:
+            outputs = await self._upload_one(self.folder.outputs(segment.index))
+            checkpoint = ""
+            if segment.upload_state:
+                checkpoint = await self._upload_one(self.folder.state(segment.index))
+            files = UploadedFiles(outputs, checkpoint)
+            async with self._journal:
+                await asyncio.to_thread(self.folder.note_uploaded, segment.index, files)
+            self.folder.forget_files(segment.index, self._newest_state)
+            return files
+
+    async def _upload_one(self, path: Path) -> str:
+        backoff = Backoff(self._jitter)
+        while True:
+            try:
+                return await self._transfers.upload(path, self.key.lease_id)
+            except FlopmarketError as error:
+                if not error.retryable:
+                    raise
+                await self._sleep(backoff.next_seconds())
+
+    def _unprepared(self, reason: ReleaseReason, detail: str) -> Event:
+        return events.JobFailed(self.key, reason, detail)

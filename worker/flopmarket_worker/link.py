@@ -1,0 +1,246 @@
+"""The connection to one coordinator: channel, who it is, enrolment, bearer tokens.
+
+Outside loopback the channel is TLS. A device key that the coordinator does not know yet is enrolled
+with the owner key when the worker was given one: the account is opened if need be, and a signed
+grant lets the device key run work for it. The owner key signs nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from grpc import aio
+
+from flopmarket.client.channel import is_loopback
+from flopmarket.engine.exact import PROFILE
+from flopmarket.errors import (
+    Conflict,
+    FlopmarketError,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Unauthenticated,
+)
+from flopmarket.limits import SESSION_RENEW_BEFORE_SECONDS, UNARY_DEADLINE_SECONDS
+from flopmarket.trust.documents import AccountRegistration, DeviceGrant, SessionRequest
+from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
+from flopmarket.v1 import artifact_pb2_grpc, identity_pb2, identity_pb2_grpc, worker_pb2_grpc
+from flopmarket_worker.remote import error_of
+from flopmarket_worker.signing import Clock, NonceSource, Sealer
+
+if TYPE_CHECKING:
+    from flopmarket.v1.artifact_pb2_grpc import ArtifactServiceAsyncStub
+    from flopmarket.v1.worker_pb2_grpc import WorkerServiceAsyncStub
+
+Answer = TypeVar("Answer")
+Metadata = tuple[tuple[str, str], ...]
+
+_REQUEST_SECONDS = 120
+_CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Keys of one worker. ``owner`` is needed once, to enrol; ``account_id`` is the owner's, and
+    may be empty when ``owner`` is given (an account is named by its first owner key)."""
+
+    device: KeyPair
+    owner: KeyPair | None
+    account_id: str
+    label: str
+
+    def account(self) -> str:
+        """The account the device works for; InvalidInput (ACCOUNT_MISSING) when nobody said."""
+        if self.account_id:
+            return self.account_id
+        if self.owner is None:
+            raise InvalidInput(
+                "no account: the worker was given neither an account id nor an owner key",
+                code="ACCOUNT_MISSING",
+                hint="pass --account-key FILE once, or --account ID for a granted device key",
+            )
+        return self.owner.key_id
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinator:
+    """Who the coordinator says it is."""
+
+    key_id: str
+    currency: str
+
+
+class CoordinatorLink:
+    """One channel. ``close`` it in the end."""
+
+    def __init__(
+        self,
+        address: str,
+        credentials: Credentials,
+        *,
+        now_us: Clock,
+        nonce: NonceSource,
+        ca_pem: bytes | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._now_us = now_us
+        self._nonce = nonce
+        self._channel = _channel(address, ca_pem)
+        self._identity = identity_pb2_grpc.IdentityServiceStub(self._channel)
+        self.artifacts: ArtifactServiceAsyncStub = artifact_pb2_grpc.ArtifactServiceStub(
+            self._channel
+        )
+        self.worker: WorkerServiceAsyncStub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._coordinator: Coordinator | None = None
+        self._token = ""
+        self._token_renew_us = 0
+        self._enrolled = False
+        self._lock = asyncio.Lock()
+
+    @property
+    def device_key(self) -> KeyPair:
+        """The key that signs this worker's documents."""
+        return self._credentials.device
+
+    @property
+    def account_id(self) -> str:
+        """The account this worker earns for."""
+        return self._credentials.account()
+
+    @property
+    def token_renew_us(self) -> int:
+        """When the present token should be replaced, microseconds since the epoch."""
+        return self._token_renew_us
+
+    async def coordinator(self) -> Coordinator:
+        """Ask once who the coordinator is. Another key on the same link later is an error of its
+        own making: documents stay addressed to the first."""
+        if self._coordinator is None:
+            answer = await self._unary(
+                self._identity.GetCoordinator, identity_pb2.GetCoordinatorRequest()
+            )
+            if PublicKey(answer.public_key).key_id != answer.key_id:
+                raise Unauthenticated(
+                    "the coordinator's key id is not that of its key", code="COORDINATOR_KEY"
+                )
+            if answer.profile != PROFILE:
+                raise InvalidInput(
+                    f"the coordinator verifies profile {answer.profile!r}, this worker computes "
+                    f"{PROFILE}",
+                    code="PROFILE_MISMATCH",
+                    hint="install the version of flopmarket that the coordinator runs",
+                )
+            self._coordinator = Coordinator(answer.key_id, answer.currency)
+        return self._coordinator
+
+    async def sealer(self) -> Sealer:
+        """What seals documents for this coordinator."""
+        return Sealer((await self.coordinator()).key_id, self._now_us, self._nonce)
+
+    async def credentials(self) -> Metadata:
+        """Metadata with a live token of the device key; enrols the key if it must."""
+        async with self._lock:
+            if not self._token or self._now_us() >= self._token_renew_us:
+                await self._open_session()
+            return _bearer(self._token)
+
+    def forget_session(self) -> None:
+        """The next call opens a new session."""
+        self._token = ""
+
+    async def close(self) -> None:
+        """Close the channel; open calls end."""
+        await self._channel.close(None)
+
+    async def _open_session(self) -> None:
+        try:
+            answer = await self._session(self._credentials.device, KeyRole.DEVICE)
+        except (Unauthenticated, Forbidden, NotFound) as error:
+            if self._credentials.owner is None or self._enrolled:
+                raise Unauthenticated(
+                    error.message,
+                    code=error.code,
+                    hint=error.hint or "pass --account-key FILE to enrol this device key",
+                ) from error
+            await self._enrol(self._credentials.owner)
+            answer = await self._session(self._credentials.device, KeyRole.DEVICE)
+        self._enrolled = True
+        self._token = answer.token
+        lifetime_us = max(0, answer.expires_at_us - self._now_us())
+        margin_us = min(lifetime_us // 2, int(SESSION_RENEW_BEFORE_SECONDS * 1e6))
+        self._token_renew_us = answer.expires_at_us - margin_us
+
+    async def _session(self, key: KeyPair, role: KeyRole) -> identity_pb2.OpenSessionResponse:
+        body = SessionRequest(account_id=self.account_id, role=role, purpose="worker")
+        sealer = await self.sealer()
+        request = identity_pb2.OpenSessionRequest(
+            request=sealer.seal(body, key, seconds=_REQUEST_SECONDS)
+        )
+        return await self._unary(self._identity.OpenSession, request)
+
+    async def _enrol(self, owner: KeyPair) -> None:
+        sealer = await self.sealer()
+        registration = AccountRegistration(
+            owner_key=owner.public.raw, display_name=self._credentials.label
+        )
+        grant = DeviceGrant(
+            account_id=self.account_id,
+            device_key=self._credentials.device.public.raw,
+            label=self._credentials.label,
+            role=KeyRole.DEVICE,
+        )
+        try:
+            opened = await self._session(owner, KeyRole.OWNER)
+        except (Unauthenticated, NotFound):
+            await self._unary(
+                self._identity.Register,
+                identity_pb2.RegisterRequest(
+                    registration=sealer.seal(registration, owner, seconds=_REQUEST_SECONDS)
+                ),
+            )
+            opened = await self._session(owner, KeyRole.OWNER)
+        # A conflict: granted before. The session that follows tells whether it still holds.
+        with contextlib.suppress(Conflict):
+            await self._unary(
+                self._identity.GrantDevice,
+                identity_pb2.GrantDeviceRequest(
+                    grant=sealer.seal(grant, owner, seconds=_REQUEST_SECONDS)
+                ),
+                _bearer(opened.token),
+            )
+
+    async def _unary(
+        self, method: Callable[..., Awaitable[Answer]], request: object, metadata: Metadata = ()
+    ) -> Answer:
+        try:
+            return await method(request, metadata=metadata, timeout=UNARY_DEADLINE_SECONDS)
+        except aio.AioRpcError as failure:
+            raise error_of(failure) from failure
+
+
+def is_fatal(error: FlopmarketError) -> bool:
+    """Whether connecting again cannot help: bad keys, another profile, a ban."""
+    return not error.retryable
+
+
+def _bearer(token: str) -> Metadata:
+    return (("authorization", f"Bearer {token}"),)
+
+
+def _channel(address: str, ca_pem: bytes | None) -> aio.Channel:
+    if ca_pem is None and is_loopback(address):
+        return aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(root_certificates=ca_pem)
+    return aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)

@@ -1,0 +1,214 @@
+"""Artifacts between a worker and the coordinator, by content hash.
+
+Downloads are bounded in bytes, written to a temporary file, and become visible under their hash
+only when the hash is right; program, frozen weights and data stay in a bounded cache between jobs
+(oldest use goes first), states do not. Uploads name their lease. Every call has a deadline that
+follows its size, and is cancelled when its caller goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from grpc import aio
+
+from flopmarket.errors import FlopmarketError, LimitExceeded, Unauthenticated, Unavailable
+from flopmarket.limits import (
+    DEFAULT_ARTIFACT_CACHE_BYTES,
+    MAX_TRANSFER_CHUNK_BYTES,
+    MIN_FREE_DISK_BYTES,
+    SLOWEST_TRANSFER_BYTES_PER_SECOND,
+    TRANSFER_GRACE_SECONDS,
+)
+from flopmarket.v1 import artifact_pb2
+from flopmarket_worker.remote import error_of
+
+if TYPE_CHECKING:
+    from flopmarket.v1.artifact_pb2_grpc import ArtifactServiceAsyncStub
+
+
+class ArtifactMismatch(FlopmarketError):
+    """The bytes that came are not those whose hash was asked for."""
+
+    default_code = "ARTIFACT_HASH_MISMATCH"
+
+
+class Calls(Protocol):
+    """What transfers need of the connection: the artifact stub and fresh credentials."""
+
+    @property
+    def artifacts(self) -> ArtifactServiceAsyncStub:
+        """The stub of ArtifactService."""
+        ...
+
+    async def credentials(self) -> tuple[tuple[str, str], ...]:
+        """Metadata of an authenticated call."""
+        ...
+
+    def forget_session(self) -> None:
+        """The session token was refused; the next call gets a new one."""
+        ...
+
+
+class Transfers:
+    """Fetches and stores artifacts for all devices of one agent.
+
+    ``cache_bytes`` bounds what is kept between jobs. Files of one hash are fetched once at a time.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        cache_folder: Path,
+        *,
+        cache_bytes: int = DEFAULT_ARTIFACT_CACHE_BYTES,
+    ) -> None:
+        self._calls = calls
+        self._cache = cache_folder
+        self._cache_bytes = cache_bytes
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def fetch(self, artifact: str, lease_id: str, target: Path, *, max_bytes: int) -> None:
+        """Put the artifact at ``target``, from the cache if it is there.
+
+        Raises :class:`ArtifactMismatch`, LimitExceeded (ARTIFACT_TOO_LARGE, DISK_FULL) or what the
+        coordinator answered.
+        """
+        lock = self._locks.setdefault(artifact, asyncio.Lock())
+        try:
+            async with lock:
+                cached = self._cache / artifact
+                if not await asyncio.to_thread(_is_good, cached, artifact):
+                    await self.download(artifact, lease_id, cached, max_bytes=max_bytes)
+                await asyncio.to_thread(_link_or_copy, cached, target)
+                await asyncio.to_thread(evict, self._cache, self._cache_bytes)
+        finally:
+            if not lock.locked():
+                self._locks.pop(artifact, None)
+
+    async def download(self, artifact: str, lease_id: str, target: Path, *, max_bytes: int) -> None:
+        """Fetch the artifact to ``target``, past the cache."""
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.part")
+        call = self._calls.artifacts.Download(
+            artifact_pb2.DownloadRequest(digest=artifact, lease_id=lease_id),
+            metadata=await self._calls.credentials(),
+            timeout=_deadline(max_bytes),
+        )
+        hasher = hashlib.sha256()
+        received = 0
+        try:
+            with temporary.open("wb") as file:
+                async for message in call:
+                    received += len(message.chunk)
+                    _check_room(received, max_bytes, artifact, temporary)
+                    hasher.update(message.chunk)
+                    file.write(message.chunk)
+            if hasher.hexdigest() != artifact:
+                raise ArtifactMismatch(
+                    f"artifact {artifact} arrived as {hasher.hexdigest()} ({received} bytes)",
+                    details={"artifact": artifact, "received": hasher.hexdigest()},
+                )
+            temporary.replace(target)
+        except aio.AioRpcError as failure:
+            raise self._failed(failure) from failure
+        finally:
+            call.cancel()
+            temporary.unlink(missing_ok=True)
+
+    async def upload(self, path: Path, lease_id: str) -> str:
+        """Store the file under its hash for the lease; returns the artifact id."""
+        artifact, size_bytes = await asyncio.to_thread(_hash_file, path)
+        call = self._calls.artifacts.Upload(
+            _parts(path, artifact, size_bytes, lease_id),
+            metadata=await self._calls.credentials(),
+            timeout=_deadline(size_bytes),
+        )
+        try:
+            answer = await call
+        except aio.AioRpcError as failure:
+            raise self._failed(failure) from failure
+        finally:
+            call.cancel()
+        if answer.digest != artifact:
+            raise ArtifactMismatch(f"{artifact} was stored as {answer.digest[:64]}")
+        return artifact
+
+    def _failed(self, failure: aio.AioRpcError) -> FlopmarketError:
+        error = error_of(failure)
+        if isinstance(error, Unauthenticated):
+            # A coordinator that restarted or an old token: a new session may help.
+            self._calls.forget_session()
+            return Unavailable(error.message, code=error.code)
+        return error
+
+
+async def _parts(
+    path: Path, artifact: str, size_bytes: int, lease_id: str
+) -> AsyncIterator[artifact_pb2.UploadRequest]:
+    header = artifact_pb2.UploadHeader(digest=artifact, size_bytes=size_bytes, lease_id=lease_id)
+    yield artifact_pb2.UploadRequest(header=header)
+    with path.open("rb") as file:
+        while chunk := file.read(MAX_TRANSFER_CHUNK_BYTES):
+            yield artifact_pb2.UploadRequest(chunk=chunk)
+
+
+def evict(folder: Path, limit_bytes: int) -> None:
+    """Delete files of the cache, longest unused first, until it holds at most ``limit_bytes``."""
+    entries = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
+    total = sum(status.st_size for status, _ in entries)
+    for status, path in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
+        if total <= limit_bytes:
+            break
+        path.unlink(missing_ok=True)
+        total -= status.st_size
+
+
+def _check_room(received: int, max_bytes: int, artifact: str, path: Path) -> None:
+    if received > max_bytes:
+        raise LimitExceeded(
+            f"artifact {artifact} is longer than {max_bytes} bytes", code="ARTIFACT_TOO_LARGE"
+        )
+    if received % (64 << 20) < MAX_TRANSFER_CHUNK_BYTES:
+        free = shutil.disk_usage(path.parent).free
+        if free < MIN_FREE_DISK_BYTES:
+            raise LimitExceeded(
+                f"{free} bytes of disk are left, downloads keep {MIN_FREE_DISK_BYTES} free",
+                code="DISK_FULL",
+            )
+
+
+def _is_good(path: Path, artifact: str) -> bool:
+    """Whether the cached file still has its hash (disks rot, people edit)."""
+    if not path.exists():
+        return False
+    digest, _ = _hash_file(path)
+    if digest != artifact:
+        path.unlink(missing_ok=True)
+        return False
+    os.utime(path)
+    return True
+
+
+def _hash_file(path: Path) -> tuple[str, int]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return digest.hexdigest(), file.tell()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def _deadline(size_bytes: int) -> float:
+    return TRANSFER_GRACE_SECONDS + size_bytes / SLOWEST_TRANSFER_BYTES_PER_SECOND

@@ -1,0 +1,221 @@
+"""From the options of ``flop worker up`` to a running agent: keys, devices, folders, signals.
+
+The composition root of the worker: everything below gets clock, randomness and folders from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import random
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from flopmarket.errors import Conflict, FlopmarketError, InvalidInput, Unavailable
+from flopmarket.jobs.host import Engine, EngineProcess
+from flopmarket.limits import MAX_WORKER_DEVICES
+from flopmarket.trust.keys import KeyPair
+from flopmarket_worker import discovery, faults
+from flopmarket_worker.agent import Agent, AgentDevice
+from flopmarket_worker.calibration import Measured, calibrate
+from flopmarket_worker.executor import JobExecutor
+from flopmarket_worker.journal import Journal
+from flopmarket_worker.link import CoordinatorLink, Credentials
+from flopmarket_worker.offers import NotAdmitted, OwnerTerms, card_of
+from flopmarket_worker.signing import random_nonce, wall_clock_us
+from flopmarket_worker.transfers import Transfers
+
+logger = logging.getLogger("flopmarket.worker")
+
+_DEVICE_KEY_FILE = "device.pem"
+_ACCOUNT_FILE = "account"
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What the owner typed. Empty texts and None mean "not said"."""
+
+    address: str
+    ca_file: Path | None
+    devices: tuple[str, ...]
+    owner: OwnerTerms
+    work_folder: Path
+    cache_folder: Path
+    account_key_file: Path | None
+    account_id: str
+    key_file: Path | None
+    label: str
+    device_salt: str
+    fault: str
+    nice: int
+
+
+def version() -> str:
+    """The installed version."""
+    return metadata.version("flopmarket")
+
+
+async def run_worker(options: UpOptions) -> None:
+    """Offer the devices and work until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with only_worker_in(options.work_folder):
+        credentials = load_credentials(options)
+        ca_pem = options.ca_file.read_bytes() if options.ca_file is not None else None
+        enlisting = asyncio.create_task(enlist(options))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({enlisting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not enlisting.done():
+            enlisting.cancel()
+            await asyncio.gather(enlisting, return_exceptions=True)
+            return
+        devices = enlisting.result()
+        link = CoordinatorLink(
+            options.address, credentials, now_us=wall_clock_us, nonce=random_nonce, ca_pem=ca_pem
+        )
+        agent = Agent(
+            link,
+            devices,
+            Journal(options.work_folder / "leases"),
+            Transfers(link, _made(options.cache_folder / "artifacts")),
+            now_us=wall_clock_us,
+            jitter=random.random,
+            version=version(),
+        )
+        await agent.run(stop)
+
+
+async def enlist(options: UpOptions) -> list[AgentDevice]:
+    """Start, admit and measure the devices; those that fail are left out with a warning.
+
+    NotAdmitted, InvalidInput (DEVICE_NONE) or the last failure when none is left.
+    """
+    specs = options.devices or await every_device()
+    if len(specs) > MAX_WORKER_DEVICES:
+        raise InvalidInput(f"{len(specs)} devices, at most {MAX_WORKER_DEVICES}")
+    found: list[AgentDevice] = []
+    failure: FlopmarketError | None = None
+    for spec in specs:
+        executor = JobExecutor(_Starter(spec, options))
+        try:
+            measured = await calibrate(executor, options.work_folder / "calibration", version())
+        except (FlopmarketError, asyncio.CancelledError) as error:
+            await executor.stop()
+            if isinstance(error, asyncio.CancelledError):
+                await asyncio.gather(*(device.executor.stop() for device in found))
+                raise
+            logger.warning("device %s is not offered: %s", spec, error)
+            failure = error
+            continue
+        found.append(device_of(measured, options, executor))
+    if not found:
+        raise failure or NotAdmitted("this machine has no device to offer", code="DEVICE_NONE")
+    return found
+
+
+def device_of(measured: Measured, options: UpOptions, executor: JobExecutor) -> AgentDevice:
+    """The offered device of a measured one."""
+    card = card_of(measured.info, salt_of(measured.info, options.device_salt))
+    logger.info("device %s offered as %s", measured.info.get("index_name", ""), card.device_id[:16])
+    return AgentDevice(card, measured.calibration, options.owner, executor)
+
+
+def salt_of(info: Mapping[str, Any], chosen: str) -> str:
+    """The chosen salt; else this installation's for boards that carry no identity of their own."""
+    if chosen or info.get("uuid") or info.get("pci_address"):
+        return chosen
+    with contextlib.suppress(OSError):
+        return "machine " + Path("/etc/machine-id").read_text().strip()
+    return ""
+
+
+async def every_device() -> tuple[str, ...]:
+    """Index names of all devices."""
+    cards = await discovery.discover()
+    if not cards:
+        raise Unavailable(
+            "this machine has no OpenCL device",
+            code="DEVICE_NONE",
+            hint="install a driver, or the CPU one from PyPI: pip install 'pyopencl[pocl]'",
+        )
+    return tuple(str(card["index_name"]) for card in cards)
+
+
+@dataclass(frozen=True, slots=True)
+class _Starter:
+    """Starts the engine process of one device."""
+
+    spec: str
+    options: UpOptions
+
+    async def __call__(self) -> Engine:
+        kernels = _made(self.options.cache_folder / "kernels")
+        engine = await EngineProcess.start(self.spec, cache_dir=kernels, nice=self.options.nice)
+        return faults.wrap(engine, self.options.fault)
+
+
+def load_credentials(options: UpOptions) -> Credentials:
+    """The device key (made on the first start), the owner key if given, the remembered account."""
+    path = options.key_file or options.work_folder / _DEVICE_KEY_FILE
+    if not path.exists():
+        KeyPair.generate().save(path)
+        logger.info("a new device key was written to %s", path)
+    device = KeyPair.load(path)
+    owner = KeyPair.load(options.account_key_file) if options.account_key_file else None
+    remembered = options.work_folder / _ACCOUNT_FILE
+    account = options.account_id
+    if not account and owner is None and remembered.exists():
+        account = remembered.read_text().strip()
+    credentials = Credentials(device, owner, account, options.label)
+    remembered.write_text(credentials.account() + "\n")
+    return credentials
+
+
+@contextlib.contextmanager
+def only_worker_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; Conflict (WORK_FOLDER_BUSY) when another worker has it."""
+    _made(folder)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Conflict(
+                f"another worker runs in {folder}",
+                code="WORK_FOLDER_BUSY",
+                hint="give each worker a folder of its own with --work-dir",
+            ) from None
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+async def measure_devices(
+    specs: Sequence[str], options: UpOptions
+) -> list[tuple[str, Measured | FlopmarketError]]:
+    """Measure anew; each device's result or why there is none."""
+    results: list[tuple[str, Measured | FlopmarketError]] = []
+    for spec in specs or await every_device():
+        executor = JobExecutor(_Starter(spec, options))
+        try:
+            folder = options.work_folder / "calibration"
+            results.append((spec, await calibrate(executor, folder, version(), again=True)))
+        except FlopmarketError as error:
+            results.append((spec, error))
+        finally:
+            await executor.stop()
+    return results
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
