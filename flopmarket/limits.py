@@ -112,3 +112,14 @@ RECONNECT_MOST_SECONDS = 30.0
 WORKER_STOP_SECONDS = 6.0  # from the wish to stop until unfinished reports are left on disk
 EXECUTOR_STOP_SECONDS = 2.5  # for an engine process to end in good order
 WORKER_DOCUMENT_SECONDS = 7 * 24 * 3600  # lifetime of offers, acceptances and commitments
+
+# --- coordinator: use cases and store --------------------------------------------------------------
+
+MAX_JOB_TITLE_LENGTH = 200  # characters
+MAX_REQUEST_ID_LENGTH = 128  # characters
+MAX_RELEASE_DETAIL_LENGTH = 500  # characters kept of what a worker says when it gives a lease back
+MAX_OFFERS_PER_WORKER = 64  # offers of one hello
+MAX_PAGE_ROWS = 500  # rows of one page of any list
+MAX_CACHED_PROGRAMS = 64  # programs whose cost is remembered
+MAX_COMMANDS_PER_COMMIT = 256  # commands of one database transaction
+MAX_QUEUED_COMMANDS = 4_096  # commands that wait for the writer

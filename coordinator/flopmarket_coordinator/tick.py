@@ -21,13 +21,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from flopmarket.errors import Unavailable
+from flopmarket.limits import MAX_COMMANDS_PER_COMMIT, MAX_QUEUED_COMMANDS
 from flopmarket_coordinator.store.engine import Transaction, read, write
 
 Answer = TypeVar("Answer")
 
-MAX_COMMANDS_PER_COMMIT = 256
 MAX_WAIT_SECONDS = 0.005
-MAX_QUEUED_COMMANDS = 4_096
 READER_THREADS = 2
 
 

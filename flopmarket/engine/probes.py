@@ -48,7 +48,7 @@ class Probe:
 def build_options(info: DeviceInfo) -> tuple[str, ...]:
     """What every source is built with on this device, probes included.
 
-    LLVM narrows a float64 division of two widened floats to a float32 one, which is exact as long as
+    LLVM narrows a float64 division of two widened floats to a float32 one, which is exact where
     that one is correctly rounded. NVIDIA's is not, unless it is asked for.
     """
     if "correctly_rounded_divide_sqrt" in info.float_flags:

@@ -60,9 +60,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def free(self, account: str) -> int:
         return self.balance[account] - self.reserved[account]
 
-    def make(self, kind: TransferKind, debit: str, credit: str, amount: int) -> Transfer:
+    def make(
+        self, kind: TransferKind, debit: str, credit: str, amount: int, pending_id: str = ""
+    ) -> Transfer:
         identity = transfer_id("test", len(self.done))
-        return Transfer(identity, kind, debit, credit, amount, Purpose.PAY)
+        return Transfer(identity, kind, debit, credit, amount, Purpose.PAY, pending_id=pending_id)
 
     @rule(to=accounts, amount=amounts)
     def deposit(self, to: str, amount: int) -> None:
@@ -99,9 +101,7 @@ class LedgerMachine(RuleBasedStateMachine):
         kind = TransferKind.POST if post else TransferKind.VOID
         moved = amount if post else hold.amount_nano
         allowed = hold.transfer_id not in self.resolved and moved <= hold.amount_nano
-        transfer = replace(
-            self.make(kind, hold.debit, hold.credit, moved), pending_id=hold.transfer_id
-        )
+        transfer = self.make(kind, hold.debit, hold.credit, moved, hold.transfer_id)
         self.run_transfer(transfer, allowed=allowed)
         if allowed:
             self.resolved.add(hold.transfer_id)

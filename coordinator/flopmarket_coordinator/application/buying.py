@@ -8,7 +8,13 @@ import json
 from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import Conflict, Forbidden, InvalidInput, NotFound, QuotaExceeded
 from flopmarket.jobs.spec import JobSpec, Verification, job_id, segment_count
-from flopmarket.limits import MAX_JOB_STEPS, MAX_RECEIPT_SEGMENTS, MAX_SEGMENT_STEPS
+from flopmarket.limits import (
+    MAX_JOB_STEPS,
+    MAX_JOB_TITLE_LENGTH,
+    MAX_RECEIPT_SEGMENTS,
+    MAX_REQUEST_ID_LENGTH,
+    MAX_SEGMENT_STEPS,
+)
 from flopmarket.market.offer import Offer
 from flopmarket.market.quote import Quote, build_quote
 from flopmarket.trust.documents import CancelRequest
@@ -37,8 +43,6 @@ from flopmarket_coordinator.store import identity, jobs, ledger, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow
 
-MAX_TITLE_LENGTH = 200
-MAX_REQUEST_ID_LENGTH = 128
 EMPTY_ROOT = state_root({})
 
 
@@ -277,8 +281,10 @@ class BuyingUseCases(OfferUseCases, SettlingUseCases):
             raise InvalidInput(
                 f"a request id has 1 to {MAX_REQUEST_ID_LENGTH} characters", code="REQUEST_ID"
             )
-        if len(request.title) > MAX_TITLE_LENGTH:
-            raise InvalidInput(f"a title has at most {MAX_TITLE_LENGTH} characters", code="TITLE")
+        if len(request.title) > MAX_JOB_TITLE_LENGTH:
+            raise InvalidInput(
+                f"a title has at most {MAX_JOB_TITLE_LENGTH} characters", code="TITLE"
+            )
         if spec.deadline_us <= tx.now_us:
             raise InvalidInput("the deadline has passed", code="JOB_DEADLINE")
         if spec.profile != PROFILE:

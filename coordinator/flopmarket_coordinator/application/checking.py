@@ -75,7 +75,6 @@ def _job_facts(job: JobRow, receipt: Receipt | None) -> JobFacts:
         fee_nano=job.fee_nano,
         hold_id=job.hold_id,
         hold_nano=job.hold_nano,
-        stateless=job.stateless,
         receipt_invoice_nano=receipt.invoice_nano if receipt else None,
         receipt_fee_nano=receipt.fee_nano if receipt else None,
         receipt_segments=len(receipt.segments) if receipt else None,

@@ -18,6 +18,7 @@ from flopmarket.engine.errors import EngineError
 from flopmarket.engine.limits import MAX_PROGRAM_BYTES
 from flopmarket.engine.program import Program
 from flopmarket.errors import Forbidden, InvalidInput
+from flopmarket.limits import MAX_CACHED_PROGRAMS, MAX_PAGE_ROWS
 from flopmarket.market.predict import StepWork
 from flopmarket.trust.encoding import AnyDocument
 from flopmarket.trust.envelope import Envelope, Opened, open_envelope
@@ -30,9 +31,7 @@ from flopmarket_coordinator.parameters import Parameters
 from flopmarket_coordinator.store import identity
 from flopmarket_coordinator.store.engine import Transaction
 
-MAX_CACHED_PROGRAMS = 64
-MAX_PAGE_SIZE = 500
-DEFAULT_PAGE_SIZE = 50
+DEFAULT_PAGE_ROWS = 50
 _MAC_BYTES = 16
 
 
@@ -195,8 +194,8 @@ class UseCases:
 def page_size(asked: int) -> int:
     """Rows of one page: what was asked for within bounds, a default for 0."""
     if asked < 0:
-        raise InvalidInput(f"a page has 1 to {MAX_PAGE_SIZE} rows, not {asked}", code="PAGE_SIZE")
-    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        raise InvalidInput(f"a page has 1 to {MAX_PAGE_ROWS} rows, not {asked}", code="PAGE_SIZE")
+    return min(asked or DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS)
 
 
 def _bad_token() -> InvalidInput:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flopmarket.errors import Conflict, FlopmarketError, Forbidden, InvalidInput, NotFound
 from flopmarket.jobs.spec import JobSpec
+from flopmarket.limits import MAX_OFFERS_PER_WORKER, MAX_RELEASE_DETAIL_LENGTH
 from flopmarket.market.money import Nano
 from flopmarket.market.offer import offer_from_terms
 from flopmarket.market.price import PriceTerms, price
@@ -49,9 +50,6 @@ from flopmarket_coordinator.core.verification import AuditDecision
 from flopmarket_coordinator.store import identity, jobs, ledger, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow
-
-MAX_OFFERS_PER_WORKER = 64
-MAX_DETAIL_LENGTH = 500
 
 
 class _Refusal(Exception):
@@ -183,7 +181,7 @@ class WorkingUseCases(DispatchingUseCases):
             return
         if reason not in set(ReleaseReason):
             raise InvalidInput(f"{reason[:40]!r} is no reason to release", code="RELEASE_REASON")
-        self._end_lease(tx, lease, LeaseState.RELEASED, reason, detail[:MAX_DETAIL_LENGTH])
+        self._end_lease(tx, lease, LeaseState.RELEASED, reason, detail[:MAX_RELEASE_DETAIL_LENGTH])
         self._after_lease(tx, lease)
         owners = work.refusing_owners(tx, lease.job_id, ReleaseReason.PROGRAM_REFUSED)
         if owners >= self._parameters.max_job_refusals:

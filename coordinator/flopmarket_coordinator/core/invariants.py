@@ -49,7 +49,6 @@ class JobFacts:
     fee_nano: int
     hold_id: str
     hold_nano: int
-    stateless: bool
     receipt_invoice_nano: int | None
     receipt_fee_nano: int | None
     receipt_segments: int | None

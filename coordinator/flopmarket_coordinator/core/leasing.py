@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from flopmarket.jobs.spec import JobSpec
-from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, SegmentState
+from flopmarket_coordinator.core.lifecycle import SegmentState
 
 
 class CommitCode(StrEnum):
@@ -155,8 +155,3 @@ def durable_prefix(live: Sequence[Part], *, stateless: bool, every: bool) -> lis
             ready += waiting
             waiting = []
     return ready
-
-
-def is_live(state: SegmentState) -> bool:
-    """Whether a segment counts towards its job."""
-    return state in LIVE_SEGMENT_STATES

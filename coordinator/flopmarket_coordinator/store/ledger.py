@@ -27,6 +27,22 @@ from flopmarket_coordinator.store.engine import Transaction
 _account = schema.ledger_account
 _transfer = schema.transfer
 
+# Built once: constructing a statement costs more than running it.
+_FIND = sa.select(_transfer).where(_transfer.c.transfer_id == sa.bindparam("wanted"))
+_INSERT = sa.insert(_transfer)
+_BALANCE_AFTER = _account.c.balance_nano + sa.bindparam("balance_change")
+_RESERVED_AFTER = _account.c.reserved_nano + sa.bindparam("reserved_change")
+# The CHECK of the table says the same as the last condition; asking first keeps the transaction
+# usable and the error readable.
+_APPLY = (
+    sa.update(_account)
+    .where(
+        _account.c.ledger_account_id == sa.bindparam("account"),
+        (_account.c.ledger_account_id == EXTERNAL) | (_BALANCE_AFTER >= _RESERVED_AFTER),
+    )
+    .values(balance_nano=_BALANCE_AFTER, reserved_nano=_RESERVED_AFTER)
+)
+
 
 def open_accounts(tx: Transaction, accounts: Iterable[str]) -> None:
     """Create ledger accounts with nothing in them; those that exist stay as they are."""
@@ -83,11 +99,7 @@ def execute_all(tx: Transaction, transfers: Iterable[Transfer]) -> None:
 
 def find(tx: Transaction, transfer_id: str) -> Transfer | None:
     """The transfer with this id."""
-    row = (
-        tx.connection.execute(sa.select(_transfer).where(_transfer.c.transfer_id == transfer_id))
-        .mappings()
-        .first()
-    )
+    row = tx.connection.execute(_FIND, {"wanted": transfer_id}).mappings().first()
     return None if row is None else to_transfer(row)
 
 
@@ -132,21 +144,20 @@ def statement(
 
 
 def _insert(tx: Transaction, transfer: Transfer) -> None:
+    values = {
+        "transfer_id": transfer.transfer_id,
+        "kind": transfer.kind.value,
+        "debit": transfer.debit,
+        "credit": transfer.credit,
+        "amount_nano": transfer.amount_nano,
+        "purpose": transfer.purpose.value,
+        "job_id": transfer.job_id,
+        "reference": transfer.reference,
+        "pending_id": transfer.pending_id or None,
+        "created_at_us": tx.now_us,
+    }
     try:
-        tx.connection.execute(
-            sa.insert(_transfer).values(
-                transfer_id=transfer.transfer_id,
-                kind=transfer.kind.value,
-                debit=transfer.debit,
-                credit=transfer.credit,
-                amount_nano=transfer.amount_nano,
-                purpose=transfer.purpose.value,
-                job_id=transfer.job_id,
-                reference=transfer.reference,
-                pending_id=transfer.pending_id or None,
-                created_at_us=tx.now_us,
-            )
-        )
+        tx.connection.execute(_INSERT, values)
     except IntegrityError as error:
         if transfer.pending_id:
             raise LedgerConflict(
@@ -158,14 +169,13 @@ def _insert(tx: Transaction, transfer: Transfer) -> None:
 
 
 def _apply(tx: Transaction, change: Change) -> None:
-    balance_after = _account.c.balance_nano + change.balance_nano
-    reserved_after = _account.c.reserved_nano + change.reserved_nano
-    # The CHECK says the same; asking first keeps the transaction usable and the error readable.
-    covered = (_account.c.ledger_account_id == EXTERNAL) | (balance_after >= reserved_after)
     found = tx.connection.execute(
-        sa.update(_account)
-        .where(_account.c.ledger_account_id == change.account, covered)
-        .values(balance_nano=balance_after, reserved_nano=reserved_after)
+        _APPLY,
+        {
+            "account": change.account,
+            "balance_change": change.balance_nano,
+            "reserved_change": change.reserved_nano,
+        },
     ).rowcount
     if not found:
         owned, reserved = balance(tx, change.account)

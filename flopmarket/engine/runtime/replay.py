@@ -375,6 +375,3 @@ class OpenCLSession:
 def spec_bytes(spec: TensorSpec) -> int:
     """Bytes of a tensor's buffer."""
     return max(1, spec.size_bytes)
-
-
-__all__ = ["CompileOptions", "OpenCLSession", "Resident", "check_memory", "plan_for"]

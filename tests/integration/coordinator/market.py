@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,17 @@ async def running_market(
         yield Market(coordinator, engines)
     finally:
         await coordinator.stop(grace_seconds=0.5)
+
+
+def with_market(folder: Path, scenario: Callable[[Market], Awaitable[None]], **config: Any) -> None:
+    """Run ``scenario`` against a coordinator of its own."""
+
+    async def run() -> None:
+        async with running_market(folder, audit=False, **config) as market:
+            async with asyncio.timeout(30):
+                await scenario(market)
+
+    asyncio.run(run())
 
 
 class Caller:

@@ -18,7 +18,7 @@ from flopmarket_worker.telemetry.ports import DeclaredPower
 from flopmarket_worker.transfers import Transfers
 
 from flopmarket.engine.cost import WORK_CLASSES
-from flopmarket.errors import Unauthenticated
+from flopmarket.errors import LimitExceeded, NotFound, Unauthenticated
 from flopmarket.jobs import bundle
 from flopmarket.trust.keys import KeyPair
 from tests.integration.worker.fakes import FakeCoordinator, FakeEngine, spec_for, state_after
@@ -404,5 +404,32 @@ def test_a_forgotten_token_is_replaced(tmp_path: Path) -> None:
         assert 0 < len(c.tokens) <= tokens
         c.offer(DEVICE_ID, spec_for(5, 5))
         await c.until(lambda: c.released)
+
+    play(tmp_path, act)
+
+
+def test_downloads_are_bounded_and_fetched_once(tmp_path: Path) -> None:
+    async def act(s: Scene) -> None:
+        link = CoordinatorLink(
+            s.coordinator.address,
+            Credentials(DEVICE_KEY, OWNER_KEY, "", "test"),
+            now_us=wall_clock_us,
+            nonce=random_nonce,
+        )
+        (tmp_path / "small").mkdir()
+        transfers = Transfers(link, tmp_path / "small", cache_bytes=10_000)
+        first, second = s.coordinator.put(b"a" * 6000), s.coordinator.put(b"b" * 6000)
+        with pytest.raises(LimitExceeded, match="longer than 5999"):
+            await transfers.fetch(first, "lease", tmp_path / "x", max_bytes=5999)
+        assert not list((tmp_path / "small").iterdir())
+        await transfers.fetch(first, "lease", tmp_path / "x", max_bytes=6000)
+        assert (tmp_path / "x").read_bytes() == b"a" * 6000
+        del s.coordinator.artifacts[first]
+        await transfers.fetch(first, "lease", tmp_path / "y", max_bytes=6000)  # from the cache
+        await transfers.fetch(second, "lease", tmp_path / "z", max_bytes=6000)
+        assert [path.name for path in (tmp_path / "small").iterdir()] == [second]
+        with pytest.raises(NotFound):
+            await transfers.fetch(first, "lease", tmp_path / "x", max_bytes=6000)
+        await link.close()
 
     play(tmp_path, act)

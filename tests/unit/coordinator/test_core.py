@@ -49,6 +49,7 @@ OFFER = Offer(
     "o1", "owner", "key", "card", "card", "driver", "FX1", 1_000,
     DeviceRates({"dot-f32": 1_000}, 1_000, 0), 3_600, 0, "unknown", 0,
 )  # fmt: skip
+SLOW = DeviceRates({"dot-f32": 1}, 1, 0)
 IDLE = Candidate(OFFER, online=True, busy=False, banned=False)
 DEMAND = Demand("buyer", "FX1", 500, StepWork({"dot-f32": 1_000}, 0, 1))
 WORK = OpenWork("job", 0, 10, DEMAND, 10, 10)
@@ -81,7 +82,7 @@ def test_final_states_are_final_and_illegal_steps_tell_the_story() -> None:
         (replace(WORK, money_nano=9), IDLE, Reason.MAX_PRICE),
         (
             WORK,
-            replace(IDLE, offer=replace(OFFER, ask_nano_per_hour=2**62)),
+            replace(IDLE, offer=replace(OFFER, ask_nano_per_hour=2**62, rates=SLOW)),
             Reason.UNPRICEABLE,
         ),
     ],
@@ -189,9 +190,7 @@ def test_a_slash_spends_what_was_forfeited_and_no_more_reserve_than_there_is(
 
 
 HOLD, RENEWED = escrow.open_hold("j", "b", 100)
-GOOD_JOB = JobFacts(
-    "j", JobState.RUNNING, 100, 0, 0, RENEWED.transfer_id, 100, False, None, None, None
-)
+GOOD_JOB = JobFacts("j", JobState.RUNNING, 100, 0, 0, RENEWED.transfer_id, 100, None, None, None)
 GOOD = Snapshot(
     transfers=(escrow.deposit("op", "r", "b", escrow.Balance.AVAILABLE, 500, "cash"), HOLD),
     balances={"b/available": (500, 100), "platform/external": (-500, 0)},

@@ -9,7 +9,7 @@ from flopmarket_coordinator.application.types import OfferQuery, QuoteRequest
 from flopmarket_coordinator.parameters import SECOND_US
 
 from flopmarket.errors import FlopmarketError
-from flopmarket.trust.documents import Deposit, DepositTarget
+from flopmarket.trust.documents import Deposit, DepositTarget, SessionRequest
 from flopmarket.trust.keys import KeyPair, KeyRole
 from tests.unit.coordinator.world import DOLLAR, Buyer, World, digest_of, program
 
@@ -148,6 +148,15 @@ def test_sessions_expire_and_unknown_keys_get_none(world: World) -> None:
     assert error.value.code == "ENVELOPE_UNKNOWN_KEY"
     with pytest.raises(FlopmarketError) as error:
         world.see(world.application.authenticate, "guess")
+    assert error.value.code == "SESSION_UNKNOWN"
+    request = world.sign(SessionRequest(buyer.account, KeyRole.OWNER, "test"), buyer.key)
+    token = world.do(world.application.open_session, request).token
+    with pytest.raises(FlopmarketError) as error:
+        world.do(world.application.open_session, request)
+    assert error.value.code == "ENVELOPE_REPLAYED"
+    world.now_us += world.parameters.session_ttl_us
+    with pytest.raises(FlopmarketError) as error:
+        world.see(world.application.authenticate, token)
     assert error.value.code == "SESSION_UNKNOWN"
 
 

@@ -39,7 +39,7 @@ from tests.integration.worker.fakes import (
     state_after,
 )
 
-RATES = dict.fromkeys(WORK_CLASSES, 10 ** 9)
+RATES = dict.fromkeys(WORK_CLASSES, 10**9)
 CARD = DeviceCard("f" * 64, "card", "driver", 1 << 30, 1 << 28)
 
 
