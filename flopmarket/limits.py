@@ -113,7 +113,7 @@ WORKER_STOP_SECONDS = 6.0  # from the wish to stop until unfinished reports are 
 EXECUTOR_STOP_SECONDS = 2.5  # for an engine process to end in good order
 WORKER_DOCUMENT_SECONDS = 7 * 24 * 3600  # lifetime of offers, acceptances and commitments
 
-# --- coordinator: use cases and store --------------------------------------------------------------
+# --- coordinator: use cases and store -------------------------------------------------------------
 
 MAX_JOB_TITLE_LENGTH = 200  # characters
 MAX_REQUEST_ID_LENGTH = 128  # characters

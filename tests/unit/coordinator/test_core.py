@@ -16,6 +16,7 @@ from flopmarket_coordinator.core.invariants import (
 from flopmarket_coordinator.core.leasing import Part, durable_prefix, open_ranges
 from flopmarket_coordinator.core.ledger import (
     ESCROW,
+    Balance,
     Purpose,
     Transfer,
     TransferKind,
@@ -192,7 +193,7 @@ def test_a_slash_spends_what_was_forfeited_and_no_more_reserve_than_there_is(
 HOLD, RENEWED = escrow.open_hold("j", "b", 100)
 GOOD_JOB = JobFacts("j", JobState.RUNNING, 100, 0, 0, RENEWED.transfer_id, 100, None, None, None)
 GOOD = Snapshot(
-    transfers=(escrow.deposit("op", "r", "b", escrow.Balance.AVAILABLE, 500, "cash"), HOLD),
+    transfers=(escrow.deposit("op", "r", "b", Balance.AVAILABLE, 500, "cash"), HOLD),
     balances={"b/available": (500, 100), "platform/external": (-500, 0)},
     jobs=(GOOD_JOB,),
     segments=(SegmentFacts(1, "j", "w", SegmentState.COMMITTED, 0, 3, 10, 0, "", False),),

@@ -168,7 +168,7 @@ def test_a_failed_commit_answers_nobody_with_success(world: World) -> None:
     def refuse(_connection: sa.Connection) -> None:
         raise sa.exc.OperationalError("COMMIT", None, OSError("disk full"))
 
-    async def scenario() -> object:
+    async def scenario() -> tuple[object, int]:
         tick = Tick(world.store, lambda: world.now_us)
         await tick.start()
         sa.event.listen(world.store, "commit", refuse)
@@ -180,7 +180,8 @@ def test_a_failed_commit_answers_nobody_with_success(world: World) -> None:
         await tick.stop()
         return answer, again
 
-    answer, again = asyncio.run(scenario())
+    outcome: tuple[object, int] = asyncio.run(scenario())
+    answer, again = outcome
     assert isinstance(answer, Unavailable) and answer.code == "STORE_FAILED" and answer.retryable
     assert again == 1
 

@@ -17,7 +17,7 @@ from tests.unit.coordinator.world import DOLLAR, Buyer, World, digest_of, progra
 def refused(world: World, buyer: Buyer, **changes: object) -> FlopmarketError:
     """The error of submitting a changed job; the buyer's money stays where it was."""
     before = buyer.available
-    request = buyer.request(buyer.spec(**changes))
+    request = buyer.request(buyer.spec("job", **changes))
     with pytest.raises(FlopmarketError) as error:
         world.do(world.application.submit, buyer.session, request)
     assert buyer.available == before
