@@ -42,7 +42,7 @@ MAX_BUNDLE_BYTES = 8 << 30  # one file of named tensors
 MAX_SEGMENT_OUTPUT_BYTES = 1 << 30  # outputs of one segment, all steps stacked
 MAX_CONTROL_LINE_BYTES = 1 << 20  # one message between an engine process and its parent
 
-# --- coordinator's edge: calls, streams, uploads ---------------------------------------------------
+# --- coordinator's edge: calls, streams, uploads --------------------------------------------------
 
 MAX_MESSAGE_BYTES = 4 << 20  # one gRPC message either way; never raised
 MAX_METADATA_BYTES = 16 << 10  # headers of one call

@@ -1,4 +1,4 @@
-"""The training job whose digest is the same everywhere: reference, devices, workers, after kills."""
+"""The training job whose digest is the same everywhere: reference, devices, workers, kills."""
 
 from __future__ import annotations
 

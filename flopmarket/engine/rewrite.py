@@ -41,9 +41,9 @@ def _contract(node: Node) -> Node:
     if node.op is Op.ADD:
         left, right = node.src
         if left.op is Op.MUL:
-            return graph.fma(*left.src, right)
+            return graph.fma(left.src[0], left.src[1], right)
         if right.op is Op.MUL:
-            return graph.fma(*right.src, left)
+            return graph.fma(right.src[0], right.src[1], left)
     return node
 
 

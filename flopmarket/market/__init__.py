@@ -1,1 +1,1 @@
-"""The market's arithmetic: money, prices, predictions, offers, quotes. Pure functions and values."""
+"""The market's arithmetic, pure: money, prices, predictions, offers, quotes."""

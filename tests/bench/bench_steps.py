@@ -1,8 +1,8 @@
 """Two training steps against torch on the same CPU, interleaved in one run.
 
-``python -m tests.bench.bench_steps``: the multilayer perceptron and the convolutional network of the
-design's peer table. Prints the median time of a step, the ratio to torch's (where torch is installed),
-and the digest of our state after the steps, which must be the same on every machine.
+``python -m tests.bench.bench_steps``: the multilayer perceptron and the convolutional network of
+the design's peer table. Prints the median time of a step, the ratio to torch's (where torch is
+installed), and the digest of our state after the steps, which must be the same on every machine.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def torch_step(case: Case, torch: Any, x: Any, y: Any) -> Callable[[], object]:
         value = loss(model(tx), ty)
         value.backward()
         optimizer.step()
-            return float(value.detach())
+        return float(value.detach())
 
     run()
     return run

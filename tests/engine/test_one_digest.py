@@ -1,7 +1,8 @@
 """One training job, one digest: however it is compiled, whatever was in memory before.
 
 The job is a small convolutional network on real digits, ten steps (``tests/one_digest.py``); the
-reference interpreter says what the digest is. The market's half of this law (workers, kills, audits) is in tests/integration.
+reference interpreter says what the digest is. The market's half of this law (workers, kills,
+audits) is in tests/integration.
 """
 
 from __future__ import annotations

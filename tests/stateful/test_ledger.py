@@ -7,6 +7,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from flopmarket.errors import FlopmarketError
 from flopmarket_coordinator.core.ledger import (
     EXTERNAL,
     Purpose,
@@ -15,11 +20,6 @@ from flopmarket_coordinator.core.ledger import (
     transfer_id,
 )
 from flopmarket_coordinator.store import engine, ledger, migrate
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-
-from flopmarket.errors import FlopmarketError
 
 ACCOUNTS = ("a", "b", "c")
 accounts = st.sampled_from(ACCOUNTS)

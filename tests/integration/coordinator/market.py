@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from flopmarket_coordinator.auditor import StartEngine
-from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
-from flopmarket_coordinator.parameters import Parameters
-from flopmarket_coordinator.server import Coordinator
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
@@ -47,6 +43,10 @@ from flopmarket.v1 import (
     market_pb2_grpc,
     worker_pb2_grpc,
 )
+from flopmarket_coordinator.auditor import StartEngine
+from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
+from flopmarket_coordinator.parameters import Parameters
+from flopmarket_coordinator.server import Coordinator
 from tests.integration.coordinator.engines import InProcessEngine
 
 HOUR_US = 3_600_000_000

@@ -11,6 +11,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+
+from flopmarket.errors import FlopmarketError, Unavailable
+from flopmarket.jobs import bundle
+from flopmarket.jobs.host import JobRefused
+from flopmarket.jobs.prepared import PreparedJob, run_local
+from flopmarket.jobs.spec import job_id
+from flopmarket.trust.encoding import encode
 from flopmarket_coordinator.application.types import (
     AuditOutcome,
     AuditResult,
@@ -20,13 +27,6 @@ from flopmarket_coordinator.application.types import (
 from flopmarket_coordinator.artifacts import FileArtifactStore
 from flopmarket_coordinator.auditor import Auditor, Recomputer
 from flopmarket_coordinator.backend import Backend
-
-from flopmarket.errors import FlopmarketError, Unavailable
-from flopmarket.jobs import bundle
-from flopmarket.jobs.host import JobRefused
-from flopmarket.jobs.prepared import PreparedJob, run_local
-from flopmarket.jobs.spec import job_id
-from flopmarket.trust.encoding import encode
 from tests.integration.coordinator.engines import InProcessEngine
 from tests.unit.jobs.jobs import small_job
 

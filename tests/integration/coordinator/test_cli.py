@@ -13,10 +13,10 @@ from pathlib import Path
 import grpc
 import pytest
 from click.testing import CliRunner
-from flopmarket_coordinator.cli import coordinator
 
 from flopmarket.errors import InvalidInput, NotFound
 from flopmarket.v1 import identity_pb2, identity_pb2_grpc
+from flopmarket_coordinator.cli import coordinator
 
 
 def serve(folder: Path, *options: str) -> subprocess.Popen[str]:

@@ -8,14 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from flopmarket_coordinator.application.types import JobProgress, LeaseRevoked
-from flopmarket_coordinator.artifacts import FileArtifactStore
-from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
-from flopmarket_coordinator.data_dir import DataDirectory, DirectoryLock
-from flopmarket_coordinator.rpc.errors import incident_status, status_of
-from flopmarket_coordinator.rpc.interceptors import bearer_token, is_open
-from flopmarket_coordinator.rpc.rates import ConcurrencyLimiter, Rate, RateLimiter
-from flopmarket_coordinator.rpc.session_hub import ProgressBoard, SessionHub, Signal
 from google.rpc import error_details_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +16,14 @@ from flopmarket import errors
 from flopmarket.engine.errors import EngineError
 from flopmarket.limits import MAX_SESSION_QUEUE_MESSAGES
 from flopmarket.v1 import worker_pb2
+from flopmarket_coordinator.application.types import JobProgress, LeaseRevoked
+from flopmarket_coordinator.artifacts import FileArtifactStore
+from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
+from flopmarket_coordinator.data_dir import DataDirectory, DirectoryLock
+from flopmarket_coordinator.rpc.errors import incident_status, status_of
+from flopmarket_coordinator.rpc.interceptors import bearer_token, is_open
+from flopmarket_coordinator.rpc.rates import ConcurrencyLimiter, Rate, RateLimiter
+from flopmarket_coordinator.rpc.session_hub import ProgressBoard, SessionHub, Signal
 
 NOW_US = 1_800_000_000_000_000
 

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from flopmarket_coordinator.application.types import LeaseRevoked
-from flopmarket_coordinator.config import ListenAddress
-from flopmarket_coordinator.server import SERVICES, Coordinator
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -23,6 +20,9 @@ from flopmarket.v1 import (
     market_pb2,
     worker_pb2,
 )
+from flopmarket_coordinator.application.types import LeaseRevoked
+from flopmarket_coordinator.config import ListenAddress
+from flopmarket_coordinator.server import SERVICES, Coordinator
 from tests.integration.coordinator.market import (
     CALL_SECONDS,
     FAST,

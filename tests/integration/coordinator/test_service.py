@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 import pytest
-from flopmarket_coordinator.rpc.rates import Rate
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
@@ -25,6 +24,7 @@ from flopmarket.v1 import (
     ledger_pb2,
     market_pb2,
 )
+from flopmarket_coordinator.rpc.rates import Rate
 from tests.integration.coordinator.market import (
     CALL_SECONDS,
     Caller,

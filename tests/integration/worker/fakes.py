@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-from flopmarket_worker.signing import envelope_from_proto, envelope_to_proto, wall_clock_us
 from grpc import aio
 
 from flopmarket.engine.exact import PROFILE
@@ -39,6 +38,7 @@ from flopmarket.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
+from flopmarket_worker.signing import envelope_from_proto, envelope_to_proto, wall_clock_us
 
 COORDINATOR = KeyPair.from_seed(b"c" * 32)
 BUYER = KeyPair.from_seed(b"b" * 32)

@@ -8,6 +8,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
+from flopmarket.engine.cost import WORK_CLASSES
+from flopmarket.errors import LimitExceeded, NotFound, Unauthenticated
+from flopmarket.jobs import bundle
+from flopmarket.trust.keys import KeyPair
 from flopmarket_worker.agent import Agent, AgentDevice
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import Journal
@@ -16,11 +21,6 @@ from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms
 from flopmarket_worker.signing import random_nonce, wall_clock_us
 from flopmarket_worker.telemetry.ports import DeclaredPower
 from flopmarket_worker.transfers import Transfers
-
-from flopmarket.engine.cost import WORK_CLASSES
-from flopmarket.errors import LimitExceeded, NotFound, Unauthenticated
-from flopmarket.jobs import bundle
-from flopmarket.trust.keys import KeyPair
 from tests.integration.worker.fakes import FakeCoordinator, FakeEngine, spec_for, state_after
 
 DEVICE_ID = "f" * 64

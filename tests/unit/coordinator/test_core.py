@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flopmarket.market.offer import Offer
+from flopmarket.market.predict import DeviceRates, StepWork
 from flopmarket_coordinator.core import escrow, invariants
 from flopmarket_coordinator.core.invariants import (
     JobFacts,
@@ -40,11 +45,6 @@ from flopmarket_coordinator.core.matching import (
     leasable,
 )
 from flopmarket_coordinator.core.verification import Claimed, Recomputed, judge
-from hypothesis import given
-from hypothesis import strategies as st
-
-from flopmarket.market.offer import Offer
-from flopmarket.market.predict import DeviceRates, StepWork
 
 OFFER = Offer(
     "o1", "owner", "key", "card", "card", "driver", "FX1", 1_000,

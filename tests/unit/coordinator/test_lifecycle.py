@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from flopmarket_coordinator.application.types import HeldLease, JobRefusedByAuditor, LeaseRevoked
-from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
-from flopmarket_coordinator.parameters import SECOND_US
 
 from flopmarket.errors import Conflict, FlopmarketError
 from flopmarket.trust.encoding import digest
 from flopmarket.trust.receipt import Outcome, verify_receipt
+from flopmarket_coordinator.application.types import HeldLease, JobRefusedByAuditor, LeaseRevoked
+from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
+from flopmarket_coordinator.parameters import SECOND_US
 from tests.unit.coordinator.world import DOLLAR, World, digest_of, state
 
 

@@ -12,16 +12,16 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from flopmarket_coordinator.core import escrow
-from flopmarket_coordinator.core.ledger import Balance, account_of
-from flopmarket_coordinator.store import engine, ledger, migrate, schema
-from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.tick import Tick
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from flopmarket.errors import Conflict, FlopmarketError, Unavailable
+from flopmarket_coordinator.core import escrow
+from flopmarket_coordinator.core.ledger import Balance, account_of
+from flopmarket_coordinator.store import engine, ledger, migrate, schema
+from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.tick import Tick
 from tests.unit.coordinator.world import World
 
 
@@ -168,21 +168,19 @@ def test_a_failed_commit_answers_nobody_with_success(world: World) -> None:
     def refuse(_connection: sa.Connection) -> None:
         raise sa.exc.OperationalError("COMMIT", None, OSError("disk full"))
 
-    async def scenario() -> tuple[object, int]:
+    async def scenario() -> tuple[Unavailable, int]:
         tick = Tick(world.store, lambda: world.now_us)
         await tick.start()
         sa.event.listen(world.store, "commit", refuse)
-        (answer,) = await asyncio.gather(
-            tick.submit(pay(world, account, "lost")), return_exceptions=True
-        )
+        with pytest.raises(Unavailable) as refused:
+            await tick.submit(pay(world, account, "lost"))
         sa.event.remove(world.store, "commit", refuse)
         again = await tick.submit(pay(world, account, "lost"))
         await tick.stop()
-        return answer, again
+        return refused.value, again
 
-    outcome: tuple[object, int] = asyncio.run(scenario())
-    answer, again = outcome
-    assert isinstance(answer, Unavailable) and answer.code == "STORE_FAILED" and answer.retryable
+    error, again = asyncio.run(scenario())
+    assert error.code == "STORE_FAILED" and error.retryable
     assert again == 1
 
 

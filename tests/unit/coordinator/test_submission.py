@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from flopmarket_coordinator.application.types import OfferQuery, QuoteRequest
-from flopmarket_coordinator.parameters import SECOND_US
 
 from flopmarket.errors import FlopmarketError
 from flopmarket.trust.documents import Deposit, DepositTarget, SessionRequest
 from flopmarket.trust.keys import KeyPair, KeyRole
+from flopmarket_coordinator.application.types import OfferQuery, QuoteRequest
+from flopmarket_coordinator.parameters import SECOND_US
 from tests.unit.coordinator.world import DOLLAR, Buyer, World, digest_of, program
 
 

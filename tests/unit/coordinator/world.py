@@ -15,24 +15,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TypeVar
 
-from flopmarket_coordinator.application import Application
-from flopmarket_coordinator.application.types import (
-    AuditOutcome,
-    AuditResult,
-    AuditTask,
-    CommitmentAnswer,
-    HeldLease,
-    Hello,
-    Instruction,
-    JobView,
-    LeaseOffered,
-    SegmentCommit,
-    Session,
-    SubmitRequest,
-)
-from flopmarket_coordinator.parameters import SECOND_US, Parameters
-from flopmarket_coordinator.store import engine, migrate
-
 from flopmarket.engine import dtypes, graph
 from flopmarket.engine.exact import PROFILE
 from flopmarket.engine.program import Program, TensorSpec
@@ -63,6 +45,23 @@ from flopmarket.trust.encoding import Document
 from flopmarket.trust.envelope import Envelope, seal
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket.trust.merkle import state_root
+from flopmarket_coordinator.application import Application
+from flopmarket_coordinator.application.types import (
+    AuditOutcome,
+    AuditResult,
+    AuditTask,
+    CommitmentAnswer,
+    HeldLease,
+    Hello,
+    Instruction,
+    JobView,
+    LeaseOffered,
+    SegmentCommit,
+    Session,
+    SubmitRequest,
+)
+from flopmarket_coordinator.parameters import SECOND_US, Parameters
+from flopmarket_coordinator.store import engine, migrate
 
 Answer = TypeVar("Answer")
 BATCH = 2

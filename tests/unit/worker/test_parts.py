@@ -10,6 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from flopmarket.bench import BenchmarkResult
+from flopmarket.engine.cost import WORK_CLASSES
+from flopmarket.engine.exact import PROFILE
+from flopmarket.errors import Conflict, FlopmarketError, InvalidInput
+from flopmarket.jobs import bundle
+from flopmarket.jobs.host import EngineProcessDied, SegmentDone, StepDone
+from flopmarket.trust.documents import WattsSource
+from flopmarket.trust.encoding import decode, encode
 from flopmarket_worker import faults
 from flopmarket_worker.backoff import Backoff
 from flopmarket_worker.calibration import calibrate
@@ -22,15 +31,6 @@ from flopmarket_worker.report import flop_per_dollar, flops_per_watt
 from flopmarket_worker.telemetry.ports import DeclaredPower, UnknownPower
 from flopmarket_worker.transfers import evict
 from flopmarket_worker.up import only_worker_in
-
-from flopmarket.bench import BenchmarkResult
-from flopmarket.engine.cost import WORK_CLASSES
-from flopmarket.engine.exact import PROFILE
-from flopmarket.errors import Conflict, FlopmarketError, InvalidInput
-from flopmarket.jobs import bundle
-from flopmarket.jobs.host import EngineProcessDied, SegmentDone, StepDone
-from flopmarket.trust.documents import WattsSource
-from flopmarket.trust.encoding import decode, encode
 from tests.integration.worker.fakes import (
     COORDINATOR,
     FakeCoordinator,

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from flopmarket_worker.core import events as e
-from flopmarket_worker.core.leases import LEGAL, IllegalTransition, Phase
-from flopmarket_worker.core.session import SessionMachine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flopmarket.limits import MAX_LOCAL_STATE_BYTES, MAX_UNANSWERED_COMMITMENTS
+from flopmarket_worker.core import events as e
+from flopmarket_worker.core.leases import LEGAL, IllegalTransition, Phase
+from flopmarket_worker.core.session import SessionMachine
 
 DEVICE = "d" * 64
 KEY = e.LeaseKey("lease", 1)
