@@ -66,6 +66,11 @@ class Recomputer:
         self._job_id = ""
         self._position: _Position | None = None
 
+    async def warm(self) -> None:
+        """Start the engine now, so that the first audit does not wait for its admission."""
+        if self._engine is None:
+            self._engine = await self._start_engine()
+
     async def recompute(self, task: AuditTask) -> AuditResult | JobRefusedByAuditor:
         """The segment as this engine computes it, and the roots of the files that were uploaded.
 
@@ -109,14 +114,15 @@ class Recomputer:
         return done
 
     async def _open(self, task: AuditTask) -> Engine:
-        if self._engine is None:
-            self._engine = await self._start_engine()
+        await self.warm()
+        engine = self._engine
+        assert engine is not None
         if self._job_id != task.job_id:
             await self._forget_job()
             await asyncio.to_thread(self._place_files, task)
-            await self._engine.open(self._folder, task.spec)
+            await engine.open(self._folder, task.spec)
             self._job_id = task.job_id
-        return self._engine
+        return engine
 
     async def _forget_job(self) -> None:
         if self._engine is not None and self._job_id:
@@ -210,6 +216,11 @@ class Auditor:
     async def run(self) -> None:
         """Until cancelled; the engine is stopped on the way out."""
         try:
+            try:
+                await self._recomputer.warm()
+            except FlopmarketError as error:
+                # Tried again with the first task; an operator should know before there is one.
+                _log.error("the auditor's engine does not start: %s", error)
             while True:
                 seen = self._backend.changed.version
                 try:
@@ -291,7 +302,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def start_engine_on(device: str | None, cache_dir: Path) -> StartEngine:
+def start_engine_on(device: str | None, cache_dir: Path | None) -> StartEngine:
     """Starts engines in child processes on ``device``, admitted for exact mode before first use.
 
     The reference interpreter (device ``reference``) defines the bits and needs no admission.

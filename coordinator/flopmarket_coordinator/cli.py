@@ -80,6 +80,12 @@ def init(data_dir: Path | None, as_json: bool) -> None:
 )
 @click.option("--address-file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--audit-device", default=None, help="OpenCL device that recomputes segments.")
+@click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Compiled kernels. Default: the user's cache folder.",
+)
 @click.option("--audit/--no-audit", default=True, show_default=True)
 @click.option("--lease-ttl", type=float, default=300.0, show_default=True, help="Seconds.")
 @click.option("--heartbeat", type=float, default=10.0, show_default=True, help="Seconds.")
@@ -94,6 +100,7 @@ def serve(
     tls_hosts: tuple[str, ...],
     address_file: Path | None,
     audit_device: str | None,
+    cache_dir: Path | None,
     audit: bool,
     lease_ttl: float,
     heartbeat: float,
@@ -123,6 +130,7 @@ def serve(
         tls_hosts=tls_hosts,
         audit=audit,
         audit_device=audit_device,
+        cache_dir=cache_dir,
         parameters=Parameters(
             currency=currency,
             fee_ppm=fee_ppm,

@@ -75,6 +75,8 @@ class CoordinatorConfig:
     audit: bool = True
     """Whether this process recomputes segments itself."""
     audit_device: str | None = None
+    cache_dir: Path | None = None
+    """Compiled kernels of the auditor; None is the user's cache folder."""
     """OpenCL device of the auditor; None takes the first."""
     parameters: Parameters = field(default_factory=Parameters)
     match_interval_seconds: float = 0.1

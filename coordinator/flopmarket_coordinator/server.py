@@ -224,7 +224,7 @@ class Coordinator:
         self._loops.append(asyncio.create_task(dispatcher.run(), name="dispatcher"))
         if config.audit:
             start_engine = self._start_engine or start_engine_on(
-                config.audit_device, directory.root / "kernel-cache"
+                config.audit_device, config.cache_dir
             )
             recomputer = Recomputer(artifacts, directory.audit, start_engine)
             auditor = Auditor(backend, recomputer, now=ports.now)

@@ -124,6 +124,7 @@ class Demo:
             "0.5",
             "--bond-target",
             BOND,
+            *self._cache,
         )
         self._address = wait_for_file(address_file, self._cast, 60).split()[0]
         operator = KeyPair.load(self._market / "keys" / "operator.pem")
