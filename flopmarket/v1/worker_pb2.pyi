@@ -415,6 +415,7 @@ class LeaseOffered(_message.Message):
     FIRST_SEGMENT_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_US_FIELD_NUMBER: _builtins.int
+    SPEC_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     fence: _builtins.int
     device_id: _builtins.str
@@ -429,9 +430,12 @@ class LeaseOffered(_message.Message):
     step_count: _builtins.int
     first_segment: _builtins.int
     expires_at_us: _builtins.int
+    spec_public_key: _builtins.bytes
     @_builtins.property
     def spec(self) -> _common_pb2.Envelope:
-        """The buyer's envelope as received."""
+        """The buyer's envelope as received, and the raw public key that verifies it. The id of an owner
+        key is the buyer's account in the spec, so a worker believes nobody about who signed.
+        """
 
     @_builtins.property
     def price(self) -> _common_pb2.PriceTerms: ...
@@ -453,10 +457,11 @@ class LeaseOffered(_message.Message):
         first_segment: _builtins.int = ...,
         price: _common_pb2.PriceTerms | None = ...,
         expires_at_us: _builtins.int = ...,
+        spec_public_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_artifact", b"data_artifact", "device_id", b"device_id", "expires_at_us", b"expires_at_us", "fence", b"fence", "first_segment", b"first_segment", "first_step", b"first_step", "frozen_artifact", b"frozen_artifact", "job_id", b"job_id", "lease_id", b"lease_id", "price", b"price", "program_artifact", b"program_artifact", "spec", b"spec", "state_artifact", b"state_artifact", "state_root", b"state_root", "step_count", b"step_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_artifact", b"data_artifact", "device_id", b"device_id", "expires_at_us", b"expires_at_us", "fence", b"fence", "first_segment", b"first_segment", "first_step", b"first_step", "frozen_artifact", b"frozen_artifact", "job_id", b"job_id", "lease_id", b"lease_id", "price", b"price", "program_artifact", b"program_artifact", "spec", b"spec", "spec_public_key", b"spec_public_key", "state_artifact", b"state_artifact", "state_root", b"state_root", "step_count", b"step_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,7 +14,7 @@ from flopmarket.errors import FlopmarketError, InvalidInput
 from flopmarket.jobs.bundle import EMPTY_ROOT
 from flopmarket.jobs.spec import JobSpec, job_id
 from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header, open_envelope, payload_type_of
+from flopmarket.trust.envelope import Header, keys_by_id, payload_type_of, verify_signature
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
 from flopmarket.trust.keys import PublicKey
 from flopmarket.v1 import worker_pb2
@@ -112,29 +112,14 @@ def read_offer(message: worker_pb2.LeaseOffered, *, audience: str | None) -> Lea
 
 
 def _open_spec(message: worker_pb2.LeaseOffered, audience: str | None) -> tuple[JobSpec, bytes]:
+    """The buyer's spec, its signature verified before anything in it is parsed."""
     envelope = envelope_from_proto(message.spec)
-    signer = bytes(getattr(message, "spec_public_key", b""))
-    if signer and audience is not None:
-        key = PublicKey(signer)
-        opened = open_envelope(
-            envelope, JobSpec, keys={key.key_id: key}, audience=audience, now_us=None, replay=None
-        )
-        return opened.body, opened.header.body
-    return _read_unverified(envelope, audience)
-
-
-def _read_unverified(envelope: Envelope, audience: str | None) -> tuple[JobSpec, bytes]:
-    """The spec of an envelope whose signer's key is not at hand.
-
-    Its digest is still the job id that the worker's own acceptance and commitments sign.
-    """
     if envelope.payload_type != payload_type_of(JobSpec):
         raise EnvelopeError(
             f"envelope of type {envelope.payload_type[:128]!r} where a job spec is expected",
             code=EnvelopeCode.WRONG_TYPE,
         )
-    if len(envelope.signatures) != 1:
-        raise EnvelopeError("the spec is not signed once", code=EnvelopeCode.UNSIGNED)
+    verify_signature(envelope, keys_by_id(PublicKey(message.spec_public_key)))
     try:
         header = decode(Header, envelope.payload)
         spec = decode(JobSpec, header.body)

@@ -2,16 +2,21 @@
 
 Downloads are bounded in bytes, written to a temporary file, and become visible under their hash
 only when the hash is right; program, frozen weights and data stay in a bounded cache between jobs
-(oldest use goes first), states do not. Uploads name their lease. Every call has a deadline that
-follows its size, and is cancelled when its caller goes away.
+(oldest use goes first), states do not. Several workers may share one cache folder: a file in it is
+whole or absent, and may be evicted by any of them. Uploads name their lease. Every call has a
+deadline that follows its size, and is cancelled when its caller goes away.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import secrets
 import shutil
+import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -31,6 +36,11 @@ from flopmarket_worker.remote import error_of
 
 if TYPE_CHECKING:
     from flopmarket.v1.artifact_pb2_grpc import ArtifactServiceAsyncStub
+
+_PARTIAL = ".part"
+_ABANDONED_SECONDS = 24 * 3600.0
+"""Age of a partial download that nobody finishes any more: its process was killed."""
+_FETCH_ATTEMPTS = 3
 
 
 class ArtifactMismatch(FlopmarketError):
@@ -83,19 +93,33 @@ class Transfers:
         lock = self._locks.setdefault(artifact, asyncio.Lock())
         try:
             async with lock:
-                cached = self._cache / artifact
-                if not await asyncio.to_thread(_is_good, cached, artifact):
-                    await self.download(artifact, lease_id, cached, max_bytes=max_bytes)
-                await asyncio.to_thread(_link_or_copy, cached, target)
+                await self._fetch_cached(artifact, lease_id, target, max_bytes)
                 await asyncio.to_thread(evict, self._cache, self._cache_bytes)
         finally:
             if not lock.locked():
                 self._locks.pop(artifact, None)
 
+    async def _fetch_cached(
+        self, artifact: str, lease_id: str, target: Path, max_bytes: int
+    ) -> None:
+        cached = self._cache / artifact
+        for _ in range(_FETCH_ATTEMPTS):
+            if not await asyncio.to_thread(_is_good, cached, artifact):
+                await self.download(artifact, lease_id, cached, max_bytes=max_bytes)
+            # Another worker on the same cache may have evicted it in between.
+            with contextlib.suppress(FileNotFoundError):
+                return await asyncio.to_thread(_link_or_copy, cached, target)
+        raise Unavailable(
+            f"artifact {artifact} is evicted from {self._cache} as soon as it arrives",
+            code="ARTIFACT_CACHE_CONTENDED",
+            hint="give each worker a cache of its own with --cache-dir",
+        )
+
     async def download(self, artifact: str, lease_id: str, target: Path, *, max_bytes: int) -> None:
         """Fetch the artifact to ``target``, past the cache."""
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.part")
+        # Unique: other devices and other workers may fetch the same artifact to the same folder.
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_PARTIAL}")
         call = self._calls.artifacts.Download(
             artifact_pb2.DownloadRequest(digest=artifact, lease_id=lease_id),
             metadata=await self._calls.credentials(),
@@ -160,8 +184,20 @@ async def _parts(
 
 
 def evict(folder: Path, limit_bytes: int) -> None:
-    """Delete files of the cache, longest unused first, until it holds at most ``limit_bytes``."""
-    entries = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
+    """Delete files of the cache, longest unused first, until it holds at most ``limit_bytes``.
+
+    Downloads under way are left alone; those that were abandoned are deleted.
+    """
+    entries: list[tuple[os.stat_result, Path]] = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # evicted by another worker
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if not path.name.endswith(_PARTIAL):
+                entries.append((status, path))
+            elif time.time() - status.st_mtime > _ABANDONED_SECONDS:
+                path.unlink()
     total = sum(status.st_size for status, _ in entries)
     for status, path in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
         if total <= limit_bytes:
@@ -186,14 +222,15 @@ def _check_room(received: int, max_bytes: int, artifact: str, path: Path) -> Non
 
 def _is_good(path: Path, artifact: str) -> bool:
     """Whether the cached file still has its hash (disks rot, people edit)."""
-    if not path.exists():
+    try:
+        digest, _ = _hash_file(path)
+        if digest == artifact:
+            os.utime(path)
+            return True
+    except FileNotFoundError:
         return False
-    digest, _ = _hash_file(path)
-    if digest != artifact:
-        path.unlink(missing_ok=True)
-        return False
-    os.utime(path)
-    return True
+    path.unlink(missing_ok=True)
+    return False
 
 
 def _hash_file(path: Path) -> tuple[str, int]:
@@ -206,6 +243,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
+    except FileNotFoundError:
+        raise
     except OSError:  # another file system
         shutil.copyfile(source, target)
 

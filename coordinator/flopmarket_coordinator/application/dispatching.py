@@ -173,7 +173,7 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
         self._refresh(tx, job.job_id)
         lease = work.lease(tx, lease_id)
         assert lease is not None, "it was written a moment ago"
-        return lease_offer(job, lease)
+        return lease_offer(tx, job, lease)
 
 
 def revocation(lease: LeaseRow) -> LeaseRevoked:

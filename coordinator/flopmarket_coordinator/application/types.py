@@ -183,6 +183,8 @@ class LeaseOffered:
     device_id: str
     job_id: str
     spec: Envelope
+    spec_public_key: bytes
+    """Raw key that verifies ``spec``."""
     program_artifact: str
     frozen_artifact: str
     data_artifact: str

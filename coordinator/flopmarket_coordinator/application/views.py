@@ -10,6 +10,8 @@ from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope
 from flopmarket_coordinator.application.types import JobView, LeaseOffered, SegmentView
 from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, SegmentState
+from flopmarket_coordinator.store import identity
+from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
 
 _CHECKED = (SegmentState.VERIFIED, SegmentState.SETTLED)
@@ -63,15 +65,19 @@ def _segment_view(row: SegmentRow) -> SegmentView:
     )
 
 
-def lease_offer(job: JobRow, lease: LeaseRow) -> LeaseOffered:
+def lease_offer(tx: Transaction, job: JobRow, lease: LeaseRow) -> LeaseOffered:
     """The instruction that offers a lease to its worker."""
+    spec = Envelope.from_bytes(job.envelope)
+    signer = identity.key(tx, spec.signatures[0].key_id_hint) or identity.key(tx, job.buyer)
+    assert signer is not None, "the job was accepted on this signature"
     return LeaseOffered(
         device_key_id=lease.device_key_id,
         lease_id=lease.lease_id,
         fence=lease.fence,
         device_id=lease.device_id,
         job_id=lease.job_id,
-        spec=Envelope.from_bytes(job.envelope),
+        spec=spec,
+        spec_public_key=signer.public_key,
         program_artifact=job.program_artifact,
         frozen_artifact=job.frozen_artifact,
         data_artifact=job.data_artifact,

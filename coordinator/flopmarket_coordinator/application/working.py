@@ -93,7 +93,7 @@ class WorkingUseCases(DispatchingUseCases):
             if lease.lease_id in known:
                 continue
             if lease.state is LeaseState.OFFERED:
-                again.append(lease_offer(self._job(tx, lease.job_id), lease))
+                again.append(lease_offer(tx, self._job(tx, lease.job_id), lease))
             else:
                 self._end_lease(tx, lease, LeaseState.RELEASED, ReleaseReason.FORGOTTEN, "")
                 self._after_lease(tx, lease)

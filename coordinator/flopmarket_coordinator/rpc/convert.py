@@ -230,6 +230,7 @@ def instruction(value: Instruction) -> worker_pb2.SessionResponse:
         device_id=value.device_id,
         job_id=value.job_id,
         spec=envelope(value.spec),
+        spec_public_key=value.spec_public_key,
         program_artifact=value.program_artifact,
         frozen_artifact=value.frozen_artifact,
         data_artifact=value.data_artifact,

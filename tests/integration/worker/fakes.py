@@ -231,6 +231,7 @@ class FakeCoordinator:
             device_id=device_id,
             job_id=job_id(spec).hex(),
             spec=envelope_to_proto(envelope),
+            spec_public_key=BUYER.public.raw,
             program_artifact=self.put(b"program"),
             state_artifact=self.put(bundle.save(state_after(0))),
             state_root=spec.state_root,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from flopmarket_worker.link import CoordinatorLink, Credentials
 from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms
 from flopmarket_worker.signing import random_nonce, wall_clock_us
 from flopmarket_worker.telemetry.ports import DeclaredPower
-from flopmarket_worker.transfers import Transfers
+from flopmarket_worker.transfers import Transfers, evict
 from tests.integration.worker.fakes import FakeCoordinator, FakeEngine, spec_for, state_after
 
 DEVICE_ID = "f" * 64
@@ -433,3 +434,42 @@ def test_downloads_are_bounded_and_fetched_once(tmp_path: Path) -> None:
         await link.close()
 
     play(tmp_path, act)
+
+
+def test_workers_share_one_cache_folder(tmp_path: Path) -> None:
+    async def act(s: Scene) -> None:
+        links = [
+            CoordinatorLink(
+                s.coordinator.address,
+                Credentials(DEVICE_KEY, OWNER_KEY, "", "test"),
+                now_us=wall_clock_us,
+                nonce=random_nonce,
+            )
+            for _ in range(4)
+        ]
+        cache = tmp_path / "shared"
+        cache.mkdir()
+        data = b"shared" * 100_000
+        artifact = s.coordinator.put(data)
+        workers = [Transfers(link, cache) for link in links]
+        await asyncio.gather(
+            *(
+                worker.fetch(artifact, "lease", tmp_path / f"copy-{at}", max_bytes=len(data))
+                for at, worker in enumerate(workers)
+            )
+        )
+        for at in range(len(workers)):
+            assert (tmp_path / f"copy-{at}").read_bytes() == data
+        assert [path.name for path in cache.iterdir()] == [artifact]
+        await asyncio.gather(*(link.close() for link in links))
+
+    play(tmp_path, act)
+
+
+def test_eviction_spares_downloads_under_way(tmp_path: Path) -> None:
+    whole, under_way, abandoned = tmp_path / "aa", tmp_path / ".bb.1.part", tmp_path / ".cc.2.part"
+    for path in (whole, under_way, abandoned):
+        path.write_bytes(b"x" * 100)
+    os.utime(abandoned, (0, 0))
+    evict(tmp_path, 50)
+    assert list(tmp_path.iterdir()) == [under_way]

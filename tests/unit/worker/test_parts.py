@@ -19,6 +19,7 @@ from flopmarket.jobs import bundle
 from flopmarket.jobs.host import EngineProcessDied, SegmentDone, StepDone
 from flopmarket.trust.documents import WattsSource
 from flopmarket.trust.encoding import decode, encode
+from flopmarket.trust.keys import KeyPair
 from flopmarket_worker import faults
 from flopmarket_worker.backoff import Backoff
 from flopmarket_worker.calibration import calibrate
@@ -179,6 +180,21 @@ def test_a_lease_that_does_not_fit_is_refused(changes: dict[str, Any], code: str
     with pytest.raises(FlopmarketError) as caught:
         read_offer(offered(**changes), audience=COORDINATOR.key_id)
     assert caught.value.code == code
+
+
+def test_a_spec_that_its_buyer_did_not_sign_is_refused() -> None:
+    other = KeyPair.from_seed(b"o" * 32).public.raw
+    with pytest.raises(FlopmarketError) as caught:
+        read_offer(offered(spec_public_key=other), audience=COORDINATOR.key_id)
+    assert caught.value.code == "ENVELOPE_UNKNOWN_KEY"
+    with pytest.raises(FlopmarketError) as absent:
+        read_offer(offered(spec_public_key=b""), audience=COORDINATOR.key_id)
+    assert absent.value.code == "PUBLIC_KEY_MALFORMED"
+    altered = offered()
+    altered.spec.payload = altered.spec.payload[:-1] + bytes([altered.spec.payload[-1] ^ 1])
+    with pytest.raises(FlopmarketError) as forged:
+        read_offer(altered, audience=COORDINATOR.key_id)
+    assert forged.value.code == "ENVELOPE_BAD_SIGNATURE"
 
 
 def test_a_spec_for_another_market_is_refused() -> None:
