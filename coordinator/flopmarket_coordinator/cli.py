@@ -86,11 +86,6 @@ def init(data_dir: Path | None, as_json: bool) -> None:
     default=None,
     help="Compiled kernels. Default: the user's cache folder.",
 )
-@click.option(
-    "--cache-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The auditor's compiled kernels; workers here may share it. Default: in the data folder.",
-)
 @click.option("--audit/--no-audit", default=True, show_default=True)
 @click.option("--lease-ttl", type=float, default=300.0, show_default=True, help="Seconds.")
 @click.option("--heartbeat", type=float, default=10.0, show_default=True, help="Seconds.")
@@ -135,7 +130,6 @@ def serve(
         tls_hosts=tls_hosts,
         audit=audit,
         audit_device=audit_device,
-        cache_dir=cache_dir,
         cache_dir=cache_dir,
         parameters=Parameters(
             currency=currency,

@@ -75,12 +75,9 @@ class CoordinatorConfig:
     audit: bool = True
     """Whether this process recomputes segments itself."""
     audit_device: str | None = None
-    cache_dir: Path | None = None
-    """Compiled kernels of the auditor; None is the user's cache folder."""
     """OpenCL device of the auditor; None takes the first."""
     cache_dir: Path | None = None
-    """Folder whose ``kernels`` hold the auditor's compiled kernels; None keeps them with the data.
-    Workers of the same machine may share it."""
+    """Compiled kernels of the auditor; None is the user's cache folder."""
     parameters: Parameters = field(default_factory=Parameters)
     match_interval_seconds: float = 0.1
     """Longest time until new work is matched with idle devices."""
