@@ -89,6 +89,13 @@ def init(data_dir: Path | None, as_json: bool) -> None:
 @click.option("--audit/--no-audit", default=True, show_default=True)
 @click.option("--lease-ttl", type=float, default=300.0, show_default=True, help="Seconds.")
 @click.option("--heartbeat", type=float, default=10.0, show_default=True, help="Seconds.")
+@click.option(
+    "--decline-pause",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Seconds before a worker is offered a job again that it gave back or let run out.",
+)
 @click.option("--bond-target", default="1", show_default=True, help="Amount, such as 0.5.")
 @click.option("--fee-ppm", type=int, default=30_000, show_default=True)
 @click.option("--currency", default="USD", show_default=True)
@@ -104,6 +111,7 @@ def serve(
     audit: bool,
     lease_ttl: float,
     heartbeat: float,
+    decline_pause: float,
     bond_target: str,
     fee_ppm: int,
     currency: str,
@@ -137,6 +145,7 @@ def serve(
             bond_target_nano=parse_nano(bond_target),
             heartbeat_ms=int(heartbeat * 1000),
             lease_ttl_us=int(lease_ttl * SECOND_US),
+            decline_pause_us=int(decline_pause * SECOND_US),
         ),
     )
     asyncio.run(_serve(config, address_file))

@@ -11,15 +11,14 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from flopmarket.market.money import (
+    DOLLAR,
     MAX_NANO,
     MoneyError,
     check_nano,
     check_price,
-    format_nano,
+    format_amount,
     parse_nano,
 )
-
-DOLLAR = "USD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +32,7 @@ class Money:
         check_nano(self.nano)
 
     def __str__(self) -> str:
-        if self.currency == DOLLAR:
-            return format_nano(self.nano)
-        return f"{format_nano(self.nano, symbol='')} {self.currency}"
+        return format_amount(self.nano, self.currency)
 
 
 Amount: TypeAlias = Money | Decimal | str

@@ -302,7 +302,8 @@ class Demo:
     # ------------------------------------------------------------ parts
 
     def _buy(self, buyer: Client, job: TrainingJob | InferenceJob, quote: Quote) -> JobResult:
-        watcher = Watcher(self._console)
+        names = {f"[{self._device_key(p.name)[:8]}]": p.name for p in PROVIDERS}
+        watcher = Watcher(self._console, names)
         result = buyer.run(job, max_price=quote.ceiling, progress=watcher)
         title = job.title
         self._claims.check(
@@ -382,8 +383,9 @@ class Demo:
 class Watcher:
     """Prints a job's events as they come, and counts what it saw."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, names: dict[str, str]) -> None:
         self._console = console
+        self._names = names
         self._began = time.monotonic()
         self._last = 0.0
         self.reports = 0
@@ -403,7 +405,10 @@ class Watcher:
             self._console.print(f"  {seconds:5.1f} s  step {event.step}{loss}{cost}", style="dim")
         else:
             style = "bold red" if event.kind in ("rejected", "slashed", "rolled-back") else ""
-            self._console.print(f"  {seconds:5.1f} s  {event.kind}: {event.text}", style=style)
+            text = event.text
+            for key, name in self._names.items():
+                text = text.replace(key, f"({name})")
+            self._console.print(f"  {seconds:5.1f} s  {event.kind}: {text}", style=style)
 
 
 def _print_claims(console: Console, claims: Claims, seconds: float) -> None:

@@ -18,6 +18,7 @@ from flopmarket.errors import InvalidInput
 Nano: TypeAlias = int
 """Billionths of one unit of the coordinator's currency, in signed 64 bits."""
 
+DOLLAR = "USD"
 NANO_PER_UNIT = 1_000_000_000
 NANO_DECIMALS = 9
 MAX_NANO = 2**63 - 1
@@ -112,3 +113,10 @@ def format_nano(value: Nano, *, symbol: str = "$", min_decimals: int = 2) -> str
     digits = f"{part:0{NANO_DECIMALS}d}"
     digits = digits[:min_decimals] + digits[min_decimals:].rstrip("0")
     return f"{'-' if value < 0 else ''}{symbol}{whole}{'.' + digits if digits else ''}"
+
+
+def format_amount(value: Nano, currency: str) -> str:
+    """The exact amount with its currency: ``$0.0123``, or ``0.0123 flopcoin``."""
+    if currency == DOLLAR:
+        return format_nano(value)
+    return f"{format_nano(value, symbol='')} {currency}"

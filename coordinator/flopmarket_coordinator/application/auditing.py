@@ -17,7 +17,7 @@ from flopmarket_coordinator.application.types import (
     JobRefusedByAuditor,
 )
 from flopmarket_coordinator.core import escrow
-from flopmarket_coordinator.core.events import EventKind
+from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import RevokeReason, restart_point
 from flopmarket_coordinator.core.ledger import RESERVE, Balance, account_of
 from flopmarket_coordinator.core.lifecycle import (
@@ -123,7 +123,9 @@ class AuditingUseCases(DispatchingUseCases):
     def _accept(self, tx: Transaction, row: SegmentRow, verdict: bytes) -> None:
         jobs.move_segment(tx, row, SegmentState.VERIFIED, verdict=verdict, verdict_accepted=True)
         work.count_outcome(tx, row.offer_id, right=True)
-        text = f"segment {row.segment_index} of {row.device_name}: equal bits"
+        text = (
+            f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: equal bits"
+        )
         jobs.record(tx, row.job_id, EventKind.VERIFIED, text, row.lease_id)
         self._refresh(tx, row.job_id)
 
@@ -139,7 +141,7 @@ class AuditingUseCases(DispatchingUseCases):
             verdict_accepted=False,
         )
         work.count_outcome(tx, row.offer_id, right=False)
-        text = f"segment {row.segment_index} of {row.device_name}: {code}"
+        text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {code}"
         jobs.record(tx, row.job_id, EventKind.REJECTED, text, row.lease_id)
         live = jobs.live_segments(tx, row.job_id)
         parts = [other.part() for other in live]
@@ -181,12 +183,16 @@ class AuditingUseCases(DispatchingUseCases):
         )
         ledger.execute_all(tx, outcome.transfers)
         text = (
-            f"{row.device_name} forfeits {outcome.forfeited_nano} nano, "
-            f"{outcome.refund_nano} nano go to the buyer"
+            f"{who(row.device_name, row.device_key_id)} forfeits "
+            f"{self._money(outcome.forfeited_nano)}, "
+            f"{self._money(outcome.refund_nano)} of it for the buyer"
         )
         jobs.record(tx, job.job_id, EventKind.SLASHED, text, row.device_key_id)
         if honest:
-            text = f"{outcome.compensated_nano} nano paid, {outcome.unpaid_nano} nano unpaid"
+            text = (
+                f"{self._money(outcome.compensated_nano)} paid, "
+                f"{self._money(outcome.unpaid_nano)} unpaid"
+            )
             jobs.record(tx, job.job_id, EventKind.COMPENSATED, text, row.device_key_id)
 
     def _ban(self, tx: Transaction, row: SegmentRow, code: VerdictCode) -> None:

@@ -147,7 +147,7 @@ class BuyingUseCases(OfferUseCases, SettlingUseCases):
         identity.remember_answer(
             tx, session.account_id, "submit", request.request_id, payload_hash, identity_hex
         )
-        text = f"{spec.steps} steps, at most {ceiling} nano"
+        text = f"{spec.steps} steps, at most {self._money(ceiling)}"
         jobs.record(tx, identity_hex, EventKind.QUEUED, text, request.request_id)
         return self.get_job(tx, session, identity_hex)
 

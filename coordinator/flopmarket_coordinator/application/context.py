@@ -19,6 +19,7 @@ from flopmarket.engine.limits import MAX_PROGRAM_BYTES
 from flopmarket.engine.program import Program
 from flopmarket.errors import Forbidden, InvalidInput
 from flopmarket.limits import MAX_CACHED_PROGRAMS, MAX_PAGE_ROWS
+from flopmarket.market.money import format_amount
 from flopmarket.market.predict import StepWork
 from flopmarket.trust.encoding import AnyDocument
 from flopmarket.trust.envelope import Envelope, Opened, open_envelope
@@ -116,6 +117,10 @@ class UseCases:
         self._policy = policy
         # Ed25519 signatures are deterministic: a secret of this key, the same after a restart.
         self._page_secret = hashlib.sha256(key.sign(b"flopmarket page tokens")).digest()
+
+    def _money(self, amount_nano: int) -> str:
+        """An amount in the words of a story."""
+        return format_amount(amount_nano, self._parameters.currency)
 
     # --- signatures ---------------------------------------------------------------------------
 

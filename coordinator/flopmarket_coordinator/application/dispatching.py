@@ -13,7 +13,7 @@ from flopmarket_coordinator.application.offers import OfferUseCases
 from flopmarket_coordinator.application.settling import SettlingUseCases
 from flopmarket_coordinator.application.types import ExpireReport, Instruction, LeaseRevoked
 from flopmarket_coordinator.application.views import lease_offer
-from flopmarket_coordinator.core.events import EventKind
+from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import RevokeReason, StartPoint, open_ranges
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, JobState, LeaseState
 from flopmarket_coordinator.core.matching import Assignment, Demand, OpenWork, assign
@@ -167,7 +167,7 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
         )
         text = (
             f"steps {start.step} to {start.step + assignment.work.step_count} to "
-            f"{offer.device_name}, fence {fence}"
+            f"{who(offer.device_name, offer.device_key_id)}, fence {fence}"
         )
         jobs.record(tx, job.job_id, EventKind.LEASED, text, lease_id)
         self._refresh(tx, job.job_id)

@@ -21,7 +21,7 @@ from flopmarket.trust.receipt import (
 )
 from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.core import escrow
-from flopmarket_coordinator.core.events import EventKind
+from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import (
     RevokeReason,
     StartPoint,
@@ -106,7 +106,8 @@ class SettlingUseCases(UseCases):
             LeaseState.REVOKED: EventKind.REVOKED,
             LeaseState.EXPIRED: EventKind.EXPIRED,
         }.get(target, EventKind.RELEASED)
-        text = f"{lease.device_name} at step {lease.next_step}: {reason} {detail[:200]}".rstrip()
+        name = who(lease.device_name, lease.device_key_id)
+        text = f"{name} at step {lease.next_step}: {reason} {detail[:200]}".rstrip()
         jobs.record(tx, lease.job_id, kind, text, lease.lease_id)
 
     def _restart(self, tx: Transaction, job: JobRow) -> StartPoint:
@@ -176,7 +177,10 @@ class SettlingUseCases(UseCases):
             hold_number=renewed.number if renewed else hold.number,
             hold_nano=renewed.amount_nano if renewed else 0,
         )
-        text = f"segment {row.segment_index}: {row.price_nano} nano, fee {split.fee_nano}"
+        text = (
+            f"segment {row.segment_index}: {self._money(row.price_nano)}, "
+            f"fee {self._money(split.fee_nano)}"
+        )
         jobs.record(tx, job_id, EventKind.PAID, text, f"segment {row.segment_id}")
 
     def _end(self, tx: Transaction, job: JobRow, target: JobState, reason: str) -> None:
@@ -204,14 +208,17 @@ class SettlingUseCases(UseCases):
             ended_at_us=tx.now_us,
             receipt=self._receipt(tx, job, outcome),
         )
-        jobs.record(tx, job.job_id, kind, reason or f"billed {job.billed_nano} nano")
+        jobs.record(tx, job.job_id, kind, reason or f"billed {self._money(job.billed_nano)}")
 
     def _compensate(self, tx: Transaction, job: JobRow, rows: Iterable[SegmentRow]) -> None:
         """Verified work that an early end made worthless is paid out of the reserve."""
         reserve, _ = ledger.balance(tx, RESERVE)
         paid = escrow.compensate(job.job_id, reserve, self._claims(rows))
         ledger.execute_all(tx, paid.transfers)
-        text = f"{paid.compensated_nano} nano from the reserve, {paid.unpaid_nano} nano unpaid"
+        text = (
+            f"{self._money(paid.compensated_nano)} from the reserve, "
+            f"{self._money(paid.unpaid_nano)} unpaid"
+        )
         jobs.record(tx, job.job_id, EventKind.COMPENSATED, text)
 
     def _claims(self, rows: Iterable[SegmentRow]) -> tuple[escrow.Claim, ...]:

@@ -30,7 +30,7 @@ from flopmarket_coordinator.application.types import (
     Welcome,
 )
 from flopmarket_coordinator.application.views import lease_offer
-from flopmarket_coordinator.core.events import EventKind
+from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import (
     CommitCode,
     ReleaseReason,
@@ -161,7 +161,7 @@ class WorkingUseCases(DispatchingUseCases):
             return
         expires_at_us = tx.now_us + self._parameters.lease_ttl_us
         work.move_lease(tx, lease, LeaseState.RUNNING, expires_at_us=expires_at_us)
-        text = f"{lease.device_name} starts at step {lease.first_step}"
+        text = f"{who(lease.device_name, lease.device_key_id)} starts at step {lease.first_step}"
         jobs.record(tx, lease.job_id, EventKind.ACCEPTED, text, lease.lease_id)
 
     def lease_released(
@@ -267,8 +267,8 @@ class WorkingUseCases(DispatchingUseCases):
             expires_at_us=tx.now_us + self._parameters.lease_ttl_us,
         )
         text = (
-            f"segment {body.segment_index}, steps {body.first_step} to {next_step}, {cost} nano, "
-            f"audit probability {decision.probability}"
+            f"segment {body.segment_index}, steps {body.first_step} to {next_step}, "
+            f"{self._money(cost)}, audited with probability {decision.probability:g}"
         )
         jobs.record(tx, job.job_id, EventKind.COMMITTED, text, lease.lease_id)
         if next_step == lease.end_step:

@@ -32,6 +32,11 @@ class EventKind(StrEnum):
     CANCELLED = "cancelled"
 
 
+def who(device_name: str, device_key_id: str) -> str:
+    """A worker in the words of a story: two cards of one make are told apart by their key."""
+    return f"{device_name} [{device_key_id[:8]}]"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One line. ``cause`` is the id of what led to it: a key, a lease, a request."""
