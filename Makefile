@@ -39,7 +39,8 @@ proto: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.tools.generate_protobuf
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest -q -s tests/bench -m bench
+	$(BIN)/python -m tests.bench.bench_gemm
+	$(BIN)/python -m tests.bench.bench_steps
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

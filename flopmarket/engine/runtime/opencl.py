@@ -241,7 +241,7 @@ class Device:
             lint.check(source, options)
         cache = self.cache
         if cache is None:
-            return Module(self, self._build(source, options), from_cache=False)
+            return self._built(source, options)[0]
         key = cache_key(source, options, self.info, target=pocl.target_name(self.info))
         module = self._reload(cache, key, options)
         if module is not None:
@@ -250,13 +250,9 @@ class Device:
             module = self._reload(cache, key, options)  # another process may just have built it
             if module is not None:
                 return module
-            program = self._build(source, options)
-            # Asking PoCL for the binary also compiles the work-group functions, so that what is
-            # stored starts quickly: 0.1 s moves from the first launch to here.
-            with _attempt("read the binary of a module"):
-                (binary,) = program.get_info(cl.program_info.BINARIES)
-            cache.store(key, bytes(binary))
-        return Module(self, program, from_cache=False)
+            module, binary = self._built(source, options)
+            cache.store(key, binary)
+        return module
 
     def alloc(self, size_bytes: int) -> Buffer:
         """Reserve device memory, uninitialised.
@@ -367,17 +363,41 @@ class Device:
     def _forget(self, buffer: Buffer) -> None:
         self._live.discard(buffer)
 
+    def _built(self, source: str, options: tuple[str, ...]) -> tuple[Module, bytes]:
+        """Build, ask for the binary, and load that instead of what was built.
+
+        Asking PoCL for the binary compiles every work-group function. A program built from source
+        would compile each a second time, for its first launch; one loaded from the binary does not,
+        so that a first step is as quick as any other and cold code is the code of warm starts.
+        """
+        program = self._build(source, options)
+        with _attempt("read the binary of a module"):
+            (raw,) = program.get_info(cl.program_info.BINARIES)
+        binary = bytes(raw)
+        loaded = self._load(binary, options)
+        if loaded is None:
+            return Module(self, program, from_cache=False), binary
+        return Module(self, loaded, from_cache=False), binary
+
     def _reload(self, cache: KernelCache, key: str, options: tuple[str, ...]) -> Module | None:
         binary = cache.load(key)
         if binary is None:
             return None
+        program = self._load(binary, options)
+        if program is None:  # verified bytes that the driver will not take: build anew
+            cache.remove(key)
+            return None
+        return Module(self, program, from_cache=True)
+
+    def _load(self, binary: bytes, options: tuple[str, ...]) -> Any:
+        """The program of a driver's binary, or None where the driver refuses it."""
         try:
             program = cl.Program(self.context, [self.handle], [binary])
             program.build(options=list(options))
-            return Module(self, program, from_cache=True)
-        except (cl.Error, EngineError):  # verified bytes that the driver will not take: build anew
-            cache.remove(key)
+            program.all_kernels()
+        except cl.Error:
             return None
+        return program
 
     def _build(self, source: str, options: tuple[str, ...]) -> Any:
         program = cl.Program(self.context, source)

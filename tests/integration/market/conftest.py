@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from flopmarket.demo.processes import environment, flop
+from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.cache import default_directory
 from flopmarket.jobs.prepared import PreparedJob, run_local
 from tests.integration.market.processes import Market
@@ -34,7 +35,10 @@ def calibration(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a worker remembers of this machine's device."""
     work = tmp_path_factory.mktemp("measured")
     subprocess.run(
-        flop("worker", "bench", "--work-dir", str(work), "--cache-dir", str(cache)),
+        flop(
+            *("worker", "bench", "--device", devices.find(None).index_name),
+            *("--work-dir", str(work), "--cache-dir", str(cache)),
+        ),
         env=environment(),
         check=True,
         capture_output=True,
@@ -77,7 +81,7 @@ class Expected:
 
 @pytest.fixture(scope="session")
 def long_job() -> Expected:
-    """Long enough to be killed in the middle: six segments of about half a second."""
-    job = one_digest_job(steps=300, segment_steps=50)
+    """Long enough to be killed in the middle: six segments of about 0.3 seconds."""
+    job = one_digest_job(steps=240, segment_steps=40)
     result = run_local(job)
     return Expected(job, (result.state_root + result.outputs_root).hex())

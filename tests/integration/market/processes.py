@@ -20,6 +20,7 @@ from typing import TypeVar
 from flopmarket.client import Client
 from flopmarket.client.results import JobEvent, JobInfo, JobResult
 from flopmarket.demo.processes import environment, flop
+from flopmarket.engine.runtime import devices
 from flopmarket.errors import FlopmarketError
 from flopmarket.jobs.prepared import PreparedJob
 from flopmarket.market.price import split_fee
@@ -217,7 +218,8 @@ class Market:
             self.folder / f"{name}.log",
             *("worker", "up", "--coordinator", self.address, "--label", name, "--ask", ask),
             *("--account-key", str(owner_file), "--key", str(device_file)),
-            *("--work-dir", str(work), "--cache-dir", str(self.cache), "--device-salt", name),
+            *("--device", devices.find(None).index_name, "--work-dir", str(work)),
+            *("--cache-dir", str(self.cache), "--device-salt", name),
             *(("--fault", fault) if fault else ()),
         )
         provider = Provider(name, owner, device_file, process)
@@ -257,7 +259,7 @@ class Market:
 
     # ------------------------------------------------------------ the buyer's view
 
-    def client(self, key: KeyPair | None | str = "buyer") -> Client:
+    def client(self, key: KeyPair | str | None = "buyer") -> Client:
         """A connection of the buyer, of an owner, or of nobody (None)."""
         return Client(self.address, self.buyer_key if isinstance(key, str) else key)
 

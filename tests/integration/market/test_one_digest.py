@@ -29,9 +29,16 @@ class Run:
     job_id: str
     price_nano: int
 
-    def after_steps(self, steps: int) -> None:
-        """Return once so many steps are committed: the next segment is under way then."""
-        wait_for_steps(self.buyer, self.job_id, steps)
+    def in_the_middle(self) -> None:
+        """Return once a third is committed: another segment is under way then."""
+        whole = self.buyer.job(self.job_id).steps
+        found = wait_for_steps(self.buyer, self.job_id, whole // 3)
+        assert found.steps_committed < whole, "too late: this machine wants a longer job"
+
+    def when_all_is_committed(self) -> None:
+        """Return when nothing is left to compute, and something to audit."""
+        whole = self.buyer.job(self.job_id).steps
+        assert wait_for_steps(self.buyer, self.job_id, whole).steps_verified < whole
 
 
 @contextmanager
@@ -68,7 +75,7 @@ def test_one_worker(market: Market) -> None:
 def test_a_killed_worker_is_replaced(market: Market, long_job: Expected) -> None:
     first = market.worker("first")
     with submitted(market, long_job, most_leases=2) as run:
-        run.after_steps(100)
+        run.in_the_middle()
         first.process.kill()
         second = market.worker("second")
     with market.client() as buyer:
@@ -83,7 +90,7 @@ def test_the_executor_is_killed(market: Market, long_job: Expected) -> None:
     worker = market.worker("phoenix")
     agent = worker.process.pid
     with submitted(market, long_job, most_leases=1) as run:
-        run.after_steps(100)
+        run.in_the_middle()
         worker.process.kill_engine()
     assert worker.process.runs and worker.process.pid == agent
     assert "ENGINE_PROCESS_DIED" in worker.process.log
@@ -93,7 +100,7 @@ def test_the_agent_is_killed_and_starts_again(market: Market, long_job: Expected
     """It goes on from its own disk, with the lease it had."""
     worker = market.worker("comeback")
     with submitted(market, long_job, most_leases=2) as run:
-        run.after_steps(100)
+        run.in_the_middle()
         worker.process.kill()
         worker.process.start()
     assert "found on disk" in worker.process.log
@@ -105,7 +112,7 @@ def test_the_coordinator_is_killed_in_the_middle_of_a_segment(
     """The worker computes on and reports afterwards; its lease is not held against it."""
     market.worker("patient")
     with submitted(market, long_job, most_leases=1) as run:
-        run.after_steps(100)
+        run.in_the_middle()
         market.restart_coordinator()
 
 
@@ -115,8 +122,7 @@ def test_the_coordinator_is_killed_in_the_middle_of_an_audit(
     """All work is done, verification is not: the audit is taken up where the books say."""
     market.worker("done")
     with submitted(market, long_job, most_leases=1) as run:
-        run.after_steps(long_job.job.steps)
-        assert run.buyer.job(run.job_id).steps_verified < long_job.job.steps
+        run.when_all_is_committed()
         market.restart_coordinator()
 
 
@@ -124,5 +130,5 @@ def test_the_auditors_engine_is_killed(market: Market, long_job: Expected) -> No
     """A fault of the house, held against nobody."""
     market.worker("watched")
     with submitted(market, long_job, most_leases=1) as run:
-        run.after_steps(100)
+        run.in_the_middle()
         market.coordinator.kill_engine()
