@@ -87,6 +87,7 @@ def submit(
 @request_id_option
 @click.option(
     "-o",
+    "--out",
     "--output",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -164,6 +165,7 @@ def print_quote(out: Output, quote: Quote) -> None:
             f"({scaled(work.flops_per_step, 'FLOP')} a step)",
         )
         for work in quote.work
+        if work.flops_per_step
     ]
     joules = f"{scaled(quote.joules, 'J')} ({quote.joules_source})" if quote.joules else "unknown"
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(quote.ineligible.items()))
@@ -172,20 +174,25 @@ def print_quote(out: Output, quote: Quote) -> None:
         ("bytes moved", size(quote.bytes_moved_per_step * quote.steps)),
         ("peak memory", size(quote.peak_memory_bytes)),
         ("offers", f"{len(quote.offers)} eligible" + (f"; not: {reasons}" if reasons else "")),
-        ("expected", f"{quote.expected} (fee of {quote.fee_within_expected} inside)"),
-        ("ceiling", f"{quote.ceiling} (never billed more)"),
-        (
-            "finish",
-            f"{duration(quote.finish_seconds_p50)} likely, "
-            f"{duration(quote.finish_seconds_p95)} at the 95th percentile",
-        ),
+    ]
+    if quote.offers:
+        pairs += [
+            ("expected", f"{quote.expected} (fee of {quote.fee_within_expected} inside)"),
+            ("ceiling", f"{quote.ceiling} (never billed more)"),
+            (
+                "finish",
+                f"{duration(quote.finish_seconds_p50)} likely, "
+                f"{duration(quote.finish_seconds_p95)} at the 95th percentile",
+            ),
+            ("energy", joules),
+        ]
+    detection = f"{quote.detection_probability:.4g}"
+    pairs.append(
         (
             "verification",
-            f"{quote.verification}: a wrong segment is detected with probability "
-            f"{quote.detection_probability:.4g}",
-        ),
-        ("energy", joules),
-    ]
+            f"{quote.verification}: a wrong segment is detected with probability {detection}",
+        )
+    )
     out.fields(pairs)
     if quote.offers:
         rows = [
@@ -195,5 +202,5 @@ def print_quote(out: Output, quote: Quote) -> None:
         out.line("")
         out.table(("offer", "device", ">total", ">time"), rows, "")
     else:
-        out.say("no offer can run this job now")
+        out.say("no offer can run this job now: there is no price yet")
     out.say("workers see the tensors they compute on")

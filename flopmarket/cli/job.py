@@ -118,6 +118,7 @@ def cancel(job_id: str, as_json: bool, **connection: Any) -> None:
 @job_id_argument
 @click.option(
     "-o",
+    "--out",
     "--output",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),

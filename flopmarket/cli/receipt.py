@@ -92,7 +92,9 @@ def _print(out: Output, checked: CheckedReceipt, *, trusted: bool) -> None:
     audited = sum(s.audit is not AuditOutcome.NOT_SAMPLED for s in stated.segments)
     steps_done = sum(segment.steps for segment in stated.segments)
     devices = {segment.device_id for segment in stated.segments}
-    out.line("valid receipt" if trusted else "whole receipt, not checked against a trusted key")
+    out.line(
+        "valid receipt" if trusted else "consistent receipt, not checked against a trusted key"
+    )
     out.fields(
         [
             ("signed by", key_id + (" (trusted)" if trusted else " (stated by the file itself)")),

@@ -179,6 +179,7 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
         name=nests.NAME,
         contract_helper=target.contract_helper,
         compute_units=target.compute_units,
+        sized=True,
     )
     launches = gemm.launches(spec)
     packed = []
@@ -203,6 +204,7 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
             launches[2].local_size,
             2 * batch * M * N * K,
             sum(key.elements * key.dtype.size_bytes for key in keys),
+            gemm.size_arguments(spec),
         )
     )
 
@@ -216,6 +218,9 @@ class _Store:
         self.text = ""
 
     def render(self) -> None:
+        if self.kernel.roots == (self.node,) and self.node.elements <= 2**31 - 2**20:
+            self._render_plain()
+            return
         scope = self._fill()
         if not nests.is_wide(self.emitter.forms):
             self.emitter = self.lowering.emitter(self.kernel, wide=False)
@@ -223,6 +228,13 @@ class _Store:
         kind = self.emitter.index_type
         head = f"{{ const {kind} gm = m0 + i; const {kind} gn = n0 + j;\n"
         self.text = f"{head}{render(scope.body, 6)}\n          }}"
+
+    def _render_plain(self) -> None:
+        """Nothing is fused: a text without sizes, which products of all sizes share."""
+        self.emitter = self.lowering.emitter(self.kernel, wide=False)
+        target = self.emitter.parameter(self.node, written=True).name
+        value = "fx1_canonical(value)" if self.node in self.lowering.final else "value"
+        self.text = f"{target}[(b * M + m0 + i) * N + n0 + j] = {value};"
 
     def _fill(self) -> Scope:
         scope = Scope(0, [])

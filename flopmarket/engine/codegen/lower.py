@@ -44,7 +44,7 @@ class Lowering:
         """The register tile of a product: the given one, or the best guess for the device."""
         if self._tile is not None:
             return self._tile
-        return default_tile(self.target.vector_floats)
+        return choose_tile(M, N, self.target.vector_floats)
 
     def run(self) -> list[Call]:
         """Lower every kernel, in launch order."""
@@ -226,8 +226,20 @@ class Lowering:
         body.append(Assign(target, value))
 
 
-def default_tile(vector_floats: int) -> GemmTile:
-    """A register tile that suits the width of the device's float vectors."""
-    if vector_floats >= 16:
-        return GemmTile(8, 3, 16)
-    return GemmTile(6, 2, 8) if vector_floats >= 8 else GemmTile(4, 2, 4)
+_TILE_SPEEDS = {
+    4: ((GemmTile(4, 2, 4), 1.0),),
+    8: ((GemmTile(6, 2, 8), 1.0), (GemmTile(8, 1, 8), 0.45)),
+    16: ((GemmTile(8, 3, 16), 1.0), (GemmTile(12, 2, 16), 0.97), (GemmTile(14, 1, 16), 0.75)),
+}
+"""Register tiles by the device's vector width, with their speed relative to the first."""
+
+
+def choose_tile(M: int, N: int, vector_floats: int) -> GemmTile:
+    """The tile that computes M x N soonest, counting the rows and columns that pad it."""
+
+    def cost(candidate: tuple[GemmTile, float]) -> float:
+        tile, speed = candidate
+        return -(-M // tile.mr) * tile.mr * -(-N // tile.nr) * tile.nr / speed
+
+    width = 16 if vector_floats >= 16 else 8 if vector_floats >= 8 else 4
+    return min(_TILE_SPEEDS[width], key=cost)[0]

@@ -32,8 +32,8 @@ class Call:
     """One launch: kernel text with :data:`NAME` for its name, buffers in parameter order, sizes.
 
     ``written`` holds the positions of buffers that the kernel writes; ``needs_zero`` says that a
-    last argument, the ``uint`` 0 behind special literals, follows the buffers. ``flops`` and
-    ``size_bytes`` are for the profile's table.
+    next argument, the ``uint`` 0 behind special literals, follows the buffers; ``sizes`` are ``int``
+    arguments after that. ``flops`` and ``size_bytes`` are for the profile's table.
     """
 
     family: str
@@ -45,6 +45,7 @@ class Call:
     local_size: tuple[int, ...]
     flops: int = 0
     size_bytes: int = 0
+    sizes: tuple[int, ...] = ()
 
 
 def collapse(shape: Shape, index: Index, forms: Sequence[Linear]) -> Shape:

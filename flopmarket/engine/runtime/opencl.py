@@ -366,18 +366,22 @@ class Device:
     def _built(self, source: str, options: tuple[str, ...]) -> tuple[Module, bytes]:
         """Build, ask for the binary, and load that instead of what was built.
 
-        Asking PoCL for the binary compiles every work-group function. A program built from source
-        would compile each a second time, for its first launch; one loaded from the binary does not,
-        so that a first step is as quick as any other and cold code is the code of warm starts.
+        Asking PoCL for the binary compiles every work-group function, so that a first launch is as
+        quick as any other; and cold code is, byte for byte, the code of warm starts.
         """
-        program = self._build(source, options)
-        with _attempt("read the binary of a module"):
-            (raw,) = program.get_info(cl.program_info.BINARIES)
-        binary = bytes(raw)
+        binary = self._binary(source, options)
         loaded = self._load(binary, options)
         if loaded is None:
-            return Module(self, program, from_cache=False), binary
+            return Module(self, self._build(source, options), from_cache=False), binary
         return Module(self, loaded, from_cache=False), binary
+
+    def _binary(self, source: str, options: tuple[str, ...]) -> bytes:
+        # The built program must be gone before its binary is loaded: PoCL keeps both in one folder,
+        # which it empties when the first of them goes.
+        program = self._build(source, options)
+        with _attempt("read the binary of a module"):
+            (binary,) = program.get_info(cl.program_info.BINARIES)
+        return bytes(binary)
 
     def _reload(self, cache: KernelCache, key: str, options: tuple[str, ...]) -> Module | None:
         binary = cache.load(key)

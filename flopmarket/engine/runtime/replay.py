@@ -102,13 +102,14 @@ class Resident:
     def _launch(self, step: Step, outside: Binding) -> Launch:
         call = step.call
         buffers = [outside[k] if k in outside else self._buffers[k] for k in call.arguments]
-        key = (step.name, call.global_size, *map(id, buffers))
+        key = (step.name, call.global_size, call.sizes, *map(id, buffers))
         found = self._launches.get(key)
         if found is None:
             assert self._module is not None
             arguments: list[Buffer | np.generic] = list(buffers)
             if call.needs_zero:
                 arguments.append(np.uint32(0))
+            arguments.extend(np.int32(size) for size in call.sizes)
             found = self._module.launch(step.name, arguments, call.global_size, call.local_size)
             self._launches[key] = found
         return found

@@ -85,6 +85,9 @@ class GemmSpec:
     ``shared_a`` and ``shared_b`` say that an operand does not depend on the batch: it is packed
     once, and its load sees batch 0. ``contract_helper`` renders FMA as the contracted helper
     instead of ``fma()``; set it only where admission has proved equal bits on the device.
+    ``sized`` renders the product with its sizes as arguments (:func:`size_arguments`), last in the
+    list: products that differ in nothing else are then one kernel, and a kernel costs a driver a
+    third of a second to compile. Its ``store`` may use ``M`` and ``N`` and should hold no size.
     """
 
     M: int
@@ -100,6 +103,7 @@ class GemmSpec:
     name: str = "gemm"
     contract_helper: bool = False
     compute_units: int = 2
+    sized: bool = False
 
     def __post_init__(self) -> None:
         if min(self.M, self.N, self.batch) < 1 or self.K < 0:
@@ -303,12 +307,15 @@ def render_gemm(spec: GemmSpec) -> str:
     tile, fma = spec.tile, helper_name(spec)
     mr, nv, v, nr = tile.mr, tile.nr_vectors, tile.vector, tile.nr
     vectors = mr * nv
-    padded = max(spec.padded_k, UNROLL)
-    block, batch_a, batch_b = (
-        spec.block_panels,
-        "0" if spec.shared_a else "b",
-        ("0" if spec.shared_b else "b"),
-    )
+    sizes = dict(zip(SIZE_NAMES, size_arguments(spec), strict=True))
+    declared = spec.parameters
+    most = spec.block_panels
+    if spec.sized:
+        declared += "".join(f", const int {name}" for name in SIZE_NAMES)
+        most = MAX_BLOCK_ROWS // mr
+        head = ""
+    else:
+        head = "".join(f"  const int {name} = {value};\n" for name, value in sizes.items())
     names = [(i, j, f"c{i}_{j}") for i in range(mr) for j in range(nv)]
     clear = "\n".join(f"      float{v} {name} = (float{v})(0.0f);" for _, _, name in names)
     steps = "\n".join(_render_step(u, mr, nv, v, fma) for u in range(UNROLL))
@@ -317,23 +324,21 @@ def render_gemm(spec: GemmSpec) -> str:
     return f"""
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void {spec.name}(__global const float* restrict A, __global const float* restrict B,
-    {spec.parameters}) {{
-  const int column = (int)get_global_id(0);
-  const int first = (int)get_global_id(1) * {block};
+    {declared}) {{
+{head}  const int column = (int)get_global_id(0);
+  const int first = (int)get_global_id(1) * block;
   const int b = (int)get_global_id(2);
-  const int rows = {spec.row_panels} - first < {block} ? {spec.row_panels} - first : {block};
+  const int panels = (M + {mr - 1}) / {mr};
+  const int rows = panels - first < block ? panels - first : block;
   const int n0 = column * {nr};
-  float{v} totals[{block * vectors}];
-  for (int i = 0; i < {block * vectors}; i++) totals[i] = (float{v})(0.0f);
-  __global const float* restrict panel_a =
-      A + ({batch_a} * {spec.row_panels} + first) * {padded * mr};
-  __global const float* restrict panel_b =
-      B + ({batch_b} * {spec.column_panels} + column) * {padded * nr};
-  for (int k0 = 0; k0 < {spec.padded_k}; k0 += {spec.chunk}) {{
-    const int turns =
-        ({spec.padded_k} - k0 < {spec.chunk} ? {spec.padded_k} - k0 : {spec.chunk}) / {UNROLL};
+  float{v} totals[{most * vectors}];
+  for (int i = 0; i < rows * {vectors}; i++) totals[i] = (float{v})(0.0f);
+  __global const float* restrict panel_a = A + b * batch_a + first * stride * {mr};
+  __global const float* restrict panel_b = B + b * batch_b + column * stride * {nr};
+  for (int k0 = 0; k0 < depth; k0 += {spec.chunk}) {{
+    const int turns = (depth - k0 < {spec.chunk} ? depth - k0 : {spec.chunk}) / {UNROLL};
     for (int r = 0; r < rows; r++) {{
-      __global const float* restrict pa = panel_a + r * {padded * mr} + k0 * {mr};
+      __global const float* restrict pa = panel_a + (r * stride + k0) * {mr};
       __global const float{v}* restrict pb = (__global const float{v}*)(panel_b + k0 * {nr});
 {clear}
       for (int turn = 0; turn < turns; turn++) {{
@@ -349,7 +354,7 @@ void {spec.name}(__global const float* restrict A, __global const float* restric
   for (int r = 0; r < rows; r++) {{
     const int m0 = (first + r) * {mr};
     const float* tile = elements + r * {mr * nr};
-    if (m0 + {mr} <= {spec.M} && n0 + {nr} <= {spec.N}) {{
+    if (m0 + {mr} <= M && n0 + {nr} <= N) {{
       for (int i = 0; i < {mr}; i++) {{
         for (int j = 0; j < {nr}; j++) {{
           const float value = tile[i * {nr} + j];
@@ -357,8 +362,8 @@ void {spec.name}(__global const float* restrict A, __global const float* restric
         }}
       }}
     }} else {{
-      const int rows_left = {spec.M} - m0 < {mr} ? {spec.M} - m0 : {mr};
-      const int columns_left = {spec.N} - n0 < {nr} ? {spec.N} - n0 : {nr};
+      const int rows_left = M - m0 < {mr} ? M - m0 : {mr};
+      const int columns_left = N - n0 < {nr} ? N - n0 : {nr};
       for (int i = 0; i < rows_left; i++) {{
         for (int j = 0; j < columns_left; j++) {{
           const float value = tile[i * {nr} + j];
@@ -369,6 +374,21 @@ void {spec.name}(__global const float* restrict A, __global const float* restric
   }}
 }}
 """
+
+
+SIZE_NAMES = ("M", "N", "depth", "stride", "block", "batch_a", "batch_b")
+
+
+def size_arguments(spec: GemmSpec) -> tuple[int, ...]:
+    """The sizes that a product's text calls :data:`SIZE_NAMES`.
+
+    Rows, columns, k steps (padded), k steps between panels, row panels of a work-item, and the
+    floats between the matrices of a batch in packed A and B (0 for a shared operand).
+    """
+    stride = max(spec.padded_k, UNROLL)
+    batch_a = 0 if spec.shared_a else spec.row_panels * spec.tile.mr * stride
+    batch_b = 0 if spec.shared_b else spec.column_panels * spec.tile.nr * stride
+    return (spec.M, spec.N, spec.padded_k, stride, spec.block_panels, batch_a, batch_b)
 
 
 def _render_step(u: int, mr: int, nv: int, v: int, fma: str) -> str:

@@ -1,0 +1,78 @@
+"""A cheat among honest workers, and a buyer who changes its mind."""
+
+from __future__ import annotations
+
+from tests.integration.market.conftest import Expected
+from tests.integration.market.processes import (
+    Market,
+    assert_paid_once,
+    digest,
+    eventually,
+    fences,
+    price_of,
+    story,
+    wait_for_steps,
+)
+from tests.one_digest import ONE_DIGEST, one_digest_job
+
+BOND = "0.05"
+BOND_NANO = 50_000_000
+
+
+def test_a_cheat_is_caught_slashed_and_banned(market: Market) -> None:
+    """The cheapest worker returns weights that are off by one bit."""
+    cheat = market.worker("mallory", ask="0.05", fault="wrong-weights", bond=BOND)
+    honest = [market.worker("ada"), market.worker("grace")]
+    with market.client() as buyer:
+        before = buyer.account().available.nano
+        result = buyer.run(one_digest_job())
+        after = buyer.account().available.nano
+    events = market.events(result.job_id)
+    assert digest(result) == ONE_DIGEST
+    rejected = {s.worker_key_id for s in result.job.segments if s.state == "rejected"}
+    assert rejected == {cheat.device_key_id}
+    paid = {s.worker_key_id for s in result.job.segments if s.state == "settled"}
+    assert paid <= {worker.device_key_id for worker in honest}
+    assert len(fences(events)) >= 2, story(events)
+    # Half of the forfeited bond is the buyer's; the lie was not paid for.
+    assert result.billed.nano == price_of(market, one_digest_job())
+    assert after == before - result.billed.nano + BOND_NANO // 2
+    with market.client(cheat.owner) as client:
+        account = client.account()
+        assert (account.bond.nano, account.held.nano, account.available.nano) == (0, 0, 0)
+        assert cheat.owner.key_id not in {offer.account_id for offer in client.offers()}
+    # The agent ends by itself and tells its owner why.
+    eventually(lambda: not cheat.process.runs, "the cheat's agent ends")
+    assert "KEY_BANNED" in cheat.process.log
+    # Starting it again with the same keys does not help.
+    cheat.process.start()
+    eventually(lambda: not cheat.process.runs, "the banned agent ends again")
+
+
+def test_a_cancelled_job_pays_what_is_finished(market: Market, long_job: Expected) -> None:
+    """The rest of the money returns, and the worker is free for the next job."""
+    worker = market.worker("flexible")
+    engines = worker.process.engines()
+    with market.client() as buyer:
+        before = buyer.account()
+        handle = buyer.submit(long_job.job)
+        wait_for_steps(buyer, handle.job_id, 80)
+        handle.cancel()
+        job = handle.watch()
+        after = buyer.account()
+        assert job.state.value == "cancelled"
+        settled = [s for s in job.segments if s.state == "settled"]
+        assert 80 <= sum(s.steps for s in settled) < job.steps
+        assert after.available.nano == before.available.nano - job.billed.nano
+        assert after.reserved.nano == 0
+        assert_paid_once(market, job)
+        # What was paid for can be fetched, and is what the local run has at that step.
+        partial = buyer.fetch(handle.job_id)
+        assert partial.receipt is not None
+        result = buyer.run(one_digest_job())
+    assert digest(result) == ONE_DIGEST
+    assert {s.worker_key_id for s in result.job.segments} == {worker.device_key_id}
+    # The same engine process went on, and nothing of either job is left on the worker's disk.
+    assert worker.process.engines() == engines
+    leases = market.folder / "flexible-work" / "leases"
+    eventually(lambda: not any(leases.iterdir()), "lease folders are deleted")
