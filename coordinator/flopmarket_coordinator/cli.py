@@ -145,8 +145,6 @@ def serve(
             bond_target_nano=parse_nano(bond_target),
             heartbeat_ms=int(heartbeat * 1000),
             lease_ttl_us=int(lease_ttl * SECOND_US),
-            # Short leases: a restart must count as downtime before it can end one.
-            stall_us=int(min(5.0, max(lease_ttl / 2, 2.0)) * SECOND_US),
             decline_pause_us=int(decline_pause * SECOND_US),
         ),
     )

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from flopmarket.client.money import Money
-from flopmarket.errors import InvalidInput
+from flopmarket.jobs.order import rows_of_output
 from flopmarket.jobs.spec import DataOrder
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.receipt import VerifiedReceipt
@@ -289,10 +289,4 @@ class JobResult:
 
         Raises InvalidInput (RESULT_NOT_ROWS) when the output has no batch axis.
         """
-        stacked = self.outputs[name]
-        if stacked.ndim < 2 or stacked.shape[1] != self.order.batch:
-            raise InvalidInput(
-                f"output {name!r} is {list(stacked.shape)}, not one row per input row",
-                code="RESULT_NOT_ROWS",
-            )
-        return stacked.reshape(-1, *stacked.shape[2:])[: self.order.rows]
+        return rows_of_output(self.order, name, self.outputs[name])

@@ -29,6 +29,7 @@ from flopmarket.trust.encoding import Document
 from flopmarket.trust.envelope import seal
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket.v1 import common_pb2, identity_pb2, identity_pb2_grpc
+from flopmarket.wire import envelope_to_proto
 
 Answer = TypeVar("Answer")
 
@@ -115,14 +116,7 @@ class Session:
             issued_at_us=now_us,
             expires_at_us=now_us + lifetime_us,
         )
-        return common_pb2.Envelope(
-            payload=envelope.payload,
-            payload_type=envelope.payload_type,
-            signatures=[
-                common_pb2.Signature(key_id=item.key_id_hint, signature=item.signature)
-                for item in envelope.signatures
-            ],
-        )
+        return envelope_to_proto(envelope)
 
     def call(
         self,

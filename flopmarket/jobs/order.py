@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from flopmarket.errors import InvalidInput
 from flopmarket.jobs.spec import DataOrder, OrderKind
 
+Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Words = np.ndarray[Any, np.dtype[np.uint32]]
 
@@ -32,6 +34,20 @@ def rows_of_step(order: DataOrder, seed: int, step: int) -> Rows:
         chosen = epoch == number
         rows[chosen] = permute(offset[chosen], order.rows, seed, number)
     return rows
+
+
+def rows_of_output(order: DataOrder, name: str, stacked: Array) -> Array:
+    """An output of sequential steps, [steps, batch, ...], with one row per input row: [rows, ...].
+
+    The last step's surplus rows are dropped. Raises InvalidInput (RESULT_NOT_ROWS) when the output
+    has no batch axis.
+    """
+    if stacked.ndim < 2 or stacked.shape[1] != order.batch:
+        raise InvalidInput(
+            f"output {name!r} is {list(stacked.shape)}, not one row per input row",
+            code="RESULT_NOT_ROWS",
+        )
+    return stacked.reshape(-1, *stacked.shape[2:])[: order.rows]
 
 
 def permute(positions: Rows, count: int, seed: int, epoch: int) -> Rows:

@@ -19,10 +19,10 @@ from flopmarket.engine.exact import PROFILE
 from flopmarket.engine.program import Program
 from flopmarket.engine.runtime.open import open_session
 from flopmarket.engine.runtime.replay import CompileOptions
-from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
 from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.instrument import instrument
+from flopmarket.jobs.order import rows_of_output
 from flopmarket.jobs.runner import JobRunner, OnStep, check_data, check_job
 from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode, Verification
 from flopmarket.trust import merkle
@@ -66,13 +66,7 @@ class Result:
 
         Raises InvalidInput (RESULT_NOT_ROWS) when the output has no batch axis.
         """
-        stacked = self.outputs[name]
-        if stacked.ndim < 2 or stacked.shape[1] != self.order.batch:
-            raise InvalidInput(
-                f"output {name!r} is {list(stacked.shape)}, not one row per input row",
-                code="RESULT_NOT_ROWS",
-            )
-        return stacked.reshape(-1, *stacked.shape[2:])[: self.order.rows]
+        return rows_of_output(self.order, name, self.outputs[name])
 
 
 @dataclass(frozen=True)

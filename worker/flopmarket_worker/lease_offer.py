@@ -18,8 +18,8 @@ from flopmarket.trust.envelope import Header, keys_by_id, payload_type_of, verif
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
 from flopmarket.trust.keys import PublicKey
 from flopmarket.v1 import worker_pb2
+from flopmarket.wire import envelope_from_proto
 from flopmarket_worker.core.events import LeaseKey, LeaseTerms
-from flopmarket_worker.signing import envelope_from_proto
 
 _ARTIFACT_ID = re.compile(r"[0-9a-f]{64}")
 _MAX_LEASE_ID_LENGTH = 128

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 
 from flopmarket.limits import (
     ENVELOPE_NONCE_BYTES,
-    MAX_ENVELOPE_PAYLOAD_BYTES,
-    MAX_ENVELOPE_SIGNATURES,
     WORKER_DOCUMENT_SECONDS,
 )
 from flopmarket.trust.encoding import Document
-from flopmarket.trust.envelope import Envelope, Signature, seal
-from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
+from flopmarket.trust.envelope import seal
 from flopmarket.trust.keys import KeyPair
 from flopmarket.v1 import common_pb2
+from flopmarket.wire import envelope_to_proto
 
 Clock = Callable[[], int]
 """Wall clock, microseconds since the epoch."""
@@ -60,29 +58,3 @@ class Sealer:
             expires_at_us=issued + seconds * 1_000_000,
         )
         return envelope_to_proto(envelope)
-
-
-def envelope_to_proto(envelope: Envelope) -> common_pb2.Envelope:
-    """The message form of an envelope."""
-    return common_pb2.Envelope(
-        payload=envelope.payload,
-        payload_type=envelope.payload_type,
-        signatures=[
-            common_pb2.Signature(key_id=item.key_id_hint, signature=item.signature)
-            for item in envelope.signatures
-        ],
-    )
-
-
-def envelope_from_proto(message: common_pb2.Envelope) -> Envelope:
-    """The envelope in a message; :class:`EnvelopeError` when it passes a length limit."""
-    if (
-        len(message.payload) > MAX_ENVELOPE_PAYLOAD_BYTES
-        or len(message.signatures) > MAX_ENVELOPE_SIGNATURES
-    ):
-        raise EnvelopeError("the envelope passes a length limit", code=EnvelopeCode.MALFORMED)
-    return Envelope(
-        payload_type=message.payload_type,
-        payload=message.payload,
-        signatures=tuple(Signature(item.key_id, item.signature) for item in message.signatures),
-    )

@@ -58,12 +58,13 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
             told.append(self._lease(tx, by_id[item.job_id], assignment, start))
         return tuple(told)
 
-    def expire(self, tx: Transaction) -> ExpireReport:
+    def expire(self, tx: Transaction, *, resumed: bool = False) -> ExpireReport:
         """End leases whose worker is silent and jobs whose deadline is over.
 
         A gap since the last call means the coordinator was down: leases are extended by it first.
+        ``resumed``: this is the first call of a process, so that even a short gap was downtime.
         """
-        downtime_us = self._downtime(tx)
+        downtime_us = self._downtime(tx, resumed)
         identity.forget_expired(tx)
         expired = work.expired_leases(tx)
         for lease in expired:
@@ -77,11 +78,11 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
             self._begin_end(tx, job.job_id, JobState.FAILED, "DEADLINE_PASSED")
         return ExpireReport(len(expired), len(overdue), downtime_us)
 
-    def _downtime(self, tx: Transaction) -> int:
+    def _downtime(self, tx: Transaction, resumed: bool) -> int:
         last = work.get_meta(tx, _LAST_ALIVE)
         work.set_meta(tx, _LAST_ALIVE, tx.now_us)
         gap = 0 if last is None else tx.now_us - last
-        if gap <= self._parameters.stall_us:
+        if gap <= (0 if resumed else self._parameters.stall_us):
             return 0
         work.extend_everything(tx, gap)
         return gap

@@ -130,7 +130,11 @@ class WorkingUseCases(DispatchingUseCases):
         held: Sequence[HeldLease],
         progress: Sequence[Progress],
     ) -> HeartbeatAnswer:
-        """A sign of life: renews the leases the worker holds, and passes its progress on."""
+        """A sign of life: renews the leases the worker holds, and passes its progress on.
+
+        A worker that was banned meanwhile gets :class:`Forbidden`, which ends its connection.
+        """
+        self._require_device(tx, session)
         work.saw_worker(tx, session.key_id, connected=True)
         _, lost = self._held(tx, session, held)
         live = {lease.lease_id: lease for lease in work.live_leases_of_key(tx, session.key_id)}

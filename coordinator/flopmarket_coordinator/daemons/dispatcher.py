@@ -51,8 +51,11 @@ class Dispatcher:
         backend = self._backend
         moved = False
         now = self._now()
+        resumed = self._expired_at is None
         if self._expired_at is None or now - self._expired_at >= EXPIRE_SECONDS:
-            report = await backend.tick.submit(backend.application.expire)
+            report = await backend.tick.submit(
+                lambda tx: backend.application.expire(tx, resumed=resumed)
+            )
             self._expired_at = now
             moved = bool(report.leases_expired or report.jobs_failed)
         instructions = await backend.tick.submit(backend.application.match)

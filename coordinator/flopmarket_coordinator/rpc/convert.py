@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from flopmarket.errors import FlopmarketError, InvalidInput, LimitExceeded
+from flopmarket.errors import InvalidInput, LimitExceeded
 from flopmarket.limits import (
     DEFAULT_PAGE_SIZE,
     MAX_HELD_LEASES,
@@ -19,9 +19,8 @@ from flopmarket.limits import (
     MAX_REQUEST_TEXT_CHARACTERS,
 )
 from flopmarket.market.quote import Quote
-from flopmarket.trust.envelope import Envelope, Signature
-from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
 from flopmarket.v1 import common_pb2, job_pb2, ledger_pb2, market_pb2, worker_pb2
+from flopmarket.wire import envelope_from_proto, envelope_to_proto
 from flopmarket_coordinator.application.types import (
     CommitmentAnswer,
     HeldLease,
@@ -51,22 +50,6 @@ _JOB_STATES = {
 # --- reading what strangers send ------------------------------------------------------------------
 
 
-def envelope_of(message: common_pb2.Envelope) -> Envelope:
-    """An envelope within its limits; nothing in it is verified yet."""
-    if not message.payload_type:
-        raise EnvelopeError("the request carries no envelope", code=EnvelopeCode.MALFORMED)
-    envelope = Envelope(
-        message.payload_type,
-        message.payload,
-        tuple(Signature(item.key_id, item.signature) for item in message.signatures),
-    )
-    try:
-        envelope.to_bytes()
-    except FlopmarketError as error:
-        raise EnvelopeError(error.message, code=EnvelopeCode.MALFORMED) from error
-    return envelope
-
-
 def text_of(value: str, name: str, limit: int = MAX_REQUEST_TEXT_CHARACTERS) -> str:
     """A text field of a request within its limit."""
     if len(value) > limit:
@@ -89,7 +72,7 @@ def hello_of(message: worker_pb2.Hello) -> Hello:
     _check_count(len(message.offers), MAX_HELLO_OFFERS, "offers")
     return Hello(
         agent_version=text_of(message.agent_version, "agent_version"),
-        offers=tuple(envelope_of(offer) for offer in message.offers),
+        offers=tuple(envelope_from_proto(offer) for offer in message.offers),
         held=held_of(message.held),
     )
 
@@ -122,18 +105,6 @@ def _check_count(count: int, limit: int, name: str) -> None:
 
 
 # --- writing answers ------------------------------------------------------------------------------
-
-
-def envelope(value: Envelope) -> common_pb2.Envelope:
-    """An envelope as it was received."""
-    return common_pb2.Envelope(
-        payload=value.payload,
-        payload_type=value.payload_type,
-        signatures=[
-            common_pb2.Signature(key_id=item.key_id_hint, signature=item.signature)
-            for item in value.signatures
-        ],
-    )
 
 
 def money(nano: int) -> common_pb2.Money:
@@ -229,7 +200,7 @@ def instruction(value: Instruction) -> worker_pb2.SessionResponse:
         fence=value.fence,
         device_id=value.device_id,
         job_id=value.job_id,
-        spec=envelope(value.spec),
+        spec=envelope_to_proto(value.spec),
         spec_public_key=value.spec_public_key,
         program_artifact=value.program_artifact,
         frozen_artifact=value.frozen_artifact,

@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from flopmarket.v1 import identity_pb2, identity_pb2_grpc
+from flopmarket.wire import envelope_from_proto
 from flopmarket_coordinator.backend import Backend
-from flopmarket_coordinator.rpc import convert
 
 
 class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
@@ -35,7 +35,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     async def Register(
         self, request: identity_pb2.RegisterRequest, context: Any
     ) -> identity_pb2.RegisterResponse:
-        registration = convert.envelope_of(request.registration)
+        registration = envelope_from_proto(request.registration)
         application = self._backend.application
         account_id = await self._backend.command(lambda tx: application.register(tx, registration))
         return identity_pb2.RegisterResponse(account_id=account_id)
@@ -43,7 +43,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     async def GrantDevice(
         self, request: identity_pb2.GrantDeviceRequest, context: Any
     ) -> identity_pb2.GrantDeviceResponse:
-        grant = convert.envelope_of(request.grant)
+        grant = envelope_from_proto(request.grant)
         application = self._backend.application
         key_id = await self._backend.command(lambda tx: application.grant_device(tx, grant))
         return identity_pb2.GrantDeviceResponse(key_id=key_id)
@@ -51,7 +51,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
     async def OpenSession(
         self, request: identity_pb2.OpenSessionRequest, context: Any
     ) -> identity_pb2.OpenSessionResponse:
-        signed = convert.envelope_of(request.request)
+        signed = envelope_from_proto(request.request)
         application = self._backend.application
         opened = await self._backend.command(lambda tx: application.open_session(tx, signed))
         return identity_pb2.OpenSessionResponse(

@@ -11,6 +11,7 @@ from typing import Any
 from flopmarket.errors import LimitExceeded, Unavailable
 from flopmarket.limits import MAX_INLINE_PROGRAM_BYTES, MAX_WATCH_EVENTS
 from flopmarket.v1 import job_pb2, job_pb2_grpc
+from flopmarket.wire import envelope_from_proto
 from flopmarket_coordinator.application.types import (
     JobProgress,
     JobView,
@@ -66,7 +67,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         session, application = caller(), self._backend.application
         wanted = SubmitRequest(
             request_id=convert.text_of(request.request_id, "request_id"),
-            spec=convert.envelope_of(request.spec),
+            spec=envelope_from_proto(request.spec),
             program_artifact=convert.text_of(request.program_artifact, "program_artifact"),
             frozen_artifact=convert.text_of(request.frozen_artifact, "frozen_artifact"),
             state_artifact=convert.text_of(request.state_artifact, "state_artifact"),
@@ -108,7 +109,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         self, request: job_pb2.CancelJobRequest, context: Any
     ) -> job_pb2.CancelJobResponse:
         session, application = caller(), self._backend.application
-        cancel = convert.envelope_of(request.cancel)
+        cancel = envelope_from_proto(request.cancel)
         view = await self._backend.command(lambda tx: application.cancel(tx, session, cancel))
         return job_pb2.CancelJobResponse(job=convert.job(view))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from flopmarket.v1 import ledger_pb2, ledger_pb2_grpc
+from flopmarket.wire import envelope_from_proto
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.rpc import convert
 from flopmarket_coordinator.rpc.interceptors import caller
@@ -47,7 +48,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def Deposit(
         self, request: ledger_pb2.DepositRequest, context: Any
     ) -> ledger_pb2.DepositResponse:
-        deposit = convert.envelope_of(request.deposit)
+        deposit = envelope_from_proto(request.deposit)
         application = self._backend.application
         result = await self._backend.command(lambda tx: application.deposit(tx, deposit))
         return ledger_pb2.DepositResponse(

@@ -19,6 +19,7 @@ from flopmarket.errors import Conflict, Forbidden, InvalidInput, NotFound, Unava
 from flopmarket.limits import MAX_REASON_CHARACTERS, SESSION_HELLO_SECONDS
 from flopmarket.trust.keys import KeyRole
 from flopmarket.v1 import worker_pb2, worker_pb2_grpc
+from flopmarket.wire import envelope_from_proto
 from flopmarket_coordinator.application.types import LeaseRevoked, SegmentCommit
 from flopmarket_coordinator.application.types import Session as Caller
 from flopmarket_coordinator.backend import Backend
@@ -168,7 +169,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         self, session: Caller, connection: Connection, message: worker_pb2.LeaseAccepted
     ) -> None:
         """A lease that was lost meanwhile is revoked; the other leases of the stream go on."""
-        backend, acceptance = self._backend, convert.envelope_of(message.acceptance)
+        backend, acceptance = self._backend, envelope_from_proto(message.acceptance)
         try:
             await backend.command(
                 lambda tx: backend.application.lease_accepted(tx, session, acceptance)
@@ -207,7 +208,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     ) -> None:
         application = self._backend.application
         commit = SegmentCommit(
-            commitment=convert.envelope_of(message.commitment),
+            commitment=envelope_from_proto(message.commitment),
             outputs_artifact=convert.text_of(message.outputs_artifact, "outputs_artifact"),
             checkpoint_artifact=convert.text_of(message.checkpoint_artifact, "checkpoint_artifact"),
         )
@@ -226,7 +227,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 lambda tx: application.offer_withdrawn(tx, session, device_id)
             )
             return
-        offer = convert.envelope_of(message.offer)
+        offer = envelope_from_proto(message.offer)
         refused = await self._backend.command(
             lambda tx: application.offer_changed(tx, session, offer)
         )

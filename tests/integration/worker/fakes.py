@@ -38,7 +38,8 @@ from flopmarket.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
-from flopmarket_worker.signing import envelope_from_proto, envelope_to_proto, wall_clock_us
+from flopmarket.wire import envelope_from_proto, envelope_to_proto
+from flopmarket_worker.signing import wall_clock_us
 
 COORDINATOR = KeyPair.from_seed(b"c" * 32)
 BUYER = KeyPair.from_seed(b"b" * 32)

@@ -95,6 +95,33 @@ def test_downtime_of_the_coordinator_does_not_count(world: World) -> None:
     assert worker.commit(lease).accepted
 
 
+def test_many_short_downtimes_do_not_count_either(world: World) -> None:
+    buyer, worker = world.buyer(), world.worker("ann")
+    buyer.submit()
+    lease = worker.accept(world.offers()[0])
+    world.do(world.application.expire)
+    for _ in range(200):
+        world.now_us += 4 * SECOND_US
+        world.restart()
+        report = world.do(lambda tx: world.application.expire(tx, resumed=True))
+        assert (report.leases_expired, report.downtime_us) == (0, 4 * SECOND_US)
+    assert worker.commit(lease).accepted
+
+
+def test_a_banned_worker_hears_of_it_at_its_next_heartbeat(world: World) -> None:
+    """Also without a lease that could be revoked: its owner must learn why no work comes."""
+    buyer, cheat = world.buyer(), world.worker("cheat")
+    buyer.submit()
+    lease = cheat.accept(world.offers()[0])
+    cheat.lie = lambda step: digest_of(f"wrong {step}")
+    assert cheat.commit(lease).accepted
+    cheat.release(lease)
+    world.audit_all()
+    with pytest.raises(FlopmarketError) as error:
+        world.do(world.application.worker_heartbeat, cheat.session, (), ())
+    assert code_of(error) == "KEY_BANNED" and "STATE_DIFFERS" in error.value.message
+
+
 def test_a_wrong_state_is_slashed_rolled_back_and_done_again(world: World) -> None:
     buyer, cheat = world.buyer(), world.worker("cheat", ask=100_000_000)
     honest = world.worker("honest", ask=200_000_000)
