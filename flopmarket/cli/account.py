@@ -16,11 +16,11 @@ def account() -> None:
 
 
 @account.command()
-@click.argument("display_name")
+@click.argument("display_name", default="anonymous")
 @json_option
 @connection_options
 def register(display_name: str, as_json: bool, **connection: Any) -> None:
-    """Open the account of our key under DISPLAY_NAME."""
+    """Open the account of our key under DISPLAY_NAME (default: anonymous)."""
     with connect(connection) as client:
         account_id = client.register(display_name)
     out = output(as_json)

@@ -235,7 +235,7 @@ def verify_signature(envelope: Envelope, keys: Mapping[str, PublicKey] | KeyReso
         raise EnvelopeError(
             f"no key in good standing has the id {signature.key_id_hint!r}",
             code=EnvelopeCode.UNKNOWN_KEY,
-            hint="register the key, or sign with one that is registered",
+            hint="register the key (flop account register), or sign with one that is registered",
         )
     for key in candidates:
         if key.verifies(signature.signature, message):

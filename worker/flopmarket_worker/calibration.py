@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from flopmarket.limits import MAX_CALIBRATION_BYTES
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import write_durably
 from flopmarket_worker.offers import Calibration, NotAdmitted
+
+logger = logging.getLogger("flopmarket.worker")
 
 _IDENTITY_FIELDS = ("device_id", "name", "platform", "platform_version", "driver_version")
 
@@ -56,6 +59,7 @@ async def calibrate(
     remembered = None if again else _read(path, info)
     if remembered is not None:
         return remembered
+    logger.info("measuring %s, which takes up to a minute", info.get("index_name", "the device"))
     admission = await executor.admission()
     if not is_admitted(admission):
         raise NotAdmitted(

@@ -134,6 +134,7 @@ def bench(
     options = _options(owner, work_dir, cache_dir, devices=devices)
     out = output(as_json)
     failure: FlopmarketError | None = None
+    out.say("measuring, which takes up to a minute a device")
     results: list[tuple[str, Measured | FlopmarketError]] = asyncio.run(
         measure_devices(devices, options)
     )

@@ -107,10 +107,13 @@ FAULTS: Mapping[str, Callable[[Engine], Engine]] = {"wrong-weights": WrongWeight
 
 def wrap(engine: Engine, fault: str) -> Engine:
     """``engine``, or one that lies in the named way."""
-    if not fault:
-        return engine
-    if fault not in FAULTS:
+    check(fault)
+    return FAULTS[fault](engine) if fault else engine
+
+
+def check(fault: str) -> None:
+    """Raise InvalidInput (FAULT_UNKNOWN) unless there is such a fault, or none is wanted."""
+    if fault and fault not in FAULTS:
         raise InvalidInput(
             f"no fault is called {fault!r}; there are: {', '.join(FAULTS)}", code="FAULT_UNKNOWN"
         )
-    return FAULTS[fault](engine)

@@ -69,7 +69,8 @@ class Credentials:
             raise InvalidInput(
                 "no account: the worker was given neither an account id nor an owner key",
                 code="ACCOUNT_MISSING",
-                hint="pass --account-key FILE once, or --account ID for a granted device key",
+                hint="pass --account-key NAME|FILE once (`flop key new` makes a key), or "
+                "--account ID when the device key was granted before",
             )
         return self.owner.key_id
 
@@ -172,7 +173,9 @@ class CoordinatorLink:
                 raise Unauthenticated(
                     error.message,
                     code=error.code,
-                    hint=error.hint or "pass --account-key FILE to enrol this device key",
+                    hint=error.hint
+                    if self._credentials.owner is not None
+                    else "pass --account-key NAME|FILE to enrol this device key",
                 ) from error
             await self._enrol(self._credentials.owner)
             answer = await self._session(self._credentials.device, KeyRole.DEVICE)

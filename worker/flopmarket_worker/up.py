@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from flopmarket.client.channel import is_loopback
 from flopmarket.errors import Conflict, FlopmarketError, InvalidInput, Unavailable
 from flopmarket.jobs.host import Engine, EngineProcess
 from flopmarket.limits import MAX_WORKER_DEVICES
@@ -64,6 +65,8 @@ def version() -> str:
 
 async def run_worker(options: UpOptions) -> None:
     """Offer the devices and work until SIGTERM or SIGINT."""
+    is_loopback(options.address)  # refuses what is no address before anything is measured
+    faults.check(options.fault)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -62,8 +62,11 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
         """End leases whose worker is silent and jobs whose deadline is over.
 
         A gap since the last call means the coordinator was down: leases are extended by it first.
-        ``resumed``: this is the first call of a process, so that even a short gap was downtime.
+        ``resumed``: this is the first call of a process, so that even a short gap was downtime, and
+        whoever was connected to the process before must come back first to get work.
         """
+        if resumed:
+            work.forget_connections(tx)
         downtime_us = self._downtime(tx, resumed)
         identity.forget_expired(tx)
         expired = work.expired_leases(tx)

@@ -102,6 +102,11 @@ def saw_worker(tx: Transaction, device_key_id: str, *, connected: bool) -> None:
     )
 
 
+def forget_connections(tx: Transaction) -> None:
+    """Nobody is connected: a process that just started has no streams."""
+    tx.connection.execute(sa.update(_worker).values(connected=False))
+
+
 def present_workers(tx: Transaction, since_us: int) -> set[str]:
     """Device keys that are connected and gave a sign of life since then."""
     query = sa.select(_worker.c.device_key_id).where(

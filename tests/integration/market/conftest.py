@@ -31,19 +31,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def calibration(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a worker remembers of this machine's device."""
-    work = tmp_path_factory.mktemp("measured")
-    subprocess.run(
-        flop(
-            *("worker", "bench", "--device", devices.find(None).index_name),
-            *("--work-dir", str(work), "--cache-dir", str(cache)),
-        ),
-        env=environment(),
-        check=True,
-        capture_output=True,
-    )
-    return work / "calibration"
+def calibration(cache: Path) -> Path:
+    """What a worker remembers of this machine's device, kept beside the kernels between runs.
+
+    Rates only decide prices here. A worker that cannot use the file measures again by itself.
+    """
+    work = default_directory().parent / "test-worker"
+    folder = work / "calibration"
+    if not folder.is_dir() or not any(folder.glob("*.json")):
+        subprocess.run(
+            flop(
+                *("worker", "bench", "--device", devices.find(None).index_name),
+                *("--work-dir", str(work), "--cache-dir", str(cache)),
+            ),
+            env=environment(),
+            check=True,
+            capture_output=True,
+        )
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +86,7 @@ class Expected:
 
 @pytest.fixture(scope="session")
 def long_job() -> Expected:
-    """Long enough to be killed in the middle: six segments of about 0.3 seconds."""
-    job = one_digest_job(steps=240, segment_steps=40)
+    """Long enough to be killed in the middle: six segments of about 0.2 seconds."""
+    job = one_digest_job(steps=180, segment_steps=30)
     result = run_local(job)
     return Expected(job, (result.state_root + result.outputs_root).hex())

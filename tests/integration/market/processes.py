@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from click.testing import CliRunner
+
 from flopmarket.client import Client
 from flopmarket.client.results import JobEvent, JobInfo, JobResult
 from flopmarket.demo.processes import environment, flop
@@ -26,12 +28,13 @@ from flopmarket.jobs.prepared import PreparedJob
 from flopmarket.market.price import split_fee
 from flopmarket.trust.documents import DepositTarget
 from flopmarket.trust.keys import KeyPair
+from flopmarket_coordinator.cli import coordinator
 
 ASK = "0.10"
 FEE_PPM = 30_000
 WAIT_SECONDS = 40.0
 LEASE_TTL_SECONDS = 4.0
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.05
 
 _Answer = TypeVar("_Answer")
 
@@ -192,15 +195,8 @@ class Market:
 
     def check(self) -> None:
         """Every nano-unit and every state, derived again."""
-        done = subprocess.run(
-            flop("coordinator", "check", "--data-dir", str(self.data)),
-            capture_output=True,
-            text=True,
-            env=environment(),
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "0 findings" in done.stderr
+        done = CliRunner().invoke(coordinator, ["check", "--data-dir", str(self.data)])
+        assert (done.exit_code, done.stderr) == (0, "0 findings\n"), done.output
 
     # ------------------------------------------------------------ workers
 
@@ -240,10 +236,10 @@ class Market:
         def listed() -> bool:
             for provider in providers:
                 assert provider.process.runs, provider.process.log
-            with self.client(None) as anyone:
-                return wanted <= {o.account_id for o in anyone.offers() if o.state != "offline"}
+            return wanted <= {offer.account_id for offer in anyone.offers()}
 
-        eventually(listed, f"offers of {', '.join(p.name for p in providers)}")
+        with self.client(None) as anyone:
+            eventually(listed, f"offers of {', '.join(p.name for p in providers)}")
 
     def dismiss_workers(self) -> None:
         """All workers leave in good order."""

@@ -21,8 +21,11 @@ SEED = 20
 LATE_SECONDS = 50.0
 
 
-def assert_as_if_nothing_happened(market: Market, job_id: str, long_job: Expected) -> None:
+def assert_as_if_nothing_happened(
+    market: Market, job_id: str, long_job: Expected, *workers: Provider
+) -> None:
     """Digest, price, pay and fences after any number of kills."""
+    market.wait_for_offers(*workers)
     price = price_of(market, long_job.job)
     with market.client() as buyer:
         job = buyer.wait(job_id)
@@ -65,13 +68,14 @@ def test_kills_in_the_order_of_a_jobs_life(market: Market, long_job: Expected) -
                 script[at][1]()
                 at += 1
     assert at == len(script), story(market.events(handle.job_id))
-    assert_as_if_nothing_happened(market, handle.job_id, long_job)
+    assert_as_if_nothing_happened(market, handle.job_id, long_job, worker)
 
 
 def test_kills_at_random_moments(market: Market, long_job: Expected) -> None:
     """Anybody may die at any time, also several after each other."""
     chance = random.Random(SEED)
-    workers = [market.worker("left"), market.worker("right")]
+    workers = [market.worker(name, wait=False) for name in ("left", "right")]
+    market.wait_for_offers(*workers)
     victims: list[Callable[[], None]] = [
         market.restart_coordinator,
         market.coordinator.kill_engine,
@@ -84,5 +88,5 @@ def test_kills_at_random_moments(market: Market, long_job: Expected) -> None:
         for _ in range(RANDOM_KILLS):
             time.sleep(chance.uniform(0.05, 0.6))
             chance.choice(victims)()
-    assert_as_if_nothing_happened(market, handle.job_id, long_job)
+    assert_as_if_nothing_happened(market, handle.job_id, long_job, *workers)
     assert time.monotonic() - began < LATE_SECONDS

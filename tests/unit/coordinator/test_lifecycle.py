@@ -108,6 +108,19 @@ def test_many_short_downtimes_do_not_count_either(world: World) -> None:
     assert worker.commit(lease).accepted
 
 
+def test_after_a_restart_only_workers_that_come_back_get_work(world: World) -> None:
+    """A connection ended with the process that held it; nobody was there to write that down."""
+    buyer, worker = world.buyer(), world.worker("ann")
+    world.do(world.application.expire)
+    world.now_us += SECOND_US
+    world.restart()
+    world.do(lambda tx: world.application.expire(tx, resumed=True))
+    buyer.submit()
+    assert world.offers() == []
+    worker.hello()
+    assert [lease.device_id for lease in world.offers()] == [worker.device_id]
+
+
 def test_a_banned_worker_hears_of_it_at_its_next_heartbeat(world: World) -> None:
     """Also without a lease that could be revoked: its owner must learn why no work comes."""
     buyer, cheat = world.buyer(), world.worker("cheat")

@@ -31,7 +31,7 @@ from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms, offer_
 from flopmarket_worker.report import flop_per_dollar, flops_per_watt
 from flopmarket_worker.telemetry.ports import DeclaredPower, UnknownPower
 from flopmarket_worker.transfers import evict
-from flopmarket_worker.up import only_worker_in
+from flopmarket_worker.up import UpOptions, only_worker_in, run_worker
 from tests.integration.worker.fakes import (
     COORDINATOR,
     FakeCoordinator,
@@ -359,3 +359,31 @@ def test_backoff_doubles_and_stays_between_half_and_whole() -> None:
     assert all(high.next_seconds() <= ceiling for ceiling in (1, 2, 4, 8, 8))
     low.reset()
     assert low.next_seconds() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [({"address": "nonsense"}, "ADDRESS_INVALID"), ({"fault": "lazy"}, "FAULT_UNKNOWN")],
+)
+def test_bad_options_are_refused_before_a_device_is_touched(
+    tmp_path: Path, changes: dict[str, str], code: str
+) -> None:
+    options = UpOptions(
+        address="127.0.0.1:1",
+        ca_file=None,
+        devices=("no such device",),
+        owner=OwnerTerms(1, 0, UnknownPower()),
+        work_folder=tmp_path / "work",
+        cache_folder=tmp_path / "cache",
+        account_key_file=None,
+        account_id="",
+        key_file=None,
+        label="test",
+        device_salt="",
+        fault="",
+        nice=0,
+    )
+    with pytest.raises(InvalidInput) as refusal:
+        asyncio.run(run_worker(replace(options, **changes)))  # type: ignore[arg-type]
+    assert refusal.value.code == code
+    assert not list(tmp_path.iterdir())
