@@ -8,6 +8,7 @@ Feistel permutation with cycle walking (Black and Rogaway, "Ciphers with arbitra
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 Words = np.ndarray[Any, np.dtype[np.uint32]]
 
 _ROUNDS = 6
+_BLOCK_ROWS = 16_384
 _TAG = 0x6F726472  # "ordr": keeps this stream apart from any other use of the seed
 
 
@@ -34,6 +36,38 @@ def rows_of_step(order: DataOrder, seed: int, step: int) -> Rows:
         chosen = epoch == number
         rows[chosen] = permute(offset[chosen], order.rows, seed, number)
     return rows
+
+
+class RowSchedule:
+    """:func:`rows_of_step` for a run of steps: permutes blocks of positions, not single batches.
+
+    A batch of 64 costs as much as a block of thousands, and the last two blocks are remembered.
+    """
+
+    def __init__(self, order: DataOrder, seed: int) -> None:
+        self._order = order
+        self._seed = seed
+        self._block = lru_cache(maxsize=2)(self._permuted)
+
+    def rows(self, step: int) -> Rows:
+        """Row numbers of ``step``, int64 [batch]."""
+        order = self._order
+        if order.kind is OrderKind.SEQUENTIAL:
+            return rows_of_step(order, self._seed, step)
+        rows = np.empty(order.batch, dtype=np.int64)
+        done, position = 0, step * order.batch
+        while done < order.batch:
+            epoch, offset = divmod(position + done, order.rows)
+            start = offset - offset % _BLOCK_ROWS
+            block = self._block(epoch, start)
+            taken = block[offset - start : offset - start + order.batch - done]
+            rows[done : done + len(taken)] = taken
+            done += len(taken)
+        return rows
+
+    def _permuted(self, epoch: int, start: int) -> Rows:
+        positions = np.arange(start, min(start + _BLOCK_ROWS, self._order.rows), dtype=np.int64)
+        return permute(positions, self._order.rows, self._seed, epoch)
 
 
 def rows_of_output(order: DataOrder, name: str, stacked: Array) -> Array:

@@ -20,7 +20,7 @@ from flopmarket.errors import Conflict, InvalidInput, LimitExceeded
 from flopmarket.jobs import bundle
 from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.instrument import CHECKSUMS
-from flopmarket.jobs.order import rows_of_step
+from flopmarket.jobs.order import RowSchedule
 from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import MAX_SEGMENT_OUTPUT_BYTES
 
@@ -98,6 +98,7 @@ class JobRunner:
         self._spec = spec
         self._frozen = frozen
         self._data = data
+        self._schedule = RowSchedule(spec.order, spec.seed)
         self._step: int | None = None
         self._root = b""
 
@@ -174,7 +175,7 @@ class JobRunner:
         )
 
     def _one_step(self, step: int, inner: hashlib._Hash) -> Tensors:
-        rows = rows_of_step(self._spec.order, self._spec.seed, step)
+        rows = self._schedule.rows(step)
         inputs = {name: array[rows] for name, array in self._data.items()}
         outputs = self._session.step(inputs, seed=self._spec.seed, step=step)
         inner.update(step.to_bytes(8, "little"))

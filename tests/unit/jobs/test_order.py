@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flopmarket.errors import InvalidInput
-from flopmarket.jobs.order import permute, philox, rows_of_step
+from flopmarket.jobs.order import RowSchedule, permute, philox, rows_of_step
 from flopmarket.jobs.spec import DataOrder, OrderKind
 
 
@@ -27,6 +27,23 @@ def test_steps_run_through_epochs_without_a_gap(rows: int, batch: int, seed: int
     seen = np.concatenate([rows_of_step(order, seed, step) for step in range(steps)])[: 2 * rows]
     assert sorted(seen[:rows].tolist()) == list(range(rows))
     assert sorted(seen[rows:].tolist()) == list(range(rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(OrderKind),
+    st.integers(1, 300) | st.integers(16_380, 40_000),
+    st.integers(1, 900),
+    st.integers(0, 2**64 - 1),
+    st.lists(st.integers(0, 500), min_size=1, max_size=6),
+)
+def test_a_schedule_gives_the_rows_of_each_step(
+    kind: OrderKind, rows: int, batch: int, seed: int, steps: list[int]
+) -> None:
+    order = DataOrder(kind, rows, batch)
+    schedule = RowSchedule(order, seed)
+    for step in steps:
+        assert schedule.rows(step).tolist() == rows_of_step(order, seed, step).tolist()
 
 
 def test_sequential_order_wraps() -> None:
