@@ -241,8 +241,16 @@ PROBES: tuple[Probe, ...] = (
     _plain("fma()", "out[i] = fma(a[i], b[i], c[i]);", lambda a, b, c, d: reference.fma32(a, b, c)),
     _plain("division", "out[i] = fx1_div(a[i], b[i]);", lambda a, b, c, d: a / b),
     _plain("square root", "out[i] = fx1_sqrt(a[i]);", lambda a, b, c, d: np.sqrt(a)),
-    _plain("maximum", "out[i] = fx1_max(a[i], c[i]);", lambda a, b, c, d: reference.maximum(a, c)),
-    _plain("minimum", "out[i] = fx1_min(a[i], c[i]);", lambda a, b, c, d: reference.minimum(a, c)),
+    _plain(
+        "maximum",
+        "out[i] = fx1_max(a[i], c[i], fx1_zero);",
+        lambda a, b, c, d: reference.maximum(a, c),
+    ),
+    _plain(
+        "minimum",
+        "out[i] = fx1_min(a[i], c[i], fx1_zero);",
+        lambda a, b, c, d: reference.minimum(a, c),
+    ),
     _plain(
         "literal: times zero",
         f"out[i] = a[i] * {_ZERO};",
@@ -261,7 +269,7 @@ PROBES: tuple[Probe, ...] = (
     ),
     _plain(
         "NaN is canonical",
-        "out[i] = fx1_canonical(a[i] - a[i]);",
+        f"out[i] = fx1_canonical(a[i] - a[i], {OPAQUE});",
         lambda a, b, c, d: a - a,
     ),
     _plain(

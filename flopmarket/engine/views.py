@@ -20,7 +20,8 @@ from flopmarket.engine.graph import Node, Shape
 
 
 class Atom:
-    """A thing that a :class:`Linear` form counts: a variable, a quotient or a remainder.
+    """A thing that a :class:`Linear` form counts: a variable, a quotient, a remainder, or a form
+    whose range a guard narrows ("bound").
 
     ``low`` and ``high`` bound its value, both included; ``depth`` is the nesting of the innermost
     loop it depends on (0: constant within the work-item). Atoms with equal ``key`` are equal.
@@ -289,7 +290,36 @@ def through(node: Node, index: Index) -> tuple[Index, tuple[Guard, ...]]:
         for form, n in zip(shifted, source, strict=True)
         if form.low < 0 or form.high >= n
     )
-    return shifted, guards
+    return tuple(bounded(form, n) for form, n in zip(shifted, source, strict=True)), guards
+
+
+def bounded(form: Linear, count: int) -> Linear:
+    """``form`` known to lie in 0..count-1, which lets divisions of it simplify.
+
+    True only where a guard holds; elsewhere nothing is read at an index made of it. :func:`unbound`
+    takes the knowledge off again.
+    """
+    if form.low >= 0 and form.high < count:
+        return form
+    low, high = max(0, form.low), min(count - 1, form.high)
+    if low >= high:
+        return constant(max(0, min(low, count - 1)))
+    atom = Atom("bound", f"[{form.key}]<{count}", low, high, form.depth, form, 1)
+    return Linear(((atom, 1),), 0)
+
+
+def unbound(form: Linear) -> Linear:
+    """``form`` with :func:`bounded` forms spelled out, so that strides can be read off."""
+    while any(atom.kind == "bound" for atom, _ in form.terms):
+        total = constant(form.constant)
+        for atom, c in form.terms:
+            if atom.kind == "bound":
+                assert atom.of is not None
+                total = total + atom.of * c
+            else:
+                total = total + Linear(((atom, c),), 0)
+        form = total
+    return form
 
 
 def _window(node: Node, index: Index) -> Index:

@@ -1,7 +1,7 @@
 """DOT in the order of FX1: the general kernel, and the packed one with everything fused around it.
 
 The general kernel takes any shape, a valid length, and integers. Large float products go through
-``templates/gemm.py``: their operands' prologues become loads of the packing kernels and the
+``templates/gemm.py``: their operands' prologues become packing kernels (``pack.py``) and the
 epilogue becomes the store of the product kernel.
 """
 
@@ -26,11 +26,12 @@ from flopmarket.engine.codegen.loops import (
 )
 from flopmarket.engine.codegen.lower import Lowering
 from flopmarket.engine.codegen.opencl import OPAQUE
+from flopmarket.engine.codegen.pack import pack
 from flopmarket.engine.codegen.templates import gemm
 from flopmarket.engine.exact import DOT_CHUNK
 from flopmarket.engine.graph import Node, Shape
 from flopmarket.engine.schedule.fuse import Kernel, is_packed_dot
-from flopmarket.engine.views import Index, Linear, variable
+from flopmarket.engine.views import Linear, variable
 
 VECTOR_WIDTH = 64
 """Neighbouring outputs that one work-item of the general kernel accumulates."""
@@ -183,11 +184,11 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
     )
     launches = gemm.launches(spec)
     packed = []
-    for operand, source, shared, size_bytes, launch in (
-        ("a", node.src[0], shared_a, gemm.packed_a_bytes(spec), launches[0]),
-        ("b", node.src[1], shared_b, gemm.packed_b_bytes(spec), launches[1]),
+    for operand, source, shared, size_bytes in (
+        ("a", node.src[0], shared_a, gemm.packed_a_bytes(spec)),
+        ("b", node.src[1], shared_b, gemm.packed_b_bytes(spec)),
     ):
-        packed.append(_pack(lowering, kernel, spec, operand, source, shared, size_bytes, launch))
+        packed.append(_pack(lowering, kernel, spec, operand, source, shared, size_bytes))
     text = gemm.render_gemm(spec)
     emitter = store.emitter
     keys = (*packed, *emitter.parameters)
@@ -233,7 +234,7 @@ class _Store:
         """Nothing is fused: a text without sizes, which products of all sizes share."""
         self.emitter = self.lowering.emitter(self.kernel, wide=False)
         target = self.emitter.parameter(self.node, written=True).name
-        value = "fx1_canonical(value)" if self.node in self.lowering.final else "value"
+        value = opencl.canonical("value") if self.node in self.lowering.final else "value"
         self.text = f"{target}[(b * M + m0 + i) * N + n0 + j] = {value};"
 
     def _fill(self) -> Scope:
@@ -271,7 +272,6 @@ def _pack(
     source: Node,
     shared: bool,
     size_bytes: int,
-    launch: gemm.GemmLaunch,
 ) -> Temp:
     """Append the packing of one operand; packing of an equal operand is found again."""
     key = (operand, source, spec.tile, spec.block_panels if operand == "a" else 0)
@@ -281,49 +281,5 @@ def _pack(
     temp = lowering.temp(dtypes.float32, size_bytes // 4)
     lowering.packed[key] = temp
 
-    def build(wide: bool) -> tuple[Emitter, str, str]:
-        emitter = lowering.emitter(kernel, wide=wide)
-        scope = Scope(0, [])
-        batch = views.ZERO if shared else variable("b", source.shape[0], 0)
-        K = source.shape[2] if operand == "a" else source.shape[1]
-        x = variable("x", source.shape[1] if operand == "a" else source.shape[2], 0)
-        k = variable("k", K, 0)
-        index: Index = (batch, x, k) if operand == "a" else (batch, k, x)
-        value = emitter.value(source, index, scope)
-        return emitter, render(scope.body), value.text
-
-    emitter, body, value = build(True)
-    if not nests.is_wide(emitter.forms):
-        emitter, body, value = build(False)
-    kind = emitter.index_type
-    declared = [p.declaration() for p in emitter.parameters.values()]
-    names = [p.name for p in emitter.parameters.values()]
-    if OPAQUE in body + value:
-        declared.append(f"const uint {OPAQUE}")
-        names.append(OPAQUE)
-    function = f"{nests.NAME}_load"
-    loader = (
-        f"static inline float {function}({', '.join([*declared, f'{kind} b, {kind} x, {kind} k'])})"
-        f" {{\n{body}\n    return {value};\n}}\n"
-    )
-
-    def load(b: str, x: str, k: str) -> str:
-        return f"{function}({', '.join([*names, b, x, k])})"
-
-    renderer = gemm.render_pack_a if operand == "a" else gemm.render_pack_b
-    text = renderer(spec, load, ", ".join(declared) or "const uint unused")
-    text = loader + text.replace(f"{nests.NAME}_pack_{operand}", nests.NAME)
-    lowering.calls.append(
-        nests.Call(
-            "pack",
-            text,
-            (temp, *emitter.parameters),
-            frozenset((0,)),
-            OPAQUE in text or not declared,
-            launch.global_size,
-            launch.local_size,
-            0,
-            temp.elements * 4 + sum(p.elements * p.dtype.size_bytes for p in emitter.parameters),
-        )
-    )
+    lowering.calls.append(pack(lowering, kernel, spec, operand, source, shared, temp))
     return temp

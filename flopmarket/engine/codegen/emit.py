@@ -70,6 +70,7 @@ class Emitter:
         self.wide = wide
         self.parameters: dict[BufferKey, Parameter] = {}
         self.forms: list[Linear] = []
+        self.spell: Callable[[Linear, bool], str] = opencl.index_text
         self._is_stored = is_stored
         self._bound: dict[Node, tuple[str, Value]] = {}
         self._names = 0
@@ -116,48 +117,59 @@ class Emitter:
 
     def index(self, form: Linear) -> str:
         """C text of an index form."""
+        form = views.unbound(form)
         self.forms.append(form)
-        return opencl.index_text(form, self.wide)
+        return self.spell(form, self.wide)
 
     def load(self, key: BufferKey, flat: Linear, scope: Scope, guards: Guards = ()) -> Value:
         """The element at ``flat`` of a buffer; 0, and no access, where a guard fails."""
         dtype = key.dtype
         if elements_of(key) == 0:
             return Value(opencl.zero(dtype), 0, constant=True)
-        text = f"{self.parameter(key).name}[{self.index(flat)}]"
+        at = self.index(flat)
         depth = flat.depth
-        if dtype.kind == "b":
-            text = f"({text} != 0)"
-        if guards:
-            condition = self.condition(guards, scope)
-            text = f"({condition.text} ? {text} : {opencl.zero(dtype)})"
-            depth = max(depth, condition.depth)
-        return self.let(scope, dtype, text, depth)
+        place = views.unbound(flat)
+        if place.low >= 0 and place.high < elements_of(key):
+            guards = ()  # the pad that wants them replaces the value; the access is legal anyway
+        name = self.parameter(key).name
+        test = " != 0" if dtype.kind == "b" else ""
+        if not guards:
+            text = f"({name}[{at}]{test})" if test else f"{name}[{at}]"
+            return self.let(scope, dtype, text, depth)
+        condition = self.condition(guards, scope)
+        depth = max(depth, condition.depth)
+        if self.target.is_cpu and _is_gathered(place):
+            # An access that is never conditional lets the loop become a vector of gathers.
+            at = f"{condition.text} ? {at} : 0"
+            raw = self.let(scope, dtype, f"({name}[{at}]{test})", depth).text
+        else:
+            raw = f"{name}[{at}]{test}"
+        return self.let(scope, dtype, f"({condition.text} ? {raw} : {opencl.zero(dtype)})", depth)
 
     def store(self, key: BufferKey, flat: Linear, value: str, scope: Scope, final: bool) -> None:
         """Write one element; ``final`` values leave the engine and get the canonical NaN."""
         dtype = key.dtype
         if dtype.is_float and final:
-            value = f"fx1_canonical({value})"
+            value = opencl.canonical(value)
         if dtype.kind == "b":
             value = f"(uchar){value}"
         target = f"{self.parameter(key, written=True).name}[{self.index(flat)}]"
         scope.body.append(Assign(target, value))
 
     def condition(self, guards: Guards, scope: Scope) -> Value:
-        """The conjunction of guards as one bool."""
+        """The conjunction of guards as one bool; ``&`` because ``&&`` would branch."""
         parts, depth = [], 0
         for guard in guards:
             tests = []
             text = self.index(guard.form)
             if guard.form.low < 0:
-                tests.append(f"{text} >= 0")
+                tests.append(f"({text} >= 0)")
             if guard.form.high >= guard.count:
-                tests.append(f"{text} < {guard.count}")
-            part = self._bool(scope, " && ".join(tests) or "true", guard.form.depth)
+                tests.append(f"({text} < {guard.count})")
+            part = self._bool(scope, " & ".join(tests) or "true", guard.form.depth)
             parts.append(part.text)
             depth = max(depth, part.depth)
-        return self._bool(scope, " && ".join(parts), depth) if len(parts) > 1 else part
+        return self._bool(scope, " & ".join(parts), depth) if len(parts) > 1 else part
 
     def _bool(self, scope: Scope, text: str, depth: int) -> Value:
         key: Hashable = ("condition", text)
@@ -268,6 +280,11 @@ class Emitter:
             home.body.append(Let(self.index_type, found.text, f"({self.index_type})({text})"))
             home.memo[key] = found
         return Atom("var", found.text, 0, last, found.depth, None, 0)
+
+
+def _is_gathered(flat: Linear) -> bool:
+    """Whether an index has quotients or remainders: neighbours may lie anywhere."""
+    return any(atom.kind != "var" for atom, _ in flat.terms)
 
 
 def _is_constant(node: Node, args: list[Value]) -> bool:

@@ -220,7 +220,7 @@ class Lowering:
 
     def _assign(self, body: list[Statement], target: str, value: str, node: Node) -> None:
         if node.dtype.is_float and node in self.final:
-            value = f"fx1_canonical({value})"
+            value = opencl.canonical(value)
         if node.dtype.kind == "b":
             value = f"(uchar){value}"
         body.append(Assign(target, value))
@@ -229,7 +229,7 @@ class Lowering:
 _TILE_SPEEDS = {
     4: ((GemmTile(4, 2, 4), 1.0),),
     8: ((GemmTile(6, 2, 8), 1.0), (GemmTile(8, 1, 8), 0.45)),
-    16: ((GemmTile(8, 3, 16), 1.0), (GemmTile(12, 2, 16), 0.97), (GemmTile(14, 1, 16), 0.75)),
+    16: ((GemmTile(8, 2, 16), 1.0), (GemmTile(8, 3, 16), 0.95), (GemmTile(16, 1, 16), 0.7)),
 }
 """Register tiles by the device's vector width, with their speed relative to the first."""
 

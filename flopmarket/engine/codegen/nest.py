@@ -31,9 +31,9 @@ NAME = "KERNEL_NAME"
 class Call:
     """One launch: kernel text with :data:`NAME` for its name, buffers in parameter order, sizes.
 
-    ``written`` holds the positions of buffers that the kernel writes; ``needs_zero`` says that a
-    next argument, the ``uint`` 0 behind special literals, follows the buffers; ``sizes`` are ``int``
-    arguments after that. ``flops`` and ``size_bytes`` are for the profile's table.
+    ``written`` holds the positions of buffers that the kernel writes; ``needs_zero`` says that the
+    ``uint`` 0 behind special literals follows the buffers; ``sizes`` are ``int`` arguments after
+    that. ``flops`` and ``size_bytes`` are for the profile's table.
     """
 
     family: str

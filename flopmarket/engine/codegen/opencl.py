@@ -25,7 +25,18 @@ from flopmarket.engine.views import Linear
 OPAQUE = "fx1_zero"
 """Name of the ``uint`` argument, always 0, that special literals are combined with."""
 
-CANONICAL_NAN = f"as_float(0x{dtypes.CANONICAL_NAN_FLOAT32:x}u)"
+CANONICAL_NAN = f"as_float(0x{dtypes.CANONICAL_NAN_FLOAT32:x}u ^ {OPAQUE})"
+"""The canonical NaN, from a register.
+
+As a literal it would be read from memory under a mask that is almost always empty. While nothing
+else has touched that page, every such read takes a fault that is then suppressed, and a loop over
+an array took 70 times as long (PoCL with AVX-512).
+"""
+
+
+def canonical(text: str) -> str:
+    """C text of a float with every NaN replaced by the canonical one."""
+    return f"fx1_canonical({text}, {OPAQUE})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +73,20 @@ def prelude(target: Target) -> str:
 
 
 _COMPARISONS = f"""\
-static inline float fx1_canonical(float x) {{ return x == x ? x : {CANONICAL_NAN}; }}
-static inline float fx1_max(float a, float b) {{
-    const float equal = a == b ? as_float(as_uint(a) & as_uint(b)) : {CANONICAL_NAN};
-    return a > b ? a : (a < b ? b : equal);
+static inline float fx1_canonical(float x, uint {OPAQUE}) {{
+    return x == x ? x : {CANONICAL_NAN};
 }}
-static inline float fx1_min(float a, float b) {{
-    const float equal = a == b ? as_float(as_uint(a) | as_uint(b)) : {CANONICAL_NAN};
-    return a < b ? a : (a > b ? b : equal);
+static inline float fx1_max(float a, float b, uint {OPAQUE}) {{
+    const float equal = as_float(as_uint(a) & as_uint(b));
+    const float larger = a > b ? a : b;
+    const float ordered = a == b ? equal : larger;
+    return a == a && b == b ? ordered : {CANONICAL_NAN};
+}}
+static inline float fx1_min(float a, float b, uint {OPAQUE}) {{
+    const float equal = as_float(as_uint(a) | as_uint(b));
+    const float smaller = a < b ? a : b;
+    const float ordered = a == b ? equal : smaller;
+    return a == a && b == b ? ordered : {CANONICAL_NAN};
 }}
 """
 
@@ -129,8 +146,12 @@ def literal(value: np.generic, dtype: DType) -> str:
     number = float(value)
     bits = int(np.asarray(value).view(np.uint32))
     if number == 0 or not math.isfinite(number) or abs(number) < 2.0**-126:
-        return f"as_float(0x{bits:x}u ^ {OPAQUE})"
+        return _opaque(value)
     return f"as_float(0x{bits:x}u)" if number != int(number) or abs(number) > 1e6 else f"{number}f"
+
+
+def _opaque(value: np.generic) -> str:
+    return f"as_float(0x{int(np.asarray(value).view(np.uint32)):x}u ^ {OPAQUE})"
 
 
 def zero(dtype: DType) -> str:
@@ -160,6 +181,8 @@ def _atom_text(atom: object, wide: bool) -> str:
     assert isinstance(atom, Atom)
     if atom.of is None:
         return f"(long){atom.key}" if wide else atom.key
+    if atom.kind == "bound":
+        return index_text(atom.of, wide)
     # C divides toward zero: a form that can be negative is lifted by a multiple of the divisor.
     lift = max(0, -(atom.of.low // atom.by))
     inside = index_text(atom.of + lift * atom.by, wide)
@@ -179,7 +202,12 @@ def operation(node: Node, values: Sequence[Value], target: Target) -> str:
     if op is Op.CAST:
         return _cast(node, args[0])
     if op is Op.WHERE:
-        return f"({args[0]} ? {args[1]} : {args[2]})"
+        # A chosen literal comes from a register, for the reason given at CANONICAL_NAN.
+        chosen = [
+            text if scalar is None or not dtype.is_float else _opaque(scalar)
+            for text, scalar in zip(args[1:], map(const_scalar, node.src[1:]), strict=True)
+        ]
+        return f"({args[0]} ? {chosen[0]} : {chosen[1]})"
     if op is Op.CMP:
         return _compare(node, args)
     if op is Op.BIT:
@@ -205,7 +233,7 @@ def combine(kind: str, dtype: DType, a: str, b: str) -> str:
     """``a`` and ``b`` under 'sum', 'prod', 'max', 'min' or integer 'div'."""
     if dtype.is_float:
         if kind in ("max", "min"):
-            return f"fx1_{kind}({a}, {b})"
+            return f"fx1_{kind}({a}, {b}, {OPAQUE})"
         return f"({a} {'+' if kind == 'sum' else '*'} {b})"
     if kind == "div":
         return f"fx1_div_{dtype.name}({a}, {b})"
@@ -261,9 +289,9 @@ def _cast(node: Node, x: str) -> str:
     source, target = node.src[0].dtype, node.dtype
     if node.arg == ("bitcast",):
         if source.is_float:
-            return f"as_{target.c_name}(fx1_canonical({x}))"
+            return f"as_{target.c_name}({canonical(x)})"
         if target.is_float:
-            return f"fx1_canonical(as_{target.c_name}({x}))"
+            return canonical(f"as_{target.c_name}({x})")
         return f"(({target.c_name}){x})"
     if target is dtypes.bool_:
         return f"({x} != {zero(source)})" if not source.is_float else f"({x} != 0.0f)"
