@@ -33,6 +33,8 @@ from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.receipt import verify_receipt
 
 REQUIRED_ACCURACY = 0.97
+KNOWN_STATE_ROOT = "9888e25e9285cdef5b796add3ffd21ac570f7fb07fae45d90f743cd13bb97237"
+"""Root of the trained state, as x86 CPUs (PoCL 3.0) and an NVIDIA H200 came to it."""
 BUYER_DEPOSIT = "1.00"
 BOND = "0.05"
 WORKERS_READY_SECONDS = 150.0
@@ -233,6 +235,11 @@ class Demo:
             "final weights have the digest of run_local()",
             f"{result.state_root.hex()[:16]} = {local.state_root.hex()[:16]}",
             result.state_root == local.state_root,
+        )
+        self._claims.check(
+            "it is the digest that an NVIDIA H200 came to",
+            f"{KNOWN_STATE_ROOT[:16]} (noted in the source)",
+            result.state_root.hex() == KNOWN_STATE_ROOT,
         )
         self._claims.check(
             "every loss of every step is the local one, bit for bit",

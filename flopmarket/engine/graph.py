@@ -12,6 +12,7 @@ zero ints. Elementwise operations want equal shapes: broadcasting is an explicit
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from math import prod
@@ -88,6 +89,8 @@ class Node:
 
 
 _interned: WeakValueDictionary[tuple[Any, ...], Node] = WeakValueDictionary()
+_interning = threading.Lock()
+"""Two threads that build the same node must get the same object, or comparing graphs would fail."""
 
 
 def make(op: Op, src: tuple[Node, ...], arg: Any, dtype: DType, shape: Shape) -> Node:
@@ -104,8 +107,8 @@ def make(op: Op, src: tuple[Node, ...], arg: Any, dtype: DType, shape: Shape) ->
     node = Node.__new__(Node)
     node.op, node.src, node.arg, node.dtype, node.shape = op, src, arg, dtype, shape
     spec.check(node)
-    _interned[key] = node
-    return node
+    with _interning:
+        return _interned.setdefault(key, node)
 
 
 # ---------------------------------------------------------------- leaves
