@@ -86,7 +86,7 @@ class Expected:
 
 @pytest.fixture(scope="session")
 def long_job() -> Expected:
-    """Long enough to be killed in the middle: six segments of about 0.2 seconds."""
-    job = one_digest_job(steps=180, segment_steps=30)
+    """Long enough to be killed many times: twenty segments, a few seconds in all."""
+    job = one_digest_job(steps=2400, segment_steps=120)
     result = run_local(job)
     return Expected(job, (result.state_root + result.outputs_root).hex())
