@@ -8,7 +8,7 @@ runs them all; opening a device asks :func:`contraction_is_exact` alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from flopmarket.engine import dtypes, reference
 from flopmarket.engine.codegen.opencl import OPAQUE, Target, prelude
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.runtime.devices import DeviceInfo
-from flopmarket.engine.runtime.opencl import Device
+from flopmarket.engine.runtime.opencl import Buffer, Device, Module
 
 Array = np.ndarray[Any, Any]
 
@@ -61,50 +61,99 @@ def contraction_is_exact(device: Device) -> bool:
 
     False is no failure: FMA is then rendered as ``fma()``.
     """
-    return ask(device, HELPER, Target(contract_helper=True, has_fp64=device.info.has_fp64)).passed
+    target = Target(contract_helper=True, has_fp64=device.info.has_fp64)
+    return _ask(device, _question(HELPER, target, "probe")).passed
 
 
 def run_probes(device: Device) -> list[ProbeResult]:
-    """Every probe's answer, in a fixed order; a device that cannot even run one has failed it."""
+    """Every probe's answer, in a fixed order; a device that cannot even run one has failed it.
+
+    All kernels are one source, because a build costs a driver a tenth of a second. Where that does
+    not build, each is built alone, so that the answers name what this compiler cannot take.
+    """
     plain = Target(contract_helper=False, has_fp64=device.info.has_fp64)
-    return [*(ask(device, probe, plain) for probe in PROBES), *half_storage(device)]
+    questions = [_question(probe, plain, f"probe{at}") for at, probe in enumerate(PROBES)]
+    questions.extend(_half_storage())
+    kernels = "".join(question.kernel for question in questions)
+    try:
+        together = _build(device, _head(plain) + kernels)
+    except EngineError:
+        together = None
+    return [_ask(device, question, together) for question in questions]
 
 
-def ask(device: Device, probe: Probe, target: Target) -> ProbeResult:
-    """Run one probe."""
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A probe as it is put to a device.
+
+    The kernel called ``entry`` takes ``given``, a buffer like ``expected`` and ``scalars``; each
+    work-item computes 64 elements. ``head`` is what the kernel needs above it when built alone.
+    """
+
+    name: str
+    entry: str
+    head: str
+    kernel: str
+    given: tuple[Array, ...]
+    expected: Array
+    scalars: tuple[np.generic, ...]
+
+
+def _head(target: Target) -> str:
+    multiply = "static inline float probe_multiply(float x, float y) { return x * y; }\n"
+    return prelude(target) + multiply
+
+
+def _question(probe: Probe, target: Target, entry: str) -> _Question:
     given = probe.inputs()
     with np.errstate(all="ignore"):
         expected = dtypes.canonical(probe.expect(*given).astype(np.float32))
-    source = f"""{prelude(target)}
-static inline float probe_multiply(float x, float y) {{ return x * y; }}
+    inputs = ", ".join(f"__global const float* restrict {name}" for name in "abcd")
+    parameters = f"{inputs}, __global float* restrict out, const uint {OPAQUE}"
+    kernel = _kernel(entry, parameters, probe.body)
+    scalars = (np.uint32(0),)
+    return _Question(probe.name, entry, _head(target), kernel, given, expected, scalars)
+
+
+def _kernel(entry: str, parameters: str, body: str) -> str:
+    return f"""
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void probe(__global const float* restrict a, __global const float* restrict b,
-           __global const float* restrict c, __global const float* restrict d,
-           __global float* restrict out, const uint {OPAQUE}) {{
+void {entry}({parameters}) {{
     const int first = (int)get_global_id(0) * {_PER_ITEM};
     for (int i = first; i < first + {_PER_ITEM}; i += 1) {{
-        {probe.body}
+        {body}
     }}
 }}
 """
+
+
+def _build(device: Device, source: str) -> Module:
+    return device.compile(source, options=build_options(device.info))
+
+
+def _ask(device: Device, question: _Question, together: Module | None = None) -> ProbeResult:
+    """Run one probe, from the module that holds them all or from one of its own."""
     try:
-        values = run_kernel(device, source, given, expected, [np.uint32(0)])
+        module = together or _build(device, question.head + question.kernel)
+        values = _run(device, module, question)
     except EngineError as error:
-        return ProbeResult(probe.name, False, str(error)[:300])
-    return compare(probe.name, expected, dtypes.canonical(values))
+        return ProbeResult(question.name, False, str(error)[:300])
+    if values.dtype == np.float32:
+        values = dtypes.canonical(values)
+    return compare(question.name, question.expected, values)
 
 
-def run_kernel(
-    device: Device, source: str, given: tuple[Array, ...], like: Array, scalars: list[Any]
-) -> Array:
-    """The output of the kernel ``probe``, over one work-item for each 64 elements of ``like``."""
-    module = device.compile(source, options=build_options(device.info))
-    buffers = [device.alloc(array.nbytes) for array in (*given, like)]
+def _run(device: Device, module: Module, question: _Question) -> Array:
+    """What the kernel of ``question`` wrote."""
+    given, like = question.given, question.expected
+    buffers: list[Buffer] = []
     try:
+        buffers.extend(device.alloc(array.nbytes) for array in (*given, like))
         for buffer, array in zip(buffers, given, strict=False):
             device.upload(buffer, array)
-        launch = module.launch("probe", [*buffers, *scalars], (like.size // _PER_ITEM,), (1,))
-        device.run([launch])
+        size = (like.size // _PER_ITEM,)
+        arguments: list[Buffer | np.generic] = [*buffers, *question.scalars]
+        device.run([module.launch(question.entry, arguments, size, (1,))])
         values = np.empty_like(like)
         device.download(buffers[-1], values)
     finally:
@@ -280,7 +329,7 @@ PROBES: tuple[Probe, ...] = (
 )
 
 
-def half_storage(device: Device) -> list[ProbeResult]:
+def _half_storage() -> list[_Question]:
     """All 65536 halves to float, and floats around every half boundary back."""
     bits = np.arange(65536, dtype=np.uint32).astype(np.uint16)
     wide = bits.view(np.float16).astype(np.float32)
@@ -288,31 +337,20 @@ def half_storage(device: Device) -> list[ProbeResult]:
     around = np.nextafter(finite, np.float32(np.inf), dtype=np.float32) * np.float32(1.0005)
     with np.errstate(over="ignore"):
         back = around.astype(np.float16).view(np.uint16)
-    load = _half_source("ushort", "float", "out[i] = vload_half(i, (__global const half*)a);")
-    store = _half_source("float", "ushort", "vstore_half_rte(a[i], i, (__global half*)out);")
-    cases: Mapping[str, tuple[str, Array, Array]] = {
-        "half: load": (load, bits, dtypes.canonical(wide)),
-        "half: store": (store, around, back),
-    }
-    results = []
-    for name, (source, given, expected) in cases.items():
-        try:
-            values = run_kernel(device, source, (given,), expected, [])
-        except EngineError as error:
-            results.append(ProbeResult(name, False, str(error)[:300]))
-            continue
-        values = dtypes.canonical(values) if values.dtype == np.float32 else values
-        results.append(compare(name, expected, values))
-    return results
+    load = _half_kernel(
+        "probe_load", "ushort", "float", "out[i] = vload_half(i, (__global const half*)a);"
+    )
+    store = _half_kernel(
+        "probe_store", "float", "ushort", "vstore_half_rte(a[i], i, (__global half*)out);"
+    )
+    head = "#pragma OPENCL FP_CONTRACT OFF\n"
+    halves = dtypes.canonical(wide)
+    return [
+        _Question("half: load", "probe_load", head, load, (bits,), halves, ()),
+        _Question("half: store", "probe_store", head, store, (around,), back, ()),
+    ]
 
 
-def _half_source(given: str, out: str, body: str) -> str:
-    return f"""#pragma OPENCL FP_CONTRACT OFF
-__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void probe(__global const {given}* restrict a, __global {out}* restrict out) {{
-    const int first = (int)get_global_id(0) * {_PER_ITEM};
-    for (int i = first; i < first + {_PER_ITEM}; i += 1) {{
-        {body}
-    }}
-}}
-"""
+def _half_kernel(entry: str, given: str, out: str, body: str) -> str:
+    parameters = f"__global const {given}* restrict a, __global {out}* restrict out"
+    return _kernel(entry, parameters, body)

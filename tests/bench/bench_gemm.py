@@ -1,9 +1,10 @@
 """float32 matrix product against NumPy (and torch, if importable), interleaved in one run.
 
 ``python -m tests.bench.bench_gemm [sizes...]`` prints medians, the ratio peer/ours (above 1: we are
-faster) and the SHA-256 of our result, which must be the same on every machine. Our time includes
-packing both operands; "packed" leaves the packing of B out, as for weights that stay. Operands and
-result live in device memory, as the peers' live in theirs.
+faster) and the SHA-256 of our result, which must be the same on every machine. Ours is the engine's
+plan of one DOT, launches only. Its time includes packing both operands; "packed" leaves the packing
+of B out, as for weights that stay. Operands and result live in device memory, as the peers' live in
+theirs.
 
 The contestants take turns, so that a noisy machine is noisy for all of them, with a pause after
 each: threads of OpenBLAS and OpenMP spin for up to a tenth of a second after a call, and would take
@@ -21,10 +22,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flopmarket.engine.codegen.templates import gemm
-from flopmarket.engine.runtime.cache import KernelCache
+from flopmarket.engine import dtypes, graph
+from flopmarket.engine.codegen.emit import BufferKey
+from flopmarket.engine.codegen.lower import choose_tile
+from flopmarket.engine.codegen.opencl import Target
+from flopmarket.engine.rewrite import canonicalise
 from flopmarket.engine.runtime.devices import find
-from flopmarket.engine.runtime.opencl import Device, Launch, open_device
+from flopmarket.engine.runtime.open import open_target, opened
+from flopmarket.engine.runtime.opencl import Buffer, Device, Launch
+from flopmarket.engine.runtime.replay import CompileOptions, Resident
+from flopmarket.engine.schedule.plan import make_plan, size_bytes
 
 SIZES = (512, 1024, 2048)
 PAUSE_S = 0.2
@@ -49,71 +56,55 @@ class Result:
         return peer / self.ours_s
 
 
-def prepare(
-    device: Device, a: np.ndarray, b: np.ndarray, tile: gemm.GemmTile
-) -> tuple[list[Launch], Callable[[], np.ndarray]]:
-    """Launches (pack A, pack B, product) for a square product, and a function that reads C."""
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A square product on a device: the launches of both packings and the product, in order."""
+
+    pack_b: list[Launch]
+    rest: list[Launch]
+    read: Callable[[], np.ndarray]
+
+
+def prepare(device: Device, target: Target, a: np.ndarray, b: np.ndarray) -> Product:
+    """The engine's plan of one DOT, with the operands in device memory.
+
+    B is a frozen tensor, so that the plan sets its packing apart.
+    """
     n = a.shape[0]
-    spec = gemm.GemmSpec(
-        M=n,
-        N=n,
-        K=n,
-        tile=tile,
-        parameters="__global float* restrict C",
-        store=lambda batch, m, column, value: (
-            f"C[{m} * {n} + {column}] = "
-            f"select({value}, as_float(0x7fc00000), (uint)isnan({value}));"
-        ),
-        contract_helper=True,
-        compute_units=device.info.compute_units,
-    )
-    module = device.compile(
-        gemm.render_source(
-            spec,
-            load_a=lambda batch, m, k: f"A[{m} * {n} + {k}]",
-            load_b=lambda batch, column, k: f"B[{k} * {n} + {column}]",
-            parameters_a="__global const float* restrict A",
-            parameters_b="__global const float* restrict B",
-        )
-    )
-    left, right, out = (device.alloc(4 * n * n) for _ in range(3))
-    device.upload(left, a)
-    device.upload(right, b)
-    buffers = {
-        "packed_a": device.alloc(gemm.packed_a_bytes(spec)),
-        "packed_b": device.alloc(gemm.packed_b_bytes(spec)),
+    left = graph.input_("input", "a", dtypes.float32, (1, n, n))
+    right = graph.input_("frozen", "b", dtypes.float32, (1, n, n))
+    (node,) = canonicalise([graph.dot(left, right)])
+    plan = make_plan([node], target)
+    families = [step.call.family for step in (*plan.once, *plan.steps)]
+    assert families == ["pack", "pack", "gemm"] and len(plan.once) == 1, families
+    resident = Resident(device, plan, CompileOptions(), ())
+    buffers: dict[BufferKey, Buffer] = {
+        leaf: device.alloc(size_bytes(leaf)) for leaf in plan.leaves
     }
-    launches = [
-        module.launch(
-            launch.kernel,
-            [*(buffers[name] for name in launch.operands), last],
-            launch.global_size,
-            launch.local_size,
-        )
-        for launch, last in zip(gemm.launches(spec), (left, right, out), strict=True)
-    ]
+    for leaf, array in ((left, a), (right, b)):
+        device.upload(buffers[leaf], array)
 
     def read() -> np.ndarray:
         result = np.empty((n, n), np.float32)
-        device.download(out, result)
+        device.download(resident.buffer(node), result)
         return result
 
-    return launches, read
+    return Product(resident.bind(plan.once, buffers), resident.bind(plan.steps, buffers), read)
 
 
-def measure(device: Device, size: int, tile: gemm.GemmTile) -> Result:
+def measure(device: Device, target: Target, size: int) -> Result:
     """Medians of interleaved turns for one size, about ``SECONDS_PER_SIZE`` long."""
     generator = np.random.default_rng(0)
     a, b = (generator.standard_normal((size, size), dtype=np.float32) for _ in range(2))
-    launches, read = prepare(device, a, b, tile)
+    product = prepare(device, target, a, b)
 
     def run(chosen: Sequence[Launch]) -> None:
         device.run(chosen)
         device.finish()
 
     contestants: dict[str, Callable[[], object]] = {
-        "ours": lambda: run(launches),
-        "packed": lambda: run([launches[0], launches[2]]),
+        "ours": lambda: run([*product.pack_b, *product.rest]),
+        "packed": lambda: run(product.rest),
         "numpy": lambda: a @ b,
     }
     try:
@@ -141,21 +132,23 @@ def measure(device: Device, size: int, tile: gemm.GemmTile) -> Result:
         packed_s=medians["packed"],
         numpy_s=medians["numpy"],
         torch_s=medians.get("torch"),
-        sha256=hashlib.sha256(read().tobytes()).hexdigest(),
+        sha256=hashlib.sha256(product.read().tobytes()).hexdigest(),
     )
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print the table for the given sizes."""
     sizes = [int(text) for text in arguments] or list(SIZES)
-    with open_device(find(), cache=KernelCache()) as device:
-        tile = gemm.legal_tiles(device.info)[0]
-        print(f"{device.info.index_name} {device.info.name}, tile {tile}; GFLOP/s of medians")
+    with opened(find()) as device:
+        target = open_target(device)
+        chosen = {str(choose_tile(size, size, target.vector_floats)): None for size in sizes}
+        tiles = ", ".join(chosen)
+        print(f"{device.info.index_name} {device.info.name}, tile {tiles}; GFLOP/s of medians")
         print(
             f"{'size':>6} {'ours':>7} {'packed':>7} {'numpy':>7} {'torch':>7} {'ratio':>6}  sha256"
         )
         for size in sizes:
-            result = measure(device, size, tile)
+            result = measure(device, target, size)
             rates = [
                 "-" if taken is None else f"{2e-9 * size**3 / taken:.0f}"
                 for taken in (result.ours_s, result.packed_s, result.numpy_s, result.torch_s)

@@ -11,13 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flopmarket.engine import dtypes, graph
 from flopmarket.engine.codegen.templates import gemm
 from flopmarket.engine.codegen.templates.gemm import GemmSpec, GemmTile
 from flopmarket.engine.errors import EngineError
+from flopmarket.engine.graph import Node
 from flopmarket.engine.reference import fma32
+from flopmarket.engine.rewrite import canonicalise
 from flopmarket.engine.runtime.cache import KernelCache
 from flopmarket.engine.runtime.devices import find
+from flopmarket.engine.runtime.open import open_target
 from flopmarket.engine.runtime.opencl import Device, open_device
+from flopmarket.engine.runtime.prepared import Prepared
+from flopmarket.engine.runtime.replay import CompileOptions
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -27,7 +33,11 @@ TILES = (
     GemmTile(1, 1, 4),
     GemmTile(3, 3, 4),
 )
+LEGAL_TILES = tuple(dict.fromkeys(tile for w in (4, 8, 16) for tile in gemm.tiles_for(w)))
 SHAPES = ((1, 1, 1), (5, 17, 33), (64, 48, 511), (64, 48, 512), (64, 48, 513), (33, 65, 1025))
+PACKED_SHAPES = ((33, 65, 1025), (64, 48, 511), (64, 48, 512), (5, 100, 513), (50, 100, 65))
+"""Products that the engine packs (``fuse.is_packed_dot``), ragged in every direction."""
+OFF = "#pragma OPENCL FP_CONTRACT OFF\n"
 
 
 @pytest.fixture(scope="module")
@@ -73,44 +83,63 @@ def spec_of(a: Array, b: Array, tile: GemmTile, **fields: Any) -> GemmSpec:
     return GemmSpec(**(values | fields))
 
 
+def packed(rows: Array, width: int) -> Array:
+    """(batch, rows or columns, K) as the template wants it: [batch][panel][k][width], +0 around."""
+    batch, count, depth = rows.shape
+    panels = -(-count // width)
+    steps = max(gemm.UNROLL, -(-depth // gemm.UNROLL) * gemm.UNROLL)
+    out = np.zeros((batch, panels * width, steps), np.float32)
+    out[:, :count, :depth] = rows
+    by_panel = out.reshape(batch, panels, width, steps).transpose(0, 1, 3, 2)
+    return np.ascontiguousarray(by_panel)
+
+
 def run(device: Device, a: Array, b: Array, spec: GemmSpec) -> Array:
-    m, n, k = spec.M, spec.N, spec.K
-    source = gemm.render_source(
-        spec,
-        load_a=lambda batch, row, at: f"A[({batch} * {m} + {row}) * {k} + {at}]",
-        load_b=lambda batch, column, at: f"B[({batch} * {k} + {at}) * {n} + {column}]",
-        parameters_a="__global const float* restrict A",
-        parameters_b="__global const float* restrict B",
-    )
-    module = device.compile(source)
-    result = np.empty((spec.batch, m, n), np.float32)
-    buffers = {
-        "a": device.alloc(max(a.nbytes, 4)),
-        "b": device.alloc(max(b.nbytes, 4)),
-        "packed_a": device.alloc(gemm.packed_a_bytes(spec)),
-        "packed_b": device.alloc(gemm.packed_b_bytes(spec)),
-        "c": device.alloc(result.nbytes),
-    }
-    for buffer in buffers.values():
-        buffer.poison(0xFF)
-    device.upload(buffers["a"], a)
-    device.upload(buffers["b"], b)
-    rest = (["a"], ["b"], ["c"])
-    device.run(
-        [
-            module.launch(
-                launch.kernel,
-                [buffers[name] for name in (*launch.operands, *names)],
-                launch.global_size,
-                launch.local_size,
-            )
-            for launch, names in zip(gemm.launches(spec), rest, strict=True)
-        ]
-    )
-    device.download(buffers["c"], result)
-    for buffer in buffers.values():
+    """The template alone, on operands that NumPy packed."""
+    left = a if a.ndim == 3 else a[None]
+    right = b if b.ndim == 3 else b[None]
+    packed_a = packed(left, spec.tile.mr)
+    packed_b = packed(right.transpose(0, 2, 1), spec.tile.nr)
+    assert packed_a.nbytes == gemm.packed_a_bytes(spec)
+    assert packed_b.nbytes == gemm.packed_b_bytes(spec)
+    module = device.compile(OFF + gemm.render_helper(spec) + gemm.render_gemm(spec))
+    result = np.empty((spec.batch, spec.M, spec.N), np.float32)
+    buffers = [device.alloc(array.nbytes) for array in (packed_a, packed_b, result)]
+    device.upload(buffers[0], packed_a)
+    device.upload(buffers[1], packed_b)
+    buffers[2].poison(0xFF)
+    sizes = [np.int32(size) for size in gemm.size_arguments(spec)]
+    device.run([module.launch(spec.name, [*buffers, *sizes], gemm.global_size(spec), (1, 1, 1))])
+    device.download(buffers[2], result)
+    for buffer in buffers:
         buffer.release()
     return result
+
+
+def through_the_engine(
+    device: Device,
+    outputs: list[Node],
+    leaves: dict[Node, Array],
+    tile: GemmTile,
+    *,
+    contract_helper: bool = True,
+) -> list[Array]:
+    """Values of ``outputs`` by the engine's plan with ``tile``, poisoned, each product packed."""
+    nodes = canonicalise(outputs)
+    target = open_target(device, contract_helper=contract_helper)
+    options = CompileOptions(gemm_tile=tile, poison=True)
+    prepared = Prepared(nodes, device, target, options)
+    products = sum(step.call.family == "gemm" for step in prepared.plan.steps)
+    try:
+        values = prepared.run({node: canonical(array) for node, array in leaves.items()})
+    finally:
+        prepared.release()
+    assert products == len(outputs)
+    return [values[node] for node in nodes]
+
+
+def leaf(name: str, *shape: int) -> Node:
+    return graph.input_("buffer", name, dtypes.float32, shape)
 
 
 def same_bits(x: Array, y: Array) -> bool:
@@ -199,45 +228,36 @@ def test_any_shape_and_block(
     assert same_bits(run(device, a, b, spec), expected(a, b, chunk=16)[None])
 
 
-@pytest.mark.parametrize("adjacent", [False, True])
-def test_fused_prologue_and_epilogue(device: Device, adjacent: bool) -> None:
-    a, b = ordinary(7, 20, 30), ordinary(8, 60, 30)
-
-    def store(batch: str, row: str, column: str, value: str) -> str:
-        return f"C[{column} * 20 + {row}] = {value} * 2.0f + 1.0f;"
-
-    spec = replace(spec_of(a, b.T, TILES[0]), store=store)
-    module = device.compile(
-        gemm.preamble(spec)
-        + gemm.render_pack_a(
-            spec, lambda b, m, k: f"-A[{m} * 30 + {k}]", "__global float* A", adjacent=adjacent
-        )
-        + gemm.render_pack_b(
-            spec, lambda b, n, k: f"B[{n} * 30 + {k}]", "__global float* B", adjacent=adjacent
-        )
-        + gemm.render_gemm(spec)
-    )
-    left, right, out = device.alloc(a.nbytes), device.alloc(b.nbytes), device.alloc(20 * 60 * 4)
-    packed_a, packed_b = (
-        device.alloc(size) for size in (gemm.packed_a_bytes(spec), gemm.packed_b_bytes(spec))
-    )
-    device.upload(left, a)
-    device.upload(right, b)
-    arguments = ([packed_a, left], [packed_b, right], [packed_a, packed_b, out])
-    for launch, bound in zip(gemm.launches(spec), arguments, strict=True):
-        device.run([module.launch(launch.kernel, bound, launch.global_size, launch.local_size)])
-    got = np.empty((60, 20), np.float32)
-    device.download(out, got)
-    want = expected(-a, np.ascontiguousarray(b.T)).T * np.float32(2) + np.float32(1)
-    assert same_bits(got, np.ascontiguousarray(want))
+@pytest.mark.parametrize("tile", LEGAL_TILES, ids=str)
+def test_every_legal_tile_has_the_bits_through_the_engine(device: Device, tile: GemmTile) -> None:
+    """Packing and product of one plan, over ragged panels, several chunks and a shared operand."""
+    outputs, leaves, wanted = [], {}, []
+    for at, (m, n, k) in enumerate(PACKED_SHAPES):
+        a, b = leaf(f"a{at}", 1, m, k), leaf(f"b{at}", 1, k, n)
+        make = ordinary if at % 2 else adversarial
+        leaves[a], leaves[b] = make(at, *a.shape), make(at + 50, *b.shape)
+        outputs.append(graph.dot(a, b))
+        wanted.append(expected(leaves[a], leaves[b]))
+    a, b = leaf("many", 3, 9, 70), leaf("weights", 1, 70, 60)
+    leaves[a], leaves[b] = ordinary(5, *a.shape), ordinary(6, *b.shape)
+    outputs.append(graph.dot(a, graph.expand(b, (3, 70, 60))))
+    wanted.append(expected(leaves[a], leaves[b]))
+    for got, want in zip(through_the_engine(device, outputs, leaves, tile), wanted, strict=True):
+        assert same_bits(got, canonical(want)), got.shape
 
 
-def test_the_legal_tiles_of_this_device_work(device: Device) -> None:
-    a, b = ordinary(9, 50, 65), ordinary(10, 65, 100)
-    tiles = gemm.legal_tiles(device.info)
-    assert len(tiles) >= 3
-    digests = {run(device, a, b, spec_of(a, b, tile)).tobytes() for tile in tiles}
-    assert digests == {expected(a, b)[None].tobytes()}
+@pytest.mark.parametrize("contract_helper", [False, True])
+def test_fused_prologue_and_epilogue(device: Device, contract_helper: bool) -> None:
+    """-A, B read transposed, C scaled and moved: still one product, the same bits."""
+    a, b = leaf("a", 1, 20, 30), leaf("b", 1, 60, 30)
+    leaves = {a: ordinary(7, *a.shape), b: ordinary(8, *b.shape)}
+    negative = graph.mul(a, graph.filled(-1.0, dtypes.float32, a.shape))
+    product = graph.dot(negative, graph.permute(b, (0, 2, 1)))
+    doubled = graph.mul(product, graph.filled(2.0, dtypes.float32, product.shape))
+    moved = graph.add(doubled, graph.filled(1.0, dtypes.float32, product.shape))
+    (got,) = through_the_engine(device, [moved], leaves, TILES[0], contract_helper=contract_helper)
+    want = expected(-leaves[a], np.ascontiguousarray(leaves[b].transpose(0, 2, 1)))
+    assert same_bits(got, want * np.float32(2) + np.float32(1))
 
 
 def test_legal_tiles_follow_the_vector_width(device: Device) -> None:

@@ -180,9 +180,7 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
         name=nests.NAME,
         contract_helper=target.contract_helper,
         compute_units=target.compute_units,
-        sized=True,
     )
-    launches = gemm.launches(spec)
     packed = []
     for operand, source, shared, size_bytes in (
         ("a", node.src[0], shared_a, gemm.packed_a_bytes(spec)),
@@ -193,7 +191,6 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
     emitter = store.emitter
     keys = (*packed, *emitter.parameters)
     written = frozenset(at + 2 for at, p in enumerate(emitter.parameters.values()) if p.written)
-    size = launches[2].global_size
     lowering.calls.append(
         nests.Call(
             "gemm",
@@ -201,8 +198,8 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
             keys,
             written,
             OPAQUE in text,
-            size,
-            launches[2].local_size,
+            gemm.global_size(spec),
+            (1, 1, 1),
             2 * batch * M * N * K,
             sum(key.elements * key.dtype.size_bytes for key in keys),
             gemm.size_arguments(spec),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flopmarket.engine import admission
+from flopmarket.engine import admission, probes
 from flopmarket.engine.exact import PROFILE
 from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.cache import KernelCache
@@ -91,3 +91,29 @@ def test_a_faulty_device_is_kept_out(
     named = {probe.name: probe.detail for probe in report.failures}
     assert culprit in named
     assert named[culprit]
+
+
+def test_one_construct_that_does_not_build_fails_its_own_probe(
+    faulty: FaultyDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rewrite(source: str) -> str:
+        return source.replace("fx1_sqrt(a[i])", "no_such_function(a[i])")
+
+    monkeypatch.setattr(FaultyDevice, "rewrite", staticmethod(rewrite))
+    results = probes.run_probes(faulty)
+    assert [result.name for result in results if not result.passed] == ["square root"]
+    assert len({result.name for result in results}) == len(results) > len(probes.PROBES)
+
+
+def test_probes_that_build_share_one_build(
+    faulty: FaultyDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def note(source: str) -> str:
+        built.append(source)
+        return source
+
+    monkeypatch.setattr(FaultyDevice, "rewrite", staticmethod(note))
+    assert all(result.passed for result in probes.run_probes(faulty))
+    assert len(built) == 1

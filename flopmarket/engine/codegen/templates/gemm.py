@@ -1,13 +1,12 @@
 """DOT on a CPU: packed, blocked matrix product in the order of profile FX1 (numerics.md §2).
 
-The code generator (``codegen/lower.py``) describes one contraction as a :class:`GemmSpec` and gives
-three C snippets: how an element of A and of B is loaded (the fused prologue: views, window, casts,
-elementwise) and how a finished element is stored (the fused epilogue). It gets back three kernels
-and the launches that run them::
+``codegen/contract.py`` describes one contraction as a :class:`GemmSpec` and gives a C snippet: how
+a finished element is stored (the fused epilogue). It gets back the product's kernel and its size.
+The operands come packed, by ``codegen/pack.py`` with their prologues fused in, in this layout::
 
-    pack A  [batch][row panel][k][MR]  \\
-                                         product  ->  store(batch, row, column, value)
-    pack B  [batch][column panel][k][NR] /
+    packed A  [batch][row panel][k][MR]  \\
+                                            product  ->  store(batch, row, column, value)
+    packed B  [batch][column panel][k][NR] /
 
 Every element is computed as: K in chunks of ``chunk``; inside a chunk ``acc = +0`` and one FMA for
 each ascending k; ``total = +0``, then the chunks are added left to right. Tile, block and thread
@@ -23,9 +22,8 @@ vector pointers, because ``vloadN`` and ``fma()`` are real calls in PoCL that sp
 
 A GPU variant is another pair of ``legal_tiles`` and ``render_gemm`` behind the same spec: there a
 work-group owns the tile, the packed layout is kept (a k-slab of a panel is contiguous, which is
-what a coalesced copy into local memory wants), the accumulators are split over the work-items, and
-``launches`` returns a local size above 1. Prologue, epilogue, packing and the order stay as they
-are.
+what a coalesced copy into local memory wants) and the accumulators are split over the work-items.
+Prologue, epilogue, packing and the order stay as they are.
 """
 
 from __future__ import annotations
@@ -39,8 +37,6 @@ from flopmarket.engine.errors import EngineError
 if TYPE_CHECKING:  # generating code needs no OpenCL
     from flopmarket.engine.runtime.devices import DeviceInfo
 
-Load = Callable[[str, str, str], str]
-"""(batch, row or column, k) as C expressions of type int -> a C expression of type float."""
 Store = Callable[[str, str, str, str], str]
 """(batch, row, column, value) as C expressions -> C statements that store the float ``value``."""
 
@@ -52,10 +48,6 @@ MAX_BLOCK_ROWS = 128
 """Rows that one work-item keeps totals of, in private memory (24 KiB with 48 columns)."""
 MIN_ITEMS_PER_UNIT = 8
 """Work-items for each compute unit, below which blocks shrink so that no thread waits for long."""
-PACK_STEPS = 64
-"""k steps that one work-item packs."""
-MAX_PACK_UNROLL = 16
-"""Elements that a packing loop copies by one turn where memory is not contiguous."""
 _INT_MAX = 2**31 - 1
 
 
@@ -85,9 +77,9 @@ class GemmSpec:
     ``shared_a`` and ``shared_b`` say that an operand does not depend on the batch: it is packed
     once, and its load sees batch 0. ``contract_helper`` renders FMA as the contracted helper
     instead of ``fma()``; set it only where admission has proved equal bits on the device.
-    ``sized`` renders the product with its sizes as arguments (:func:`size_arguments`), last in the
-    list: products that differ in nothing else are then one kernel, and a kernel costs a driver a
-    third of a second to compile. Its ``store`` may use ``M`` and ``N`` and should hold no size.
+    The rendered product takes its sizes as arguments (:func:`size_arguments`), last in the list:
+    products that differ in nothing else are then one kernel, and a kernel costs a driver a third of
+    a second to compile. ``store`` may use ``M`` and ``N`` and should hold no size.
     """
 
     M: int
@@ -103,7 +95,6 @@ class GemmSpec:
     name: str = "gemm"
     contract_helper: bool = False
     compute_units: int = 2
-    sized: bool = False
 
     def __post_init__(self) -> None:
         if min(self.M, self.N, self.batch) < 1 or self.K < 0:
@@ -148,20 +139,6 @@ class GemmSpec:
         return max(1, min(MAX_BLOCK_ROWS // self.tile.mr, self.row_panels // blocks))
 
 
-@dataclass(frozen=True, slots=True)
-class GemmLaunch:
-    """One launch of a rendered kernel, as data.
-
-    ``operands`` names what the leading buffer arguments are (``"packed_a"``, ``"packed_b"``); the
-    parameters of the snippets follow them in the order of their declaration.
-    """
-
-    kernel: str
-    operands: tuple[str, ...]
-    global_size: tuple[int, int, int]
-    local_size: tuple[int, int, int] = (1, 1, 1)
-
-
 def legal_tiles(info: DeviceInfo) -> tuple[GemmTile, ...]:
     """:func:`tiles_for` the vectors of a device."""
     return tiles_for(info.native_vector_width_float)
@@ -194,28 +171,9 @@ def packed_b_bytes(spec: GemmSpec) -> int:
     return 4 * batch * spec.column_panels * spec.tile.nr * max(spec.padded_k, UNROLL)
 
 
-def launches(spec: GemmSpec) -> tuple[GemmLaunch, GemmLaunch, GemmLaunch]:
-    """Pack A, pack B, product; in this order on an in-order queue.
-
-    A packed operand that does not change (weights) is packed once and its launch left out later.
-    """
-    steps = max(1, -(-spec.padded_k // PACK_STEPS))
-    batch_a = 1 if spec.shared_a else spec.batch
-    batch_b = 1 if spec.shared_b else spec.batch
-    blocks = -(-spec.row_panels // spec.block_panels)
-    return (
-        GemmLaunch(f"{spec.name}_pack_a", ("packed_a",), (steps, spec.row_panels, batch_a)),
-        GemmLaunch(f"{spec.name}_pack_b", ("packed_b",), (steps, spec.column_panels, batch_b)),
-        GemmLaunch(spec.name, ("packed_a", "packed_b"), (spec.column_panels, blocks, spec.batch)),
-    )
-
-
-def preamble(spec: GemmSpec) -> str:
-    """What a source file with :func:`render_gemm` needs once, before the first kernel of ``spec``.
-
-    Begins with the file-level pragma; a caller that has rendered that already drops the first line.
-    """
-    return "#pragma OPENCL FP_CONTRACT OFF\n" + render_helper(spec)
+def global_size(spec: GemmSpec) -> tuple[int, int, int]:
+    """Work-items of the product (column panels, blocks of row panels, batch), in groups of one."""
+    return (spec.column_panels, -(-spec.row_panels // spec.block_panels), spec.batch)
 
 
 def render_helper(spec: GemmSpec) -> str:
@@ -234,88 +192,16 @@ def helper_name(spec: GemmSpec) -> str:
     return f"fx1_fma_float{spec.tile.vector}"
 
 
-def render_pack_a(spec: GemmSpec, load: Load, parameters: str, *, adjacent: bool = False) -> str:
-    """The kernel ``<name>_pack_a(__global float* packed, <parameters>)``; load gets (b, m, k).
-
-    ``adjacent`` says that neighbouring rows lie side by side in memory (A is read transposed). It
-    chooses the form of the loop and changes no value; without it the compiler would gather, at half
-    the speed.
-    """
-    name, tile = f"{spec.name}_pack_a", spec.tile
-    return _render_pack(name, load, parameters, tile.mr, spec.M, spec.padded_k, spec.K, adjacent)
-
-
-def render_pack_b(spec: GemmSpec, load: Load, parameters: str, *, adjacent: bool = True) -> str:
-    """The kernel ``<name>_pack_b(__global float* packed, <parameters>)``; load gets (b, n, k).
-
-    ``adjacent`` as for A: true where B is [k][n] in memory, false where it is [n][k].
-    """
-    name, tile = f"{spec.name}_pack_b", spec.tile
-    return _render_pack(name, load, parameters, tile.nr, spec.N, spec.padded_k, spec.K, adjacent)
-
-
-def _render_pack(
-    name: str,
-    load: Load,
-    parameters: str,
-    width: int,
-    limit: int,
-    padded_k: int,
-    k_limit: int,
-    adjacent: bool,
-) -> str:
-    padded, panels = max(padded_k, UNROLL), -(-limit // width)
-    if adjacent:
-        step, full = 1, f"out[k * {width} + x] = {load('b', '(x0 + x)', 'k')};"
-    else:
-        step = max(size for size in range(1, MAX_PACK_UNROLL + 1) if width % size == 0)
-        full = "\n        ".join(
-            f"out[k * {width} + x + {u}] = {load('b', f'(x0 + x + {u})', 'k')};"
-            for u in range(step)
-        )
-    edge = f"x0 + x < {limit} ? ({load('b', '(x0 + x)', 'k')}) : 0.0f"
-    return f"""
-__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void {name}(__global float* restrict packed, {parameters}) {{
-  const int k0 = (int)get_global_id(0) * {PACK_STEPS};
-  const int panel = (int)get_global_id(1);
-  const int b = (int)get_global_id(2);
-  const int x0 = panel * {width};
-  const int end = k0 + {PACK_STEPS} < {k_limit} ? k0 + {PACK_STEPS} : {k_limit};
-  const int tail = k0 + {PACK_STEPS} < {padded} ? k0 + {PACK_STEPS} : {padded};
-  __global float* restrict out = packed + (b * {panels} + panel) * {padded * width};
-  if (x0 + {width} <= {limit}) {{
-    for (int k = k0; k < end; k++) {{
-      for (int x = 0; x < {width}; x += {step}) {{
-        {full}
-      }}
-    }}
-  }} else {{
-    for (int k = k0; k < end; k++) {{
-      for (int x = 0; x < {width}; x++) out[k * {width} + x] = {edge};
-    }}
-  }}
-  for (int k = end > k0 ? end : k0; k < tail; k++) {{
-    for (int x = 0; x < {width}; x++) out[k * {width} + x] = 0.0f;
-  }}
-}}
-"""
-
-
 def render_gemm(spec: GemmSpec) -> str:
-    """The kernel ``<name>(__global const float* A, __global const float* B, <parameters>)``."""
+    """The kernel ``<name>(A, B, <parameters>, <sizes>)``, A and B being the packed operands.
+
+    Its source needs :func:`render_helper` above it.
+    """
     tile, fma = spec.tile, helper_name(spec)
     mr, nv, v, nr = tile.mr, tile.nr_vectors, tile.vector, tile.nr
     vectors = mr * nv
-    sizes = dict(zip(SIZE_NAMES, size_arguments(spec), strict=True))
-    declared = spec.parameters
-    most = spec.block_panels
-    if spec.sized:
-        declared += "".join(f", const int {name}" for name in SIZE_NAMES)
-        most = MAX_BLOCK_ROWS // mr
-        head = ""
-    else:
-        head = "".join(f"  const int {name} = {value};\n" for name, value in sizes.items())
+    sizes = ", ".join(f"const int {name}" for name in SIZE_NAMES)
+    most = MAX_BLOCK_ROWS // mr
     names = [(i, j, f"c{i}_{j}") for i in range(mr) for j in range(nv)]
     clear = "\n".join(f"      float{v} {name} = (float{v})(0.0f);" for _, _, name in names)
     steps = "\n".join(_render_step(u, mr, nv, v, fma) for u in range(UNROLL))
@@ -324,8 +210,8 @@ def render_gemm(spec: GemmSpec) -> str:
     return f"""
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void {spec.name}(__global const float* restrict A, __global const float* restrict B,
-    {declared}) {{
-{head}  const int column = (int)get_global_id(0);
+    {spec.parameters}, {sizes}) {{
+  const int column = (int)get_global_id(0);
   const int first = (int)get_global_id(1) * block;
   const int b = (int)get_global_id(2);
   const int panels = (M + {mr - 1}) / {mr};
@@ -399,15 +285,3 @@ def _render_step(u: int, mr: int, nv: int, v: int, fma: str) -> str:
         lines.extend(f"c{i}_{j} = {fma}(a{i}, b{j}, c{i}_{j});" for j in range(nv))
     body = "\n".join(f"          {line}" for line in lines)
     return f"        {{\n{body}\n        }}"
-
-
-def render_source(
-    spec: GemmSpec, *, load_a: Load, load_b: Load, parameters_a: str, parameters_b: str
-) -> str:
-    """A whole source: preamble, both packing kernels (A is [m][k], B is [k][n]), the product."""
-    return (
-        preamble(spec)
-        + render_pack_a(spec, load_a, parameters_a)
-        + render_pack_b(spec, load_b, parameters_b)
-        + render_gemm(spec)
-    )
