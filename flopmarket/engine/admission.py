@@ -1,4 +1,4 @@
-"""Admission: may this device offer exact mode? (numerics.md §4)
+"""Admission: may this device offer exact mode? (docs/numerics.md §4)
 
 ``admit`` asks the probes of :mod:`flopmarket.engine.probes` and then computes golden graphs, shapes
 on both sides of every threshold of profile FX1, with the code generator as it stands; the reference

@@ -67,7 +67,7 @@ DTYPES: tuple[DType, ...] = (bool_, uint8, int8, int32, uint32, int64, uint64, f
 BY_NAME: dict[str, DType] = {dtype.name: dtype for dtype in DTYPES}
 
 CANONICAL_NAN_FLOAT32 = 0x7FC00000
-"""The one NaN that leaves an FX1 kernel (numerics.md §3)."""
+"""The one NaN that leaves an FX1 kernel (docs/numerics.md §3)."""
 
 
 def from_name(name: str) -> DType:

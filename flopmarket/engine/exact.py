@@ -7,7 +7,7 @@ for each other. Nothing here is tunable: a device either computes these bits or 
 from __future__ import annotations
 
 DOT_CHUNK = 512
-"""Terms of one FMA chain of DOT before its result is added to the total (numerics.md §2)."""
+"""Terms of one FMA chain of DOT before its result is added to the total (docs/numerics.md §2)."""
 
 REDUCE_LANES = 64
 """Interleaved lanes of a REDUCE block."""

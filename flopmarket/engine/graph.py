@@ -1,6 +1,7 @@
 """The intermediate representation: one immutable, hash-consed node type and its builders.
 
-A graph is a DAG of :class:`Node`. Every operation of profile FX1 (numerics.md §1) is one value of
+A graph is a DAG of :class:`Node`. Every operation of profile FX1 (docs/numerics.md §1) is one value
+of
 :class:`Op`; everything else a user can call is written in these. Equal nodes are the same object,
 so common subexpressions meet by construction and comparing graphs is comparing identities.
 
@@ -267,7 +268,7 @@ def bit(kind: str, a: Node, b: Node) -> Node:
 
 
 def reduce(kind: str, x: Node, axes: Iterable[int], y: Node | None = None) -> Node:
-    """Fold ``axes`` away (ascending, flattened row-major) in the order of numerics.md §2.
+    """Fold ``axes`` away (ascending, flattened row-major) in the order of docs/numerics.md §2.
 
     ``kind``: 'sum', 'prod', 'max', 'min', or 'sumprod' (the sum of x*y, lanes being FMA chains).
     max and min of no elements are illegal; the empty sum is +0, the empty product 1.

@@ -1,7 +1,7 @@
 """Small questions to a device, asked in OpenCL C and answered by comparing bits.
 
-The first part of admission (numerics.md §4): each probe runs one tiny kernel on inputs chosen so
-that a device or compiler that departs from FX1 gives other bits, and compares with expectations
+The first part of admission (docs/numerics.md §4): each probe runs one tiny kernel on inputs chosen
+so that a device or compiler that departs from FX1 gives other bits, and compares with expectations
 computed here. Flags that a driver reports are not consulted. :mod:`flopmarket.engine.admission`
 runs them all; opening a device asks :func:`contraction_is_exact` alone.
 """

@@ -3,9 +3,9 @@
 This is the law in executable form. Every other way of running a program is compared with it, the
 referee of a dispute runs it, and no speed is asked of it (tens of MFLOP/s; use small shapes).
 
-float32 FMA follows numerics.md §5: the product of two float32 is exact in float64; the sum with the
-addend is split by TwoSum, rounded to odd, and then rounded once to float32 (Boldo and Melquiond,
-"Emulation of a FMA and correctly rounded sums", 2008).
+float32 FMA follows docs/numerics.md §5: the product of two float32 is exact in float64; the sum
+with the addend is split by TwoSum, rounded to odd, and then rounded once to float32 (Boldo and
+Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
 """
 
 from __future__ import annotations

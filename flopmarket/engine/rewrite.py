@@ -1,7 +1,7 @@
 """The canonical form of a graph: the one rewriting that is part of the law.
 
-numerics.md §3: an addition or subtraction of a product is an FMA before the digest is taken, so
-that no compiler is left a choice about contraction. Any other rewriting (view merging, fusion)
+docs/numerics.md §3: an addition or subtraction of a product is an FMA before the digest is taken,
+so that no compiler is left a choice about contraction. Any other rewriting (view merging, fusion)
 belongs to the scheduler and must be exact; it never changes a program's digest.
 """
 

@@ -2,7 +2,7 @@
 
 A node that passes cannot make a kernel read out of bounds, overflow an index, or mean two things.
 This file and ``reference.py`` together are the definition of profile FX1's primitives; the prose is
-numerics.md §1. Rules receive a fully built node and raise :class:`GraphError`.
+docs/numerics.md §1. Rules receive a fully built node and raise :class:`GraphError`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The signed specification of a job: everything that decides its result and its price.
 
-``job_id`` is the digest of these canonical bytes (trust.md §2), so two jobs that differ in
+``job_id`` is the digest of these canonical bytes (docs/trust.md §2), so two jobs that differ in
 anything, the nonce included, have different ids, and a worker or auditor that has the id and the
 bytes needs to believe nobody about what is to be computed.
 """

@@ -48,7 +48,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
 
 
 def expected(a: Array, b: Array, chunk: int = gemm.CHUNK) -> Array:
-    """numerics.md §2, word for word, for A (..., M, K) and B (..., K, N)."""
+    """docs/numerics.md §2, word for word, for A (..., M, K) and B (..., K, N)."""
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     total = np.zeros((*batch, a.shape[-2], b.shape[-1]), np.float32)
     with np.errstate(all="ignore"):

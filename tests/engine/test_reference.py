@@ -1,4 +1,4 @@
-"""The reference interpreter against scalar spellings of the law (numerics.md §1, §2, §5)."""
+"""The reference interpreter against scalar spellings of the law (docs/numerics.md §1, §2, §5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What generated OpenCL C may contain in exact mode: numerics.md §3, as a check on the source.
+"""What generated OpenCL C may contain in exact mode: docs/numerics.md §3, as a check on the source.
 
 ``Device.compile`` runs it on every kernel before the driver sees it. It is the second fence: the
 renderer is written not to emit what is forbidden, and this refuses it if it does. Calls are judged

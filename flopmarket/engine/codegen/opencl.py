@@ -1,10 +1,10 @@
 """OpenCL C for single operations: literals, operators, conversions, and the helpers they call.
 
-Everything here is one operation of FX1 as text (numerics.md §1 and §3); ``lower.py`` decides what
-is computed where. A ``bool`` is a C ``bool`` in registers and a ``uchar`` of 0 or 1 in buffers.
-Integer arithmetic runs in unsigned types, where overflow is defined. Special float literals are
-built from a kernel argument that is always 0 (:data:`OPAQUE`), so that no compiler can fold
-arithmetic on them.
+Everything here is one operation of FX1 as text (docs/numerics.md §1 and §3); ``lower.py`` decides
+what is computed where. A ``bool`` is a C ``bool`` in registers and a ``uchar`` of 0 or 1 in
+buffers. Integer arithmetic runs in unsigned types, where overflow is defined. Special float
+literals are built from a kernel argument that is always 0 (:data:`OPAQUE`), so that no compiler can
+fold arithmetic on them.
 """
 
 from __future__ import annotations

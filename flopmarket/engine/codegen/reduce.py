@@ -1,4 +1,4 @@
-"""REDUCE in the order of FX1 (numerics.md §2): 64 lanes, blocks of 4096, a tree; then the blocks.
+"""REDUCE in the order of FX1 (docs/numerics.md §2): 64 lanes, blocks of 4096, a tree, the blocks.
 
 A reduction of at most one block is one kernel, in one of two forms. The *row* form keeps 64 lanes
 of one output and suits a reduced axis that is contiguous in memory; the *column* form keeps the

@@ -50,7 +50,7 @@ def refuse(code: str, construct: str, token: Token) -> NoReturn:
     raise EngineError(
         f"line {token.line}: {construct} is not allowed in exact mode",
         code=code,
-        hint="see numerics.md section 3",
+        hint="see docs/numerics.md section 3",
     )
 
 

@@ -64,7 +64,7 @@ class DeviceInfo:
     """The card of one device: what its driver reports, and a stable identity.
 
     ``float_flags`` is CL_DEVICE_SINGLE_FP_CONFIG in words. It informs and never decides: whether a
-    device may offer exact mode is found out by probes (numerics.md §4).
+    device may offer exact mode is found out by probes (docs/numerics.md §4).
     """
 
     device_id: str

@@ -1,4 +1,4 @@
-"""DOT on a CPU: packed, blocked matrix product in the order of profile FX1 (numerics.md §2).
+"""DOT on a CPU: packed, blocked matrix product in the order of profile FX1 (docs/numerics.md §2).
 
 ``codegen/contract.py`` describes one contraction as a :class:`GemmSpec` and gives a C snippet: how
 a finished element is stored (the fused epilogue). It gets back the product's kernel and its size.
