@@ -1,4 +1,4 @@
-"""The UCI handwritten digits that ship inside scikit-learn, with a fixed split, and two models.
+"""The UCI handwritten digits that ship inside scikit-learn, with a fixed split, and a model.
 
 1,797 real images of 8x8 pixels. The split is decided by the project's own permutation, so it is the
 same on every machine and with every version of anything.
@@ -61,8 +61,3 @@ def convolutional_classifier() -> nn.Module:
         nn.Dropout(0.3),
         nn.Linear(32 * 4 * 4, 10),
     )
-
-
-def small_classifier() -> nn.Module:
-    """A multilayer perceptron with one hidden layer of 32."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))

@@ -34,7 +34,7 @@ from flopmarket.trust.receipt import verify_receipt
 
 REQUIRED_ACCURACY = 0.97
 KNOWN_STATE_ROOT = "9888e25e9285cdef5b796add3ffd21ac570f7fb07fae45d90f743cd13bb97237"
-"""Root of the trained state, as x86 CPUs (PoCL 3.0) and an NVIDIA H200 came to it."""
+"""Root of the trained state, as an x86 CPU (PoCL 3.0) and an NVIDIA H200 came to it."""
 BUYER_DEPOSIT = "1.00"
 BOND = "0.05"
 WORKERS_READY_SECONDS = 150.0

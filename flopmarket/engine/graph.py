@@ -12,7 +12,6 @@ zero ints. Elementwise operations want equal shapes: broadcasting is an explicit
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
@@ -346,9 +345,3 @@ def topological(outputs: Iterable[Node]) -> list[Node]:
                 stack.pop()
                 order.append(node)
     return order
-
-
-def float_bits(value: float) -> int:
-    """The bit pattern of ``value`` rounded to float32."""
-    (bits,) = struct.unpack("<I", np.float32(value).tobytes())
-    return int(bits)

@@ -7,9 +7,7 @@ the same digests.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -87,7 +85,6 @@ class PreparedJob:
     segment_steps: int
     checkpoint_segments: int = 1
     title: str = ""
-    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         bundle.check_specs(self.frozen, self.program.frozen, "frozen")
@@ -130,10 +127,6 @@ class PreparedJob:
         if self.state:
             files["state"] = bundle.save(self.state)
         return files
-
-    def artifact_digests(self) -> dict[str, str]:
-        """sha256 (hex) of every file of :meth:`artifacts`."""
-        return {name: hashlib.sha256(data).hexdigest() for name, data in self.artifacts().items()}
 
 
 def run_local(

@@ -28,7 +28,6 @@ from flopmarket.limits import MAX_KEY_FILE_BYTES
 from flopmarket.trust.errors import UnusableKey
 
 PUBLIC_KEY_BYTES = 32
-SIGNATURE_BYTES = 64
 KEY_ID_LENGTH = 64
 
 # RFC 8410: the DER SubjectPublicKeyInfo of an Ed25519 key is this and the 32 raw bytes.

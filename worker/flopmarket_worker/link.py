@@ -20,7 +20,6 @@ from flopmarket.client.channel import is_loopback
 from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import (
     Conflict,
-    FlopmarketError,
     Forbidden,
     InvalidInput,
     NotFound,
@@ -231,11 +230,6 @@ class CoordinatorLink:
             return await method(request, metadata=metadata, timeout=UNARY_DEADLINE_SECONDS)
         except aio.AioRpcError as failure:
             raise error_of(failure) from failure
-
-
-def is_fatal(error: FlopmarketError) -> bool:
-    """Whether connecting again cannot help: bad keys, another profile, a ban."""
-    return not error.retryable
 
 
 def _bearer(token: str) -> Metadata:

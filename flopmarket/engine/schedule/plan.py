@@ -1,9 +1,9 @@
 """The plan of a graph: kernels, launch order, and where every buffer lies. Plain data, no device.
 
 ``make_plan`` runs the whole compiler: fuse, lower, gather equal kernels into one source text, find
-the launches that depend on frozen tensors alone (they run once, at load), and pack the temporaries
-of the others into an arena by lifetime. :mod:`flopmarket.engine.runtime.replay` turns a plan into
-buffers and bound launches.
+the launches that depend on frozen tensors alone (they run once, at load), and let the temporaries
+of the others share allocations by lifetime. :mod:`flopmarket.engine.runtime.replay` turns a plan
+into buffers and bound launches.
 """
 
 from __future__ import annotations

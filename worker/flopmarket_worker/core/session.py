@@ -100,10 +100,6 @@ class SessionMachine:
             return lease.phase
         return Phase.ENDED if key in self._ended else None
 
-    def busy_device(self, device_id: str) -> bool:
-        """Whether a device has a lease."""
-        return device_id in self._by_device
-
     def describe(self) -> list[tuple[str, str, str]]:
         """(device, lease, phase) of every live lease, for people."""
         return [
