@@ -32,6 +32,7 @@ STAGES: tuple[tuple[str, Stage, int], ...] = (
     ("elementwise-f32", workloads.elementwise, 16),
     ("integer", workloads.integers, 16),
     ("reduce-f32", workloads.reductions, 32),
+    ("f64", workloads.doubles, 16),
     (workloads.BANDWIDTH, workloads.bandwidth, 1),
     (workloads.LAUNCH, workloads.launches, 1),
 )

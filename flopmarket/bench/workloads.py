@@ -101,6 +101,19 @@ def elementwise(sizes: Sizes, repeats: int) -> Workload:
     return _workload("elementwise-f32", {}, {"x": x}, [value], [], [state])
 
 
+def doubles(sizes: Sizes, repeats: int) -> Workload:
+    """Chains of float64 multiply-adds on every element: x <- x*0.5 + 1."""
+    shape = (max(1, sizes.elements // 4),)
+    x = _input("state", "x", dtypes.float64, shape)
+    half = graph.filled(0.5, dtypes.float64, shape)
+    one = graph.filled(1.0, dtypes.float64, shape)
+    value = x
+    for _ in range(sizes.chain * repeats):
+        value = graph.fma(value, half, one)
+    state = np.random.default_rng(5).random(shape)
+    return _workload("f64", {}, {"x": x}, [value], [], [state])
+
+
 def integers(sizes: Sizes, repeats: int) -> Workload:
     """Chains of multiply, shift and xor modulo 2**32, which no compiler folds into fewer."""
     shape = (sizes.elements,)

@@ -1,12 +1,9 @@
-"""The operators of ``Tensor`` as rules on nodes of one dtype; shapes are equal but for matmul."""
+"""The operators of ``Tensor`` as rules on nodes of one dtype; shapes are equal."""
 
 from __future__ import annotations
 
-from math import prod
-
-from flopmarket.engine import compose, graph
+from flopmarket.engine import compose, graph, rounding
 from flopmarket.engine.dtypes import bool_, float32
-from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node
 
 
@@ -21,19 +18,15 @@ def mul(a: Node, b: Node) -> Node:
 
 
 def divide(a: Node, b: Node) -> Node:
-    """True division, in float32."""
-    return graph.div(graph.cast(a, float32), graph.cast(b, float32))
+    """True division: of floats in their dtype, of integers in float32."""
+    dtype = a.dtype if a.dtype.is_float else float32
+    return graph.div(graph.cast(a, dtype), graph.cast(b, dtype))
 
 
 def floor_divide(a: Node, b: Node) -> Node:
     """The quotient rounded down."""
     quotient = graph.div(a, b)
-    return compose.floor(quotient) if a.dtype.is_float else quotient
-
-
-def remainder(a: Node, b: Node) -> Node:
-    """a - b * floor(a / b): the sign of b."""
-    return compose.subtract(a, graph.mul(floor_divide(a, b), b))
+    return rounding.floor(quotient) if a.dtype.is_float else quotient
 
 
 def at_most(a: Node, b: Node) -> Node:
@@ -53,29 +46,9 @@ def power(x: Node, exponent: int) -> Node:
     return compose.like(1, x) if result is None else result
 
 
-def matmul(a: Node, b: Node) -> Node:
-    """torch's matmul: [.., M, K] x [.., K, N] with broadcast batches; vectors lose their axis."""
-    if not a.shape or not b.shape:
-        raise EngineError("matmul wants at least one axis on both sides", code="SHAPE_MISMATCH")
-    left = graph.reshape(a, (1, *a.shape)) if len(a.shape) == 1 else a
-    right = graph.reshape(b, (*b.shape, 1)) if len(b.shape) == 1 else b
-    (rows, terms), columns = left.shape[-2:], right.shape[-1]
-    if terms != right.shape[-2]:
-        raise EngineError(
-            f"matmul of {list(a.shape)} and {list(b.shape)}: {terms} terms against "
-            f"{right.shape[-2]}",
-            code="SHAPE_MISMATCH",
-        )
-    batch = compose.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    if prod(right.shape[:-2]) == 1:  # one matrix for every batch: its rows are just more rows
-        flat = graph.reshape(left, (1, prod(left.shape[:-1]), terms))
-        product = graph.dot(flat, graph.reshape(right, (1, terms, columns)))
-    else:
-        left = compose.broadcast_to(left, (*batch, rows, terms))
-        right = compose.broadcast_to(right, (*batch, terms, columns))
-        product = graph.dot(
-            graph.reshape(left, (prod(batch), rows, terms)),
-            graph.reshape(right, (prod(batch), terms, columns)),
-        )
-    tail = ((rows,) if len(a.shape) > 1 else ()) + ((columns,) if len(b.shape) > 1 else ())
-    return graph.reshape(product, (*batch, *tail))
+def lerp(start: Node, end: Node, weight: Node) -> Node:
+    """start + weight * (end - start), from the nearer end: exact at weights 0 and 1."""
+    distance, one = compose.subtract(end, start), compose.like(1.0, weight)
+    near = graph.fma(weight, distance, start)
+    far = graph.fma(compose.subtract(weight, one), distance, end)
+    return graph.where(graph.cmp("lt", weight, compose.like(0.5, weight)), near, far)

@@ -4,9 +4,10 @@
 "mean" exists. Everything here takes and returns graph nodes; shapes broadcast only where a
 docstring says so.
 
-Promotion (as in torch): bool < unsigned and signed integers < float32; two integer types give the
-narrowest that holds both; a Python scalar is weak, it changes the kind of a tensor's dtype (bool to
-int64, integer to float32) but never its width.
+Promotion (as in torch): bool < unsigned and signed integers < floats; two integer types give the
+narrowest that holds both, float16 and bfloat16 together float32, float64 with anything float64, an
+integer type with a float type that float type. A Python scalar is weak: it changes the kind of a
+tensor's dtype (bool to int64, integer to float32) but never its width.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from flopmarket.engine import graph
+from flopmarket.engine import floats, graph
 from flopmarket.engine.dtypes import (
     DType,
     bool_,
     float32,
+    float64,
     from_numpy,
     int32,
     int64,
-    uint32,
+    unsigned_of,
 )
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node, Shape
@@ -43,12 +45,14 @@ def promote(a: DType, b: DType) -> DType:
     """
     if a is b:
         return a
+    if a.is_float and b.is_float:
+        return float64 if float64 in (a, b) else float32
     if a.is_float or b.is_float:
-        return float32
+        return a if a.is_float else b
     wide = np.promote_types(a.numpy, b.numpy)
     if wide.kind == "f":
         raise EngineError(f"no dtype holds both {a} and {b}; cast one", code="DTYPE_MISMATCH")
-    return int32 if wide.itemsize == 2 else from_numpy(wide)
+    return from_numpy(wide)
 
 
 def promote_scalar(dtype: DType, value: Scalar) -> DType:
@@ -57,7 +61,7 @@ def promote_scalar(dtype: DType, value: Scalar) -> DType:
         return dtype
     if isinstance(value, int):
         return int64 if dtype is bool_ else dtype
-    return float32
+    return dtype if dtype.is_float else float32
 
 
 def literal(value: Scalar, dtype: DType, shape: Shape) -> Node:
@@ -192,18 +196,11 @@ def absolute(x: Node) -> Node:
     return graph.where(graph.cmp("lt", x, like(0, x)), negative(x), x)
 
 
-def floor(x: Node) -> Node:
-    """Largest integer not above a float ``x``; magnitudes from 2^23 on are integers already."""
-    small = graph.cmp("lt", absolute(x), like(2.0**23, x))
-    whole = graph.cast(graph.cast(x, int32), float32)
-    lowered = graph.add(whole, like(-1.0, x))
-    floored = graph.where(graph.cmp("lt", x, whole), lowered, whole)
-    return graph.where(small, floored, x)
-
-
 def detach(x: Node) -> Node:
-    """The same value with no derivative: a float's bits through uint32 and back."""
-    return graph.bitcast(graph.bitcast(x, uint32), x.dtype) if x.dtype.is_float else x
+    """The same value with no derivative: a float's bits through an unsigned type and back."""
+    if not x.dtype.is_float:
+        return x
+    return graph.bitcast(graph.bitcast(x, unsigned_of(x.dtype)), x.dtype)
 
 
 # ---------------------------------------------------------------- folds
@@ -222,7 +219,10 @@ def fold(kind: str, x: Node, axes: tuple[int, ...], keep: bool = False) -> Node:
 
 
 def mean(x: Node, axes: tuple[int, ...], keep: bool = False) -> Node:
-    """Sum over ``axes`` divided by their number of elements (float)."""
+    """Sum over ``axes`` divided by their number of elements (float).
+
+    float16 cannot count beyond 65504: callers widen 16-bit floats.
+    """
     total = fold("sum", x, axes, keep)
     return graph.div(total, like(float(prod(x.shape[a] for a in axes)), total))
 
@@ -278,9 +278,9 @@ def as_array(data: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
         array = np.asarray(data)
     except ValueError as error:
         raise EngineError(f"no tensor can hold this data: {error}", code="DATA_RAGGED") from None
-    if dtype is not None and array.dtype.kind in "biuf":
+    if dtype is not None and (array.dtype.kind in "biuf" or array.dtype.name == "bfloat16"):
         with np.errstate(all="ignore"):
-            return array.astype(dtype.numpy)
+            return floats.convert(array, dtype) if dtype.is_float else array.astype(dtype.numpy)
     if array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic):
         return array.astype(np.float32)
     from_numpy(array.dtype)

@@ -1,20 +1,23 @@
-"""Two-dimensional convolution as DOT over windows: how it is spelled, found again, differentiated.
+"""Convolution over any number of spatial axes as DOT over windows: how it is spelled, found again,
+differentiated and transposed.
 
-``functional.conv2d`` builds :func:`forward`; ``grad.py`` asks :func:`recognise` whether a DOT is
-such a convolution (a structural test on the views below it, so decoded programs qualify too) and
-takes :func:`source_gradient` for the derivative of the input. The derivative of the weights needs
-no rule of its own: the transposed DOT reads the same windows.
+``functional`` builds :func:`forward` and :func:`transposed`; ``grad.py`` asks :func:`recognise`
+whether a DOT is such a convolution (a structural test on the views below it, so decoded programs
+qualify too) and takes :func:`source_gradient` for the derivative of the input. The derivative of
+the weights needs no rule of its own: the transposed DOT reads the same windows. A transposed
+convolution is made of forward ones, so its derivatives are of the same kind.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
+from itertools import product
+from math import gcd, prod
 
 from flopmarket.engine import compose, graph
+from flopmarket.engine.grad_views import place
 from flopmarket.engine.graph import Node, Op
-
-_ORDER = (1, 0, 3, 4, 2, 5, 6)  # [N, G, C/G, OH, OW, KH, KW] -> [G, N, OH, OW, C/G, KH, KW]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +30,19 @@ class Axis:
     dilation: int
     result: int
 
+    @property
+    def reach(self) -> int:
+        """Source positions from the first tap of a window to the last, both included."""
+        return (self.size - 1) * self.dilation + 1
+
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The left operand of a convolution's DOT: windows of ``source`` [N, C, H, W] in G groups."""
+    """The left operand of a convolution's DOT: windows of ``source`` [N, C, *S] in G groups."""
 
     source: Node
     groups: int
-    rows: Axis
-    columns: Axis
+    axes: tuple[Axis, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +61,20 @@ class _Phase:
 
 
 def forward(
-    x: Node, weight: Node, strides: tuple[int, int], dilations: tuple[int, int], groups: int
+    x: Node, weight: Node, strides: Sequence[int], dilations: Sequence[int], groups: int
 ) -> Node:
-    """[N, C, H, W] (padded already) with [O, C/groups, KH, KW] -> [N, O, OH, OW]."""
+    """[N, C, *S] (padded already) with [O, C/groups, *K] -> [N, O, *R]."""
     batch, channels = x.shape[:2]
     out, inner, *kernel = weight.shape
-    windows = tuple(zip((2, 3), kernel, strides, dilations, strict=True))
-    taps = graph.window(x, windows)
-    height, width = taps.shape[2:4]
-    split = graph.reshape(taps, (batch, groups, channels // groups, height, width, *kernel))
-    terms = inner * kernel[0] * kernel[1]
-    left = graph.reshape(graph.permute(split, _ORDER), (groups, batch * height * width, terms))
+    dims = len(kernel)
+    taps = graph.window(x, tuple(zip(range(2, 2 + dims), kernel, strides, dilations, strict=True)))
+    places = taps.shape[2 : 2 + dims]
+    split = graph.reshape(taps, (batch, groups, channels // groups, *places, *kernel))
+    terms = inner * prod(kernel)
+    ordered = graph.permute(split, _window_order(dims))
+    left = graph.reshape(ordered, (groups, batch * prod(places), terms))
     right = compose.swap(graph.reshape(weight, (groups, out // groups, terms)), 1, 2)
-    product = graph.reshape(graph.dot(left, right), (groups, batch, height, width, out // groups))
-    return graph.reshape(graph.permute(product, (1, 0, 4, 2, 3)), (batch, out, height, width))
+    return _as_image(graph.dot(left, right), batch, places)
 
 
 def recognise(dot: Node) -> Windows | None:
@@ -81,61 +88,119 @@ def recognise(dot: Node) -> Windows | None:
         node = node.src[0]
     flat, permuted, split, taps = views
     windows = taps.arg[1]
-    if len(dot.src) != 2 or len(node.shape) != 4 or [w[0] for w in windows] != [2, 3]:
+    dims = len(windows)
+    if len(dot.src) != 2 or [w[0] for w in windows] != list(range(2, len(node.shape))):
         return None
-    if permuted.arg[1] != _ORDER or split.shape[0] != node.shape[0] or not dot.elements:
+    if permuted.arg[1] != _window_order(dims) or split.shape[0] != node.shape[0]:
         return None
     groups = split.shape[1]
-    batch, channels, height, width, *kernel = taps.shape
-    if not groups or channels % groups:
+    batch, channels = taps.shape[:2]
+    places, kernel = taps.shape[2 : 2 + dims], taps.shape[2 + dims :]
+    if not dot.elements or not groups or channels % groups:
         return None
     inner = channels // groups
     wanted = (
-        (batch, groups, inner, height, width, *kernel),
-        (groups, batch * height * width, inner * kernel[0] * kernel[1]),
+        (batch, groups, inner, *places, *kernel),
+        (groups, batch * prod(places), inner * prod(kernel)),
     )
     if (split.shape, flat.shape) != wanted:
         return None
-    rows, columns = (
+    axes = tuple(
         Axis(node.shape[axis], size, stride, dilation, taps.shape[axis])
         for axis, size, stride, dilation in windows
     )
-    return Windows(node, groups, rows, columns)
+    return Windows(node, groups, axes)
 
 
 def source_gradient(windows: Windows, weight: Node, g: Node) -> Node:
-    """The cotangent of ``windows.source`` from that of the DOT, [G, N*OH*OW, O/G].
+    """The cotangent of ``windows.source`` from that of the DOT, [G, N*R, O/G].
 
-    ``weight`` is the DOT's right operand [G, C/G*KH*KW, O/G]. For stride s the source positions
-    fall into s phases an axis; each is a DOT over stride-1 windows of the padded cotangent with the
-    kernel taps that meet it, flipped, so that no product with an inserted zero is computed and the
-    work equals the forward's. The phases are interleaved by CONCAT and views.
+    ``weight`` is the DOT's right operand [G, C/G*K, O/G].
     """
-    groups, rows, columns = windows.groups, windows.rows, windows.columns
     batch, channels = windows.source.shape[:2]
-    outer, inner = g.shape[2], channels // groups
-    image = graph.permute(
-        graph.reshape(g, (groups, batch, rows.result, columns.result, outer)), (0, 1, 4, 2, 3)
+    groups, outer = g.shape[0], g.shape[2]
+    image = _as_image(g, batch, tuple(axis.result for axis in windows.axes))
+    kernel = graph.reshape(
+        compose.swap(weight, 1, 2),
+        (groups * outer, channels // groups, *(axis.size for axis in windows.axes)),
     )
-    kernel = graph.reshape(weight, (groups, inner, rows.size, columns.size, outer))
-    heights, widths = -(-rows.source // rows.stride), -(-columns.source // columns.stride)
-    shape = (groups, batch, heights, widths, inner)
-    phases = []
-    for row_phase in range(rows.stride):
-        for column_phase in range(columns.stride):
-            down, across = _phase(rows, row_phase), _phase(columns, column_phase)
-            if down is None or across is None:
-                part = compose.literal(0.0, g.dtype, shape)
-            else:
-                part = _phase_gradient(image, kernel, down, across, (heights, widths))
-            phases.append(graph.reshape(part, (1, *shape)))
-    joined = graph.reshape(graph.concat(phases, 0), (rows.stride, columns.stride, *shape))
-    # [PH, PW, G, N, QH, QW, C/G] -> [N, G, C/G, QH, PH, QW, PW]: source row = QH * stride + PH.
-    woven = graph.reshape(
-        graph.permute(joined, (3, 2, 6, 4, 0, 5, 1)),
-        (batch, channels, heights * rows.stride, widths * columns.stride),
-    )
-    return compose.part(compose.part(woven, 2, 0, rows.source), 3, 0, columns.source)
+    return transposed(image, kernel, windows.axes, groups)
+
+
+def transposed(image: Node, weight: Node, axes: Sequence[Axis], groups: int) -> Node:
+    """[N, O, *result] with [O, C/groups, *K] -> [N, C, *source]: what a convolution's windows give
+    back to the positions they read.
+
+    For stride s the source positions fall into s phases an axis; each is a convolution of stride 1
+    over the padded image with the kernel taps that meet it, flipped, so that no product with an
+    inserted zero is computed and the work equals the forward's. The phases are interleaved by
+    CONCAT and views. Windows that do not overlap need one product for all phases.
+    """
+    if all(axis.reach <= axis.stride for axis in axes):
+        woven = _apart(image, weight, axes, groups)
+    else:
+        woven = _woven(image, weight, axes, groups)
+    for at, axis in enumerate(axes):
+        woven = _reach(woven, at + 2, 0, axis.source)
+    return woven
+
+
+def _window_order(dims: int) -> tuple[int, ...]:
+    """[N, G, C/G, *R, *K] -> [G, N, *R, C/G, *K]."""
+    return (1, 0, *range(3, 3 + dims), 2, *range(3 + dims, 3 + 2 * dims))
+
+
+def _as_image(rows: Node, batch: int, places: Sequence[int]) -> Node:
+    """A DOT's rows and columns [G, N*R, O/G] as [N, O, *R]."""
+    groups, _, outer = rows.shape
+    dims = len(places)
+    split = graph.reshape(rows, (groups, batch, *places, outer))
+    ordered = graph.permute(split, (1, 0, dims + 2, *range(2, dims + 2)))
+    return graph.reshape(ordered, (batch, groups * outer, *places))
+
+
+def _apart(image: Node, weight: Node, axes: Sequence[Axis], groups: int) -> Node:
+    """Windows that do not overlap: every source position has one tap or none."""
+    batch, outer = image.shape[0], image.shape[1] // groups
+    inner, kernel = weight.shape[1], weight.shape[2:]
+    dims = len(axes)
+    places = image.shape[2:]
+    split = graph.reshape(image, (batch, groups, outer, *places))
+    rows = graph.permute(split, (1, 0, *range(3, 3 + dims), 2))
+    left = graph.reshape(rows, (groups, batch * prod(places), outer))
+    right = graph.reshape(weight, (groups, outer, inner * prod(kernel)))
+    part = graph.reshape(graph.dot(left, right), (groups, batch, *places, inner, *kernel))
+    # [G, N, *R, C/G, *K] -> [N, G, C/G, R1, K1, R2, K2, ..]
+    pairs = [axis for at in range(dims) for axis in (2 + at, 3 + dims + at)]
+    part = graph.permute(part, (1, 0, 2 + dims, *pairs))
+    for at, axis in enumerate(axes):
+        part = place(part, 4 + 2 * at, 0, axis.dilation, axis.stride)
+    lengths = (n * axis.stride for n, axis in zip(places, axes, strict=True))
+    return graph.reshape(part, (batch, groups * inner, *lengths))
+
+
+def _woven(image: Node, weight: Node, axes: Sequence[Axis], groups: int) -> Node:
+    """Overlapping windows: one convolution of stride 1 a phase, the phases interleaved."""
+    batch, channels = image.shape[0], groups * weight.shape[1]
+    dims = len(axes)
+    counts = tuple(-(-axis.source // axis.stride) for axis in axes)
+    shape = (batch, channels, *counts)
+    parts: list[Node | None] = []
+    for residues in product(*(range(axis.stride) for axis in axes)):
+        found = [_phase(axis, residue) for axis, residue in zip(axes, residues, strict=True)]
+        met = [phase for phase in found if phase is not None]
+        whole = len(met) == dims
+        parts.append(_phase_gradient(image, weight, met, counts, groups) if whole else None)
+    dtype = next(part.dtype for part in parts if part is not None)
+    nothing = compose.literal(0, dtype, shape)
+    phases = [graph.reshape(nothing if part is None else part, (1, *shape)) for part in parts]
+    strides = tuple(axis.stride for axis in axes)
+    joined = graph.reshape(graph.concat(phases, 0), (*strides, *shape))
+    # [P1, P2, .., N, C, Q1, Q2, ..] -> [N, C, Q1, P1, Q2, P2, ..]: position = Q * stride + P.
+    pairs = [axis for at in range(dims) for axis in (dims + 2 + at, at)]
+    ordered = graph.permute(joined, (dims, dims + 1, *pairs))
+    lengths = (count * stride for count, stride in zip(counts, strides, strict=True))
+    return graph.reshape(ordered, (batch, channels, *lengths))
 
 
 def _phase(axis: Axis, phase: int) -> _Phase | None:
@@ -151,31 +216,19 @@ def _phase(axis: Axis, phase: int) -> _Phase | None:
 
 
 def _phase_gradient(
-    image: Node, kernel: Node, down: _Phase, across: _Phase, counts: tuple[int, int]
+    image: Node, weight: Node, phases: Sequence[_Phase], counts: Sequence[int], groups: int
 ) -> Node:
-    """One phase: image [G, N, O, OH, OW] and kernel [G, C, KH, KW, O] -> [G, N, QH, QW, C]."""
-    groups, batch, outer = image.shape[:3]
-    inner = kernel.shape[1]
-    for axis, phase, count in ((3, down, counts[0]), (4, across, counts[1])):
-        image = _reach(
-            image,
-            axis,
-            phase.offset - (phase.count - 1) * phase.spacing,
-            count + (phase.count - 1) * phase.spacing,
-        )
-    for axis, phase in ((2, down), (3, across)):
+    """One phase: image [N, O, *R] and weight [O, C/G, *K] -> [N, C, *Q]."""
+    for at, (phase, count) in enumerate(zip(phases, counts, strict=True)):
+        start = phase.offset - (phase.count - 1) * phase.spacing
+        image = _reach(image, at + 2, start, count + (phase.count - 1) * phase.spacing)
         # Ascending positions of the image meet descending taps of the kernel.
         last = phase.first + (phase.count - 1) * phase.step
-        kernel = compose.part(kernel, axis, last, phase.count, -phase.step)
-    taps = graph.window(
-        image, [(3, down.count, 1, down.spacing), (4, across.count, 1, across.spacing)]
-    )
-    terms = outer * down.count * across.count
-    left = graph.reshape(
-        graph.permute(taps, (0, 1, 3, 4, 2, 5, 6)), (groups, batch * counts[0] * counts[1], terms)
-    )
-    right = graph.reshape(graph.permute(kernel, (0, 4, 2, 3, 1)), (groups, terms, inner))
-    return graph.reshape(graph.dot(left, right), (groups, batch, *counts, inner))
+        weight = compose.part(weight, at + 2, last, phase.count, -phase.step)
+    out, inner, *kernel = weight.shape
+    split = graph.reshape(weight, (groups, out // groups, inner, *kernel))
+    turned = graph.reshape(compose.swap(split, 1, 2), (groups * inner, out // groups, *kernel))
+    return forward(image, turned, [1] * len(kernel), [p.spacing for p in phases], groups)
 
 
 def _reach(x: Node, axis: int, start: int, count: int) -> Node:

@@ -47,14 +47,19 @@ def arange(start: int, stop: int | None = None, step: int = 1, dtype: DType = in
     return Tensor(graph.add(scaled, compose.like(steps.start, ramp))).to(dtype)
 
 
-def rand(*shape: int | Sequence[int], seed: int) -> Tensor:
-    """float32 uniform in [0, 1), a function of ``seed`` and shape alone."""
-    return Tensor(random.uniform(random.key(seed), random.INITIAL, 0, as_ints(shape)))
+def rand(*shape: int | Sequence[int], seed: int, dtype: DType = float32) -> Tensor:
+    """Uniform in [0, 1) in steps of 2^-24, a function of ``seed`` and shape alone.
+
+    In a 16-bit ``dtype`` the float32 draw is rounded, so that 1 itself may occur.
+    """
+    drawn = random.uniform(random.key(seed), random.INITIAL, 0, as_ints(shape))
+    return Tensor(drawn).to(dtype)
 
 
-def randn(*shape: int | Sequence[int], seed: int) -> Tensor:
-    """float32 standard normal, a function of ``seed`` and shape alone."""
-    return Tensor(random.normal(random.key(seed), random.INITIAL, 0, as_ints(shape)))
+def randn(*shape: int | Sequence[int], seed: int, dtype: DType = float32) -> Tensor:
+    """Standard normal, a function of ``seed`` and shape alone; drawn in float32."""
+    drawn = random.normal(random.key(seed), random.INITIAL, 0, as_ints(shape))
+    return Tensor(drawn).to(dtype)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:

@@ -17,3 +17,6 @@ REDUCE_BLOCK = 4096
 
 PROFILE = f"FX1-d{DOT_CHUNK}-l{REDUCE_LANES}-b{REDUCE_BLOCK}"
 """Identifier of the profile, part of every program digest and of every offer."""
+
+ADMISSION = 2
+"""Revision of the probes and golden programs. What was admitted by another is admitted anew."""

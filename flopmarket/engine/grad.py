@@ -2,24 +2,26 @@
 
 :func:`grad` is the only entry; ``trace.training_step`` and users call it. There is no tape and no
 flag on tensors. A rule receives a node and its cotangent and returns (source, contribution) pairs.
-Elementary functions are found again by ``macros.recognise`` and differentiated as a whole;
-convolutions by ``convolution.recognise``, whose rule gives the derivative of the unpadded windows'
-source as DOTs over windows. All other rules are per primitive, views in ``grad_views.py``.
+Elementary functions are found again by ``macros.recognise`` and differentiated as a whole
+(``grad_functions.py``); convolutions by ``convolution.recognise``, whose rule gives the derivative
+of the unpadded windows' source as DOTs over windows. All other rules are per primitive, views in
+``grad_views.py``, loops in ``grad_loop.py``.
 
 The order of accumulation is part of the law: nodes are visited in reverse ``graph.topological``
 order of the loss, a rule's contributions come in operand order, and each is added to the right of
 the sum so far. Integer and bool values, casts between float and integer, comparisons and bit
-operations have no derivative and stop the walk.
+operations have no derivative and stop the walk. A cast between floats passes the cotangent on, cast
+back; a DOT of 16-bit operands has a float32 cotangent, and theirs are rounded to them once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import pi, prod
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import overload
 
-from flopmarket.engine import compose, convolution, graph, macros
-from flopmarket.engine.compose import like, negative, subtract
+from flopmarket.engine import compose, convolution, grad_functions, grad_loop, graph, loop, macros
+from flopmarket.engine.compose import like, negative
 from flopmarket.engine.dtypes import int32
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.grad_views import view_rule
@@ -40,7 +42,7 @@ def grad(loss: Node, wrt: Sequence[Node]) -> list[Node]: ...
 def grad(loss: Tensor | Node, wrt: Sequence[Tensor] | Sequence[Node]) -> list[Tensor] | list[Node]:
     """d loss / d w for every w of ``wrt``, each with the shape of its w; zeros where none reaches.
 
-    ``loss`` has one float32 element. Raises EngineError (GRAD_LOSS, GRAD_DTYPE, GRAD_UNDEFINED).
+    ``loss`` has one float element. Raises EngineError (GRAD_LOSS, GRAD_DTYPE, GRAD_UNDEFINED).
     """
     if isinstance(loss, Tensor):
         nodes = [w.node for w in wrt if isinstance(w, Tensor)]
@@ -48,7 +50,7 @@ def grad(loss: Tensor | Node, wrt: Sequence[Tensor] | Sequence[Node]) -> list[Te
     targets = [w for w in wrt if isinstance(w, Node)]
     if loss.elements != 1 or not loss.dtype.is_float:
         raise EngineError(
-            f"the loss is one float32, not {loss.dtype}{list(loss.shape)}",
+            f"the loss is one float, not {loss.dtype}{list(loss.shape)}",
             code="GRAD_LOSS",
             hint="sum or average it",
         )
@@ -61,69 +63,73 @@ def grad(loss: Tensor | Node, wrt: Sequence[Tensor] | Sequence[Node]) -> list[Te
     for target in targets:
         if not target.dtype.is_float:
             raise EngineError(f"no derivative in {target.dtype}", code="GRAD_DTYPE")
-    cotangents = _pull_back(loss, set(targets))
+    cotangents = pull_back({loss: like(1.0, loss)}, set(targets))
     return [cotangents.get(target) or like(0.0, target) for target in targets]
 
 
-def _pull_back(loss: Node, targets: set[Node]) -> dict[Node, Node]:
-    order = graph.topological([loss])
+def pull_back(seeds: Mapping[Node, Node], targets: set[Node]) -> dict[Node, Node]:
+    """Cotangents of the ``targets`` that are reached, given those of some nodes above them."""
+    order = graph.topological(seeds)
     reached: set[Node] = set()
     for node in order:
         if node in targets or any(source in reached for source in node.src):
             reached.add(node)
-    cotangents: dict[Node, Node] = {loss: like(1.0, loss)}
+    loops = _Loops(order)
+    cotangents = dict(seeds)
     for node in reversed(order):
         cotangent = cotangents.get(node)
-        if cotangent is None or node not in reached or not node.src:
+        if node not in reached or not node.src:
             continue
-        for source, part in _contributions(node, cotangent):
+        if node.op is Op.LOOP:
+            parts = loops.contributions(node, cotangent, reached)
+        else:
+            parts = [] if cotangent is None else _contributions(node, cotangent)
+        for source, part in parts:
             if source in reached:
                 known = cotangents.get(source)
                 cotangents[source] = part if known is None else graph.add(known, part)
         if node not in targets:
-            del cotangents[node]
+            cotangents.pop(node, None)
     return cotangents
+
+
+class _Loops:
+    """The loops of one walk: their results wait for each other, and go back together."""
+
+    def __init__(self, order: Sequence[Node]) -> None:
+        self._first = {group: nodes[0] for group, nodes in loop.groups(order).items()}
+        self._given: dict[loop.Group, dict[int, Node]] = {}
+
+    def contributions(
+        self, node: Node, cotangent: Node | None, reached: set[Node]
+    ) -> Contributions:
+        """Those of the whole loop, when the first of its results in the order is visited."""
+        group = loop.group_of(node)
+        given = self._given.setdefault(group, {})
+        if cotangent is not None:
+            given[node.arg[3]] = cotangent
+        if node is not self._first[group] or not given:
+            return []
+        return grad_loop.contributions(group, given, reached, pull_back)
 
 
 def _contributions(node: Node, cotangent: Node) -> Contributions:
     found = macros.recognise(node)
     if found is not None:
         name, argument = found
-        return [(argument, _MACRO_RULES[name](node, argument, cotangent))]
+        return [(argument, grad_functions.RULES[name](node, argument, cotangent))]
     rule = _RULES.get(node.op)
     return [] if rule is None else rule(node, cotangent)
 
 
-# ---------------------------------------------------------------- elementary functions
-
-
-def _tanh(y: Node, x: Node, g: Node) -> Node:
-    return graph.mul(g, graph.fma(y, negative(y), like(1.0, y)))
-
-
-def _sigmoid(y: Node, x: Node, g: Node) -> Node:
-    return graph.mul(g, graph.mul(y, subtract(like(1.0, y), y)))
-
-
-def _erf(y: Node, x: Node, g: Node) -> Node:
-    bell = macros.exp(graph.mul(x, negative(x)))
-    return graph.mul(g, graph.mul(bell, like(2.0 / pi**0.5, x)))
-
-
-_LN2 = 0.6931471805599453
-
-_MACRO_RULES: dict[str, Callable[[Node, Node, Node], Node]] = {
-    "exp": lambda y, x, g: graph.mul(g, y),
-    "exp2": lambda y, x, g: graph.mul(graph.mul(g, y), like(_LN2, y)),
-    "log": lambda y, x, g: graph.div(g, x),
-    "log2": lambda y, x, g: graph.div(graph.mul(g, like(1.0 / _LN2, x)), x),
-    "tanh": _tanh,
-    "sigmoid": _sigmoid,
-    "erf": _erf,
-}
-
-
 # ---------------------------------------------------------------- elementwise
+
+
+def _cast(node: Node, g: Node) -> Contributions:
+    x = node.src[0]
+    if node.arg == ("bitcast",) or not (node.dtype.is_float and x.dtype.is_float):
+        return []
+    return [(x, graph.cast(g, x.dtype))]
 
 
 def _add(node: Node, g: Node) -> Contributions:
@@ -215,7 +221,11 @@ def _dot(node: Node, g: Node) -> Contributions:
     windows = convolution.recognise(node)
     if windows is not None:
         transposed = graph.dot(compose.swap(a, 1, 2), g)
-        return [(windows.source, convolution.source_gradient(windows, b, g)), (b, transposed)]
+        source = convolution.source_gradient(windows, b, g)
+        return [
+            (windows.source, graph.cast(source, a.dtype)),
+            (b, graph.cast(transposed, b.dtype)),
+        ]
     part = graph.dot(g, compose.swap(b, 1, 2))
     if len(node.src) == 3:
         valid = graph.reshape(node.src[2], (*a.shape[:2], 1))
@@ -224,7 +234,8 @@ def _dot(node: Node, g: Node) -> Contributions:
         part = graph.where(counts, part, like(0.0, part))
     else:
         a_counted = a
-    return [(a, part), (b, graph.dot(compose.swap(a_counted, 1, 2), g))]
+    other = graph.dot(compose.swap(a_counted, 1, 2), g)
+    return [(a, graph.cast(part, a.dtype)), (b, graph.cast(other, b.dtype))]
 
 
 # ---------------------------------------------------------------- movement by index
@@ -295,6 +306,7 @@ def _view(node: Node, g: Node) -> Contributions:
 
 _RULES: dict[Op, Rule] = {
     Op.VIEW: _view,
+    Op.CAST: _cast,
     Op.ADD: _add,
     Op.MUL: _mul,
     Op.FMA: _fma,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 from flopmarket.engine import compose, graph
 from flopmarket.engine.compose import like
-from flopmarket.engine.graph import Node
+from flopmarket.engine.graph import Node, Shape
 
 
 def view_rule(node: Node, g: Node) -> Node:
@@ -29,7 +30,7 @@ def view_rule(node: Node, g: Node) -> Node:
         for axis, (start, step, _) in enumerate(node.arg[1]):
             g = place(g, axis, start, step, x.shape[axis])
         return g
-    return _window(node, g)
+    return sum_windows(g, x.shape, node.arg[1])
 
 
 def place(g: Node, axis: int, start: int, step: int, length: int) -> Node:
@@ -49,16 +50,19 @@ def place(g: Node, axis: int, start: int, step: int, length: int) -> Node:
     return graph.pad(g, [(start, tail) if a == axis else (0, 0) for a in range(len(g.shape))])
 
 
-def _window(node: Node, g: Node) -> Node:
-    """Sum over the taps, in ascending row-major order of the taps."""
-    x, windows = node.src[0], node.arg[1]
-    rank = len(x.shape)
+def sum_windows(g: Node, shape: Shape, windows: Sequence[tuple[int, int, int, int]]) -> Node:
+    """Every tap of ``g``, laid out as ``graph.window`` does, added to the element of ``shape`` that
+    it was read from; in ascending row-major order of the taps.
+
+    ``windows``: (axis, size, stride, dilation), as in the view.
+    """
+    rank = len(shape)
     total: Node | None = None
     for taps in product(*(range(size) for _, size, _, _ in windows)):
         part = graph.slice_(g, [(0, 1, n) for n in g.shape[:rank]] + [(tap, 1, 1) for tap in taps])
         part = graph.reshape(part, g.shape[:rank])
         for tap, (axis, _, stride, dilation) in zip(taps, windows, strict=True):
-            part = place(part, axis, tap * dilation, stride, x.shape[axis])
+            part = place(part, axis, tap * dilation, stride, shape[axis])
         total = part if total is None else graph.add(total, part)
     assert total is not None  # a window has at least one tap
     return total

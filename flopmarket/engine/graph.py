@@ -13,7 +13,7 @@ zero ints. Elementwise operations want equal shapes: broadcasting is an explicit
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from math import prod
 from typing import Any
@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from flopmarket.engine import dtypes
+from flopmarket.engine import dtypes, floats
 from flopmarket.engine.dtypes import DType
 
 Shape = tuple[int, ...]
@@ -49,6 +49,7 @@ class Op(IntEnum):
     GATHER = 16
     SCATTER = 17
     CONCAT = 18
+    LOOP = 19
 
 
 ELEMENTWISE = frozenset(
@@ -61,7 +62,8 @@ class Node:
     """One value of the graph: ``op`` applied to ``src`` under ``arg``, with its dtype and shape.
 
     Never constructed directly: the builders below check and intern. ``arg`` is a flat or nested
-    tuple of ints and strings (bytes for CONST), in the normal form that ``spec`` documents per op.
+    tuple of ints and strings (bytes for CONST; a LOOP's holds its body), in the normal form that
+    ``spec`` documents per op.
     Identity is equality.
     """
 
@@ -119,14 +121,15 @@ def input_(kind: str, name: str, dtype: DType, shape: Shape) -> Node:
 
     ``kind``: 'frozen', 'state', 'input' (named tensors of a program), 'seed' (the job's 64-bit seed
     as uint32[2], low word first), 'step' (the step index, uint32 scalar) or 'buffer' (a realised
-    tensor of a local computation; never part of a program).
+    tensor of a local computation; never part of a program). Inside the body of a LOOP: 'carry',
+    'item' and 'shared', named by their position (``loop.py``); 'hole' while a body is being traced.
     """
     return make(Op.INPUT, (), (kind, name), dtype, tuple(shape))
 
 
 def const(value: Any, dtype: DType, shape: Shape = ()) -> Node:
     """A literal of ``shape``: ``value`` is a scalar, or an array with as many elements."""
-    array = np.broadcast_to(np.asarray(value, dtype=dtype.numpy), shape)
+    array = np.broadcast_to(floats.literal(value, dtype), shape)
     return make(Op.CONST, (), dtypes.canonical(array).tobytes(), dtype, tuple(shape))
 
 
@@ -281,12 +284,12 @@ def reduce(kind: str, x: Node, axes: Iterable[int], y: Node | None = None) -> No
 
 
 def dot(a: Node, b: Node, valid: Node | None = None) -> Node:
-    """Contraction [B, M, K] x [B, K, N] -> [B, M, N]; float32, or integers into int32.
+    """Contraction [B, M, K] x [B, K, N] -> [B, M, N] in the dtype that ``dtypes.contraction`` says.
 
     ``valid``, int32 [B, M], is the number of leading terms that count in each row (clamped to
     0..K); terms beyond it are skipped, whatever they hold.
     """
-    out = a.dtype if a.dtype.is_float else dtypes.int32
+    out = dtypes.contraction(a.dtype, b.dtype, a.shape[-1]) or a.dtype
     src = (a, b) if valid is None else (a, b, valid)
     return make(Op.DOT, src, (), out, (*a.shape[:2], b.shape[-1]))
 
@@ -321,11 +324,13 @@ def concat(sources: Sequence[Node], axis: int) -> Node:
 # ---------------------------------------------------------------- walks
 
 
-def topological(outputs: Iterable[Node]) -> list[Node]:
+def topological(
+    outputs: Iterable[Node], sources_of: Callable[[Node], Iterable[Node]] = lambda node: node.src
+) -> list[Node]:
     """All nodes below ``outputs``, sources first, in one order that depends on the graph alone.
 
     Depth-first post-order, sources left to right, outputs in order; iterative, so a deep graph
-    cannot exhaust the stack.
+    cannot exhaust the stack. The body of a LOOP is not entered. ``sources_of`` replaces ``src``.
     """
     order: list[Node] = []
     done: set[Node] = set()
@@ -333,13 +338,13 @@ def topological(outputs: Iterable[Node]) -> list[Node]:
         stack: list[tuple[Node, Iterator[Node]]] = []
         if output not in done:
             done.add(output)
-            stack.append((output, iter(output.src)))
+            stack.append((output, iter(sources_of(output))))
         while stack:
             node, sources = stack[-1]
             for source in sources:
                 if source not in done:
                     done.add(source)
-                    stack.append((source, iter(source.src)))
+                    stack.append((source, iter(sources_of(source))))
                     break
             else:
                 stack.pop()

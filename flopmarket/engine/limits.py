@@ -12,7 +12,7 @@ MAX_NODES = 100_000
 """Nodes of one program."""
 
 MAX_SOURCES = 1_024
-"""Sources of one CONCAT (every other operation takes at most three)."""
+"""Sources of one CONCAT or LOOP (every other operation takes at most three)."""
 
 MAX_CONSTANT_BYTES = 16 * 2**20
 """All literal data of one program together; weights are inputs, not constants."""
@@ -26,6 +26,15 @@ MAX_TENSORS = 10_000
 MAX_NAME_BYTES = 200
 """UTF-8 length of a tensor's name."""
 
+MAX_LOOP_TURNS = 2**24
+"""Turns of one LOOP."""
+
+MAX_LOOP_DEPTH = 4
+"""LOOPs inside each other."""
+
+MAX_LOOP_WORK = 2**26
+"""Nodes that the LOOPs of one program evaluate in a step, every turn counted."""
+
 # ---------------------------------------------------------------- schedule and code generation
 
 MIN_PACKED_DOT_FMAS = 32 * 1024
@@ -36,6 +45,9 @@ MAX_KERNEL_BUFFERS = 64
 
 MAX_PLAN_LAUNCHES = 50_000
 """Launches of one step."""
+
+MAX_STEP_LAUNCHES = 2**22
+"""Launches of one step with every turn of its loops counted."""
 
 MAX_CACHED_PLANS = 64
 """Compiled one-shot plans that a process keeps (realise)."""

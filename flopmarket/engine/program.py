@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from flopmarket.engine import dtypes, limits
+from flopmarket.engine import limits, loop
 from flopmarket.engine.codec import Reader, Writer, malformed
 from flopmarket.engine.cost import Cost, measure
 from flopmarket.engine.dtypes import DType
 from flopmarket.engine.errors import GraphError
 from flopmarket.engine.exact import PROFILE
-from flopmarket.engine.graph import Node, Op, Shape, input_, make, topological
+from flopmarket.engine.graph import Node, Op, Shape, input_, topological
+from flopmarket.engine.node_codec import NodeReader, NodeWriter, read_form, write_form
 from flopmarket.engine.rewrite import canonicalise
 
 _MAGIC = b"FLOPPROG\x01"
@@ -117,9 +118,13 @@ class Program:
                     f"state {spec.name!r} is {spec.dtype}{list(spec.shape)} but becomes "
                     f"{node.dtype}{list(node.shape)}"
                 )
-        if len(self.nodes) > limits.MAX_NODES:
-            _refuse(f"{len(self.nodes)} nodes, at most {limits.MAX_NODES}", "PROGRAM_LIMIT")
-        literals = sum(len(node.arg) for node in self.nodes if node.op is Op.CONST)
+        self._check_loops()
+        literals = sum(
+            len(node.arg)
+            for nodes in (self.nodes, *(body.nodes for body in loop.bodies(self.nodes)))
+            for node in nodes
+            if node.op is Op.CONST
+        )
         if literals > limits.MAX_CONSTANT_BYTES:
             _refuse(
                 f"{literals} bytes of constants, at most {limits.MAX_CONSTANT_BYTES}; "
@@ -138,6 +143,19 @@ class Program:
         for leaf in self.leaves:
             if leaf.arg[0] not in ("seed", "step") and leaf not in declared:
                 _refuse(f"{leaf!r} is not a declared tensor")
+
+    def _check_loops(self) -> None:
+        """Nodes and turns stay bounded, however loops stand side by side and inside each other."""
+        groups = loop.groups(self.nodes)
+        count = len(self.nodes) + sum(group.body.expanded_nodes for group in groups)
+        if count > limits.MAX_NODES:
+            _refuse(f"{count} nodes, at most {limits.MAX_NODES}", "PROGRAM_LIMIT")
+        work = sum(group.count * group.body.work for group in groups)
+        if work > limits.MAX_LOOP_WORK:
+            _refuse(
+                f"its loops evaluate {work} nodes in a step, at most {limits.MAX_LOOP_WORK}",
+                "PROGRAM_LIMIT",
+            )
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -172,16 +190,8 @@ class Program:
             writer.natural(len(specs))
             for spec in specs:
                 writer.text(spec.name)
-                _write_form(writer, spec.dtype, spec.shape)
-        index = {node: at for at, node in enumerate(self.nodes)}
-        writer.natural(len(self.nodes))
-        for node in self.nodes:
-            writer.natural(int(node.op))
-            _write_form(writer, node.dtype, node.shape)
-            writer.natural(len(node.src))
-            for source in node.src:
-                writer.natural(index[source])
-            writer.argument(node.arg)
+                write_form(writer, spec.dtype, spec.shape)
+        index = NodeWriter(writer).nodes(self.nodes)
         for node in self.state_nodes:
             writer.natural(index[node])
         writer.natural(len(self.outputs))
@@ -210,10 +220,11 @@ class Program:
         if profile != PROFILE:
             malformed(f"numerics profile {profile!r}; this is {PROFILE}", "PROGRAM_PROFILE")
         frozen, state, inputs = (_read_specs(reader) for _ in range(3))
-        nodes = _read_nodes(reader)
-        state_nodes = [_read_index(reader, nodes) for _ in state]
+        node_reader = NodeReader(reader)
+        nodes = node_reader.nodes()
+        state_nodes = [node_reader.index(nodes) for _ in state]
         count = reader.natural(limits.MAX_TENSORS, "outputs")
-        outputs = [(_read_name(reader), _read_index(reader, nodes)) for _ in range(count)]
+        outputs = [(_read_name(reader), node_reader.index(nodes)) for _ in range(count)]
         if reader.left:
             malformed(f"{reader.left} bytes after the end")
         program = Program.build(
@@ -233,19 +244,6 @@ def _refuse(why: str, code: str = "PROGRAM_ILLEGAL") -> None:
     raise GraphError(f"illegal program: {why}", code=code)
 
 
-def _write_form(writer: Writer, dtype: DType, shape: Shape) -> None:
-    writer.natural(dtype.code)
-    writer.natural(len(shape))
-    for n in shape:
-        writer.natural(n)
-
-
-def _read_form(reader: Reader) -> tuple[DType, Shape]:
-    dtype = dtypes.DTYPES[reader.natural(len(dtypes.DTYPES) - 1, "dtype")]
-    rank = reader.natural(limits.MAX_RANK, "rank")
-    return dtype, tuple(reader.natural(limits.MAX_ELEMENTS, "dimension") for _ in range(rank))
-
-
 def _read_name(reader: Reader) -> str:
     name = reader.text(limits.MAX_NAME_BYTES, "name")
     if not name:
@@ -258,41 +256,8 @@ def _read_specs(reader: Reader) -> list[TensorSpec]:
     specs = []
     for _ in range(count):
         name = _read_name(reader)
-        dtype, shape = _read_form(reader)
+        dtype, shape = read_form(reader)
         # Making the node checks shape and size as for any other.
         input_("input", name, dtype, shape)
         specs.append(TensorSpec(name, dtype, shape))
     return specs
-
-
-def _read_nodes(reader: Reader) -> list[Node]:
-    count = reader.natural(limits.MAX_NODES, "nodes")
-    nodes: list[Node] = []
-    literals = 0
-    for at in range(count):
-        number = reader.natural(2**32, "operation")
-        if number not in _OPS:
-            malformed(f"node {at} has unknown operation {number}", "PROGRAM_UNKNOWN_OP")
-        dtype, shape = _read_form(reader)
-        sources = []
-        for _ in range(reader.natural(limits.MAX_SOURCES, "sources")):
-            index = reader.natural(limits.MAX_NODES, "source")
-            if index >= at:
-                malformed(f"node {at} uses node {index}: a cycle", "PROGRAM_CYCLE")
-            sources.append(nodes[index])
-        arg = reader.argument(limits.MAX_CONSTANT_BYTES)
-        literals += len(arg) if isinstance(arg, bytes) else 0
-        if literals > limits.MAX_CONSTANT_BYTES:
-            malformed(f"constants over {limits.MAX_CONSTANT_BYTES} bytes", "PROGRAM_LIMIT")
-        nodes.append(make(_OPS[number], tuple(sources), arg, dtype, shape))
-    return nodes
-
-
-def _read_index(reader: Reader, nodes: list[Node]) -> Node:
-    index = reader.natural(limits.MAX_NODES, "node")
-    if index >= len(nodes):
-        malformed(f"node {index} of {len(nodes)}")
-    return nodes[index]
-
-
-_OPS = {int(op): op for op in Op}

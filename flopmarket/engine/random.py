@@ -2,8 +2,9 @@
 Easy as 1, 2, 3", SC 2011), and the scope that hands every random call its own stream.
 
 The key is the 64-bit job seed, the counter is (step, ordinal of the call in the trace, element
-index low, high): a draw is a function of where it stands and of nothing else, on every device. Two
-dropouts never merge, since their ordinals differ. Used by dropout and by parameter initialisation.
+index, turn of the loops around the call): a draw is a function of where it stands and of nothing
+else, on every device. Two dropouts never merge, since their ordinals differ; a dropout in a loop
+draws anew in every turn. Used by dropout and by parameter initialisation.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
 from math import prod
+from typing import NamedTuple
 
 from flopmarket.engine import compose, graph, macros
 from flopmarket.engine.dtypes import float32, uint32, uint64
@@ -35,6 +37,17 @@ _COSINE = (4.1666646e-02, -1.3887311e-03, 2.4432564e-05)
 Words = tuple[Node, Node, Node, Node]
 
 
+class Turned(NamedTuple):
+    """The ordinal of a random call inside loops, with the turn they are in (a uint32 scalar)."""
+
+    number: int
+    turn: Node
+
+
+Ordinal = int | Turned
+"""Which random call of a trace a draw belongs to; callers pass on what :func:`draw` gave them."""
+
+
 @dataclass(slots=True)
 class Scope:
     """The random streams of one trace: its seed (uint32[2]), its step (uint32 scalar), and the
@@ -46,6 +59,7 @@ class Scope:
 
 
 _scope: ContextVar[Scope | None] = ContextVar("flopmarket_random_scope", default=None)
+_turn: ContextVar[Node | None] = ContextVar("flopmarket_random_turn", default=None)
 
 
 @contextmanager
@@ -65,7 +79,23 @@ def scope(seed: Node | int, step: Node | int) -> Iterator[Scope]:
         _scope.reset(token)
 
 
-def draw() -> tuple[Node, Node, int]:
+@contextmanager
+def turns(turn: Node, count: int) -> Iterator[None]:
+    """Random calls inside are in the body of a loop: in turn ``turn`` (uint32 scalar) of ``count``.
+
+    Inside another loop the turn that counts is ``outer turn * count + turn``.
+    """
+    outer = _turn.get()
+    if outer is not None:
+        turn = graph.add(graph.mul(outer, graph.const(count, uint32)), turn)
+    token = _turn.set(turn)
+    try:
+        yield
+    finally:
+        _turn.reset(token)
+
+
+def draw() -> tuple[Node, Node, Ordinal]:
     """(seed, step, ordinal) of one more random call; raises EngineError (RANDOM_SCOPE)."""
     current = _scope.get()
     if current is None:
@@ -74,7 +104,8 @@ def draw() -> tuple[Node, Node, int]:
             code="RANDOM_SCOPE",
             hint="wrap it in `with random.scope(seed=..., step=...)`",
         )
-    return current.seed, current.step, next(current.ordinals)
+    number, turn = next(current.ordinals), _turn.get()
+    return current.seed, current.step, number if turn is None else Turned(number, turn)
 
 
 def key(seed: int) -> Node:
@@ -99,7 +130,7 @@ def philox(counter: Words, seed: tuple[Node, Node]) -> Words:
     return c0, c1, c2, c3
 
 
-def words(seed: Node, step: Node | int, ordinal: int, shape: Shape) -> Words:
+def words(seed: Node, step: Node | int, ordinal: Ordinal, shape: Shape) -> Words:
     """Four random words (uint32 of ``shape``) for every element of one random call."""
     elements = prod(shape)
     if elements >= _WORD:
@@ -112,7 +143,11 @@ def words(seed: Node, step: Node | int, ordinal: int, shape: Shape) -> Words:
     )
     index = graph.iota(0, flat, uint32)
     halves = tuple(compose.broadcast_to(graph.slice_(seed, [(at, 1, 1)]), flat) for at in (0, 1))
-    counter = (first, compose.like(ordinal, index), index, compose.like(0, index))
+    turn = compose.like(0, index)
+    if isinstance(ordinal, Turned):
+        turn = compose.broadcast_to(ordinal.turn, flat)
+        ordinal = ordinal.number
+    counter = (first, compose.like(ordinal, index), index, turn)
     a, b, c, d = philox(counter, (halves[0], halves[1]))
     return (
         graph.reshape(a, shape),
@@ -123,7 +158,12 @@ def words(seed: Node, step: Node | int, ordinal: int, shape: Shape) -> Words:
 
 
 def uniform(
-    seed: Node, step: Node | int, ordinal: int, shape: Shape, low: float = 0.0, high: float = 1.0
+    seed: Node,
+    step: Node | int,
+    ordinal: Ordinal,
+    shape: Shape,
+    low: float = 0.0,
+    high: float = 1.0,
 ) -> Node:
     """float32 uniform in [low, high), in steps of 2^-24 of the range."""
     unit = _unit(words(seed, step, ordinal, shape)[0])
@@ -132,7 +172,7 @@ def uniform(
     return graph.fma(unit, compose.like(high - low, unit), compose.like(low, unit))
 
 
-def normal(seed: Node, step: Node | int, ordinal: int, shape: Shape) -> Node:
+def normal(seed: Node, step: Node | int, ordinal: Ordinal, shape: Shape) -> Node:
     """float32 standard normal by Box and Muller: sqrt(-2 log u) cos(2 pi v), |result| < 5.8."""
     first, second, _, _ = words(seed, step, ordinal, shape)
     unit = graph.add(_unit(first), compose.literal(2.0**-24, float32, shape))  # never 0
@@ -140,7 +180,7 @@ def normal(seed: Node, step: Node | int, ordinal: int, shape: Shape) -> Node:
     return graph.mul(radius, _cosine_of_turns(_unit(second)))
 
 
-def keep_mask(seed: Node, step: Node, ordinal: int, shape: Shape, keep: float) -> Node:
+def keep_mask(seed: Node, step: Node, ordinal: Ordinal, shape: Shape, keep: float) -> Node:
     """bool, true with probability ``keep`` (to 2^-32)."""
     word = words(seed, step, ordinal, shape)[0]
     return graph.cmp("lt", word, compose.like(min(_WORD - 1, round(keep * _WORD)), word))

@@ -3,21 +3,20 @@
 This is the law in executable form. Every other way of running a program is compared with it, the
 referee of a dispute runs it, and no speed is asked of it (tens of MFLOP/s; use small shapes).
 
-float32 FMA follows docs/numerics.md §5: the product of two float32 is exact in float64; the sum
-with the addend is split by TwoSum, rounded to odd, and then rounded once to float32 (Boldo and
-Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
+How floats are widened, rounded and fused is ``floats.py``; the order of sums is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from flopmarket.engine import dtypes
+from flopmarket.engine import dtypes, floats, loop
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.exact import DOT_CHUNK, REDUCE_BLOCK, REDUCE_LANES
+from flopmarket.engine.floats import fma32 as fma32
 from flopmarket.engine.graph import Node, Op, topological
 
 Array = np.ndarray[Any, Any]
@@ -29,16 +28,28 @@ def evaluate(outputs: Iterable[Node], leaves: Mapping[Node, Array]) -> list[Arra
     Raises EngineError (INPUT_MISSING, INPUT_SHAPE) when a leaf is absent or of another form.
     """
     outputs = list(outputs)
-    order = topological(outputs)
+    return _evaluate(topological(outputs), outputs, leaves)
+
+
+def _evaluate(
+    order: Sequence[Node], outputs: Sequence[Node], leaves: Mapping[Node, Array]
+) -> list[Array]:
+    """:func:`evaluate` with the order of all nodes below ``outputs`` given."""
     uses: dict[Node, int] = dict.fromkeys(outputs, 1)
     for node in order:
         for source in node.src:
             uses[source] = uses.get(source, 0) + 1
     values: dict[Node, Array] = {}
+    loops: dict[loop.Group, list[Array]] = {}
     with np.errstate(all="ignore"):
         for node in order:
             if node.op is Op.INPUT:
                 values[node] = _leaf(node, leaves)
+            elif node.op is Op.LOOP:
+                group = loop.group_of(node)
+                if group not in loops:
+                    loops[group] = _loop(group, [values[s] for s in node.src])
+                values[node] = loops[group][node.arg[3]]
             else:
                 values[node] = _RULES[node.op](node, *(values[s] for s in node.src))
             for source in node.src:
@@ -46,6 +57,29 @@ def evaluate(outputs: Iterable[Node], leaves: Mapping[Node, Array]) -> list[Arra
                 if not uses[source]:
                     values.pop(source, None)
     return [dtypes.canonical(values[node]) for node in outputs]
+
+
+def _loop(group: loop.Group, sources: Sequence[Array]) -> list[Array]:
+    """Every result of a loop: the carries after the last turn, then the stacked results."""
+    body, split = group.body, group.body.carries + group.body.items
+    carries = list(sources[: body.carries])
+    stacked = [
+        np.zeros((group.count, *node.shape), dtype=node.dtype.numpy)
+        for node in body.results[body.carries :]
+    ]
+    for turn in range(group.count):
+        at = group.count - 1 - turn if group.reverse else turn
+        given = {
+            "carry": carries,
+            "item": [array[at] for array in sources[body.carries : split]],
+            "shared": sources[split:],
+        }
+        leaves = {leaf: given[kind][n] for (kind, n), leaf in body.placeholders.items()}
+        values = _evaluate(body.nodes, body.results, leaves)
+        carries = values[: body.carries]
+        for array, value in zip(stacked, values[body.carries :], strict=True):
+            array[at] = value
+    return [*carries, *stacked]
 
 
 def _leaf(node: Node, leaves: Mapping[Node, Array]) -> Array:
@@ -60,21 +94,6 @@ def _leaf(node: Node, leaves: Mapping[Node, Array]) -> Array:
 
 
 # ---------------------------------------------------------------- scalar arithmetic
-
-
-def fma32(a: Array, b: Array, c: Array) -> Array:
-    """Correctly rounded float32 a * b + c, elementwise; broadcasts."""
-    product = np.multiply(a, b, dtype=np.float64)
-    addend = np.asarray(c, dtype=np.float64)
-    total = np.asarray(product + addend)
-    # TwoSum (Knuth): total + error is the exact sum, unless something is infinite or NaN.
-    virtual = total - product
-    error = np.asarray((product - (total - virtual)) + (addend - virtual))
-    bits = total.view(np.int64)
-    inexact = np.isfinite(total) & (error != 0) & ((bits & 1) == 0)
-    toward = np.where((error > 0) == (total > 0), 1, -1)
-    odd = np.where(inexact, bits + toward, bits).view(np.float64)
-    return odd.astype(np.float32)
 
 
 def maximum(a: Array, b: Array) -> Array:
@@ -107,10 +126,10 @@ def _cast(node: Node, x: Array) -> Array:
     if node.arg == ("bitcast",):
         return dtypes.canonical(dtypes.canonical(x).view(target.numpy))
     if target is dtypes.bool_:
-        return np.asarray(x != 0)
+        return np.asarray(floats.wide(x) != 0)
     if source.is_float and target.is_integer:
-        return _float_to_int(x, target.numpy)
-    return x.astype(target.numpy)
+        return _float_to_int(floats.wide(x), target.numpy)
+    return floats.convert(x, target) if target.is_float else x.astype(target.numpy)
 
 
 def _float_to_int(x: Array, target: np.dtype[Any]) -> Array:
@@ -148,14 +167,17 @@ def _view(node: Node, x: Array) -> Array:
     if kind == "pad":
         return np.pad(x, node.arg[1])
     if kind == "slice":
-        for axis, (start, step, count) in enumerate(node.arg[1]):
-            x = np.take(x, start + step * np.arange(count), axis=axis)
-        return x
+        return x[tuple(_range(*part) for part in node.arg[1])]
     for axis, size, stride, dilation in node.arg[1]:
         count = (x.shape[axis] - (size - 1) * dilation - 1) // stride + 1
         taps = np.arange(count)[:, None] * stride + np.arange(size)[None, :] * dilation
         x = np.moveaxis(np.take(x, taps, axis=axis), axis + 1, -1)
     return x
+
+
+def _range(start: int, step: int, count: int) -> slice:
+    stop = start + step * count
+    return slice(start, stop if stop >= 0 else None, step) if count else slice(0)
 
 
 # ---------------------------------------------------------------- sums
@@ -200,10 +222,11 @@ def _sum_of_products(x: Array, y: Array) -> Array:
     blocks = []
     for start in range(0, x.shape[1], REDUCE_BLOCK):
         width = min(REDUCE_BLOCK, x.shape[1] - start)
-        lanes = np.zeros((x.shape[0], min(REDUCE_LANES, width)), dtype=np.float32)
+        lanes = np.zeros((x.shape[0], min(REDUCE_LANES, width)), dtype=x.dtype)
         for at in range(start, start + width, REDUCE_LANES):
             live = min(REDUCE_LANES, start + width - at)
-            lanes[:, :live] = fma32(x[:, at : at + live], y[:, at : at + live], lanes[:, :live])
+            part = x[:, at : at + live], y[:, at : at + live]
+            lanes[:, :live] = floats.fma(*part, lanes[:, :live])
         blocks.append(_tree(np.add, lanes))
     return _fold("sum", np.stack(blocks, axis=1)) if len(blocks) > 1 else blocks[0]
 
@@ -212,12 +235,13 @@ def _reduce(node: Node, x: Array, y: Array | None = None) -> Array:
     kind, axes = node.arg
     rest = [axis for axis in range(x.ndim) if axis not in axes]
     count = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
+    x, y = floats.wide(x), None if y is None else floats.wide(y)
 
     def rows(array: Array) -> Array:
         return array.transpose([*rest, *axes]).reshape(-1, count)
 
     if count == 0:
-        result = np.full(node.shape, 1 if kind == "prod" else 0, dtype=node.dtype.numpy)
+        result = np.full(node.shape, 1 if kind == "prod" else 0, dtype=x.dtype)
     elif kind in ("max", "min"):
         result = _extreme(maximum if kind == "max" else minimum, rows(x))
     elif not node.dtype.is_float:
@@ -229,7 +253,7 @@ def _reduce(node: Node, x: Array, y: Array | None = None) -> Array:
         result = _sum_of_products(rows(x), rows(y))
     else:
         result = _fold(kind, rows(x))
-    return np.asarray(result).reshape(node.shape)
+    return floats.fit(np.asarray(result).reshape(node.shape), node.dtype)
 
 
 def _extreme(choose: Callable[[Array, Array], Array], rows: Array) -> Array:
@@ -245,15 +269,16 @@ def _dot(node: Node, a: Array, b: Array, valid: Array | None = None) -> Array:
     terms = a.shape[2]
     counts = None if valid is None else np.clip(valid, 0, terms)[:, :, None]
     if not node.dtype.is_float:
-        wide_a, wide_b = a.astype(np.int32), b.astype(np.int32)
+        wide_a, wide_b = a.astype(node.dtype.numpy), b.astype(node.dtype.numpy)
         if counts is not None:
-            wide_a = np.where(np.arange(terms) < counts, wide_a, np.int32(0))
+            wide_a = np.where(np.arange(terms) < counts, wide_a, node.dtype.numpy.type(0))
         return np.asarray(np.matmul(wide_a, wide_b))
-    total = np.zeros(node.shape, dtype=np.float32)
+    a, b = floats.wide(a), floats.wide(b)
+    total = np.zeros(node.shape, dtype=node.dtype.numpy)
     for start in range(0, terms, DOT_CHUNK):
-        chunk = np.zeros(node.shape, dtype=np.float32)
+        chunk = np.zeros(node.shape, dtype=node.dtype.numpy)
         for k in range(start, min(start + DOT_CHUNK, terms)):
-            chained = fma32(a[:, :, k, None], b[:, None, k, :], chunk)
+            chained = floats.fma(a[:, :, k, None], b[:, None, k, :], chunk)
             chunk = chained if counts is None else np.where(k < counts, chained, chunk)
         total = total + chunk
     return total
@@ -274,8 +299,25 @@ def _scatter(node: Node, destination: Array, index: Array, updates: Array) -> Ar
     result = destination.copy()
     for at, row in enumerate(index.astype(np.int64)):
         if 0 <= row < result.shape[0]:
-            result[row] = result[row] + updates[at] if node.arg == ("add",) else updates[at]
+            total = updates[at]
+            if node.arg == ("add",):
+                total = floats.fit(floats.wide(result[row]) + floats.wide(total), node.dtype)
+            result[row] = total
     return result
+
+
+def _arithmetic(operation: Callable[..., Any]) -> Callable[..., Array]:
+    """The rule of an operation that rounds: in the wide type, then once more for 16-bit floats."""
+
+    def rule(node: Node, *sources: Array) -> Array:
+        return floats.fit(np.asarray(operation(*map(floats.wide, sources))), node.dtype)
+
+    return rule
+
+
+def _compare(node: Node, a: Array, b: Array) -> Array:
+    a, b = floats.wide(a), floats.wide(b)
+    return np.asarray(a < b if node.arg == ("lt",) else a == b)
 
 
 _RULES: dict[Op, Callable[..., Array]] = {
@@ -288,13 +330,13 @@ _RULES: dict[Op, Callable[..., Array]] = {
     ),
     Op.VIEW: _view,
     Op.CAST: _cast,
-    Op.ADD: lambda n, a, b: np.add(a, b),
-    Op.MUL: lambda n, a, b: np.multiply(a, b),
-    Op.FMA: lambda n, a, b, c: fma32(a, b, c),
-    Op.DIV: lambda n, a, b: _divide(a, b),
-    Op.SQRT: lambda n, x: np.sqrt(x),
-    Op.MAX: lambda n, a, b: maximum(a, b),
-    Op.CMP: lambda n, a, b: np.asarray(a < b if n.arg == ("lt",) else a == b),
+    Op.ADD: _arithmetic(np.add),
+    Op.MUL: _arithmetic(np.multiply),
+    Op.FMA: _arithmetic(floats.fma),
+    Op.DIV: _arithmetic(_divide),
+    Op.SQRT: _arithmetic(np.sqrt),
+    Op.MAX: _arithmetic(maximum),
+    Op.CMP: _compare,
     Op.WHERE: lambda n, condition, a, b: np.asarray(np.where(condition, a, b)),
     Op.BIT: _bit,
     Op.REDUCE: _reduce,

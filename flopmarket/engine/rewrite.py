@@ -13,6 +13,7 @@ import numpy as np
 
 from flopmarket.engine import graph
 from flopmarket.engine.graph import Node, Op
+from flopmarket.engine.loop import Body, body_of
 
 
 def canonicalise(outputs: Sequence[Node]) -> tuple[Node, ...]:
@@ -20,13 +21,26 @@ def canonicalise(outputs: Sequence[Node]) -> tuple[Node, ...]:
 
     The left-most product is taken when both sides are one; a product with other uses is duplicated
     into the FMA and stays for those uses. Negating a product negates its second factor first
-    (exact), so that ``a - b * c`` becomes FMA(b, -c, a).
+    (exact), so that ``a - b * c`` becomes FMA(b, -c, a). The bodies of loops are rewritten
+    likewise; what goes in and out of a body is a value, rounded: no FMA forms across that border.
     """
+    return _canonicalise(outputs, {})
+
+
+def _canonicalise(outputs: Sequence[Node], bodies: dict[Body, Body]) -> tuple[Node, ...]:
+    """``bodies`` remembers the canonical form of every body met so far; their depth is bounded."""
     done: dict[Node, Node] = {}
     for node in graph.topological(outputs):
         src = tuple(done[s] for s in node.src)
-        if src != node.src:
-            node_now = graph.make(node.op, src, node.arg, node.dtype, node.shape)
+        arg = node.arg
+        if node.op is Op.LOOP:
+            count, reverse, body, which = arg
+            if body not in bodies:
+                results = _canonicalise(body.results, bodies)
+                bodies[body] = body_of(results, body.carries, body.items, body.shared)
+            arg = (count, reverse, bodies[body], which)
+        if src != node.src or arg != node.arg:
+            node_now = graph.make(node.op, src, arg, node.dtype, node.shape)
         else:
             node_now = node
         done[node] = _contract(node_now)

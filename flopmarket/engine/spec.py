@@ -13,15 +13,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from flopmarket.engine import dtypes, limits
+from flopmarket.engine import dtypes, limits, loop
 from flopmarket.engine.errors import GraphError
 from flopmarket.engine.graph import Node, Op
 
-INPUT_KINDS = ("frozen", "state", "input", "seed", "step", "buffer")
+INPUT_KINDS = ("frozen", "state", "input", "seed", "step", "buffer", "hole", *loop.PLACEHOLDERS)
 REDUCE_KINDS = ("sum", "prod", "max", "min", "sumprod")
 BIT_KINDS = ("and", "or", "xor", "shl", "shr")
 CMP_KINDS = ("lt", "eq")
 SCATTER_KINDS = ("add", "set")
+_POSITIONS = frozenset(map(str, range(limits.MAX_SOURCES)))
 INDEX_DTYPES = (dtypes.int32, dtypes.int64, dtypes.uint32)
 
 
@@ -93,6 +94,8 @@ def _input(node: Node) -> None:
         _illegal(node, f"unknown input kind {kind!r}")
     if not 0 < len(name.encode()) <= limits.MAX_NAME_BYTES:
         _illegal(node, f"a name has 1 to {limits.MAX_NAME_BYTES} bytes")
+    if kind in loop.PLACEHOLDERS and name not in _POSITIONS:
+        _illegal(node, f"a placeholder's name is a position below {limits.MAX_SOURCES}")
     if kind == "seed" and (node.dtype is not dtypes.uint32 or node.shape != (2,)):
         _illegal(node, "the seed is uint32[2]")
     if kind == "step" and (node.dtype is not dtypes.uint32 or node.shape != ()):
@@ -320,18 +323,12 @@ def _dot(node: Node) -> None:
         _illegal(node, "batch and contracted lengths of the operands differ")
     if node.shape != (*a.shape[:2], b.shape[2]):
         _illegal(node, "shape is not [B, M, N]")
-    if a.dtype.is_float:
-        if b.dtype is not a.dtype or node.dtype is not a.dtype:
-            _illegal(node, "float operands and result want one dtype")
-    else:
-        if any(s.dtype not in (dtypes.int8, dtypes.uint8, dtypes.int32) for s in (a, b)):
-            _illegal(node, "integer operands are int8, uint8 or int32")
-        if node.dtype is not dtypes.int32:
-            _illegal(node, "an integer DOT gives int32")
-        # int32 operands wrap by definition; narrow ones are proved not to overflow.
-        largest = [{dtypes.int8: 128, dtypes.uint8: 255}.get(s.dtype, 0) for s in (a, b)]
-        if largest[0] * largest[1] * a.shape[2] >= 2**31:
-            _illegal(node, "the int32 sum could overflow; split K or widen", "GRAPH_OVERFLOW")
+    wanted = dtypes.contraction(a.dtype, b.dtype, a.shape[2])
+    if wanted is None:
+        _illegal(node, "operands are floats of one kind, or integers of 8 and 16 bits, or int32")
+    if node.dtype is not wanted:
+        code = "GRAPH_OVERFLOW" if wanted is dtypes.int64 else "GRAPH_ILLEGAL"
+        _illegal(node, f"the contraction of these operands is {wanted}", code)
     if len(node.src) == 3 and (
         node.src[2].dtype is not dtypes.int32 or node.src[2].shape != a.shape[:2]
     ):
@@ -426,4 +423,5 @@ _RULES: dict[Op, Callable[[Node], None]] = {
     Op.GATHER: _gather,
     Op.SCATTER: _scatter,
     Op.CONCAT: _concat,
+    Op.LOOP: loop.check,
 }

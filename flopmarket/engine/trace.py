@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from flopmarket.engine import buffers, compose, dtypes, graph, limits, random
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.grad import grad
 from flopmarket.engine.graph import Node, Op
-from flopmarket.engine.nn import Module
+from flopmarket.engine.nn import Buffer, Module
 from flopmarket.engine.optim import Optimizer
 from flopmarket.engine.program import Program, TensorSpec
 from flopmarket.engine.tensor import Tensor
@@ -25,7 +26,8 @@ Array = np.ndarray[Any, Any]
 Example = Tensor | Array | TensorSpec
 Examples = Mapping[str, Example]
 Tensors = dict[str, Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Tensor], Tensor]
+"""(what the model gives: a tensor, or a mapping of several; the labels) to one number."""
 _Value = TypeVar("_Value")
 
 MODEL_PREFIX = "model."
@@ -77,6 +79,21 @@ def trace(
     )
 
 
+def without_unread(program: Program) -> Program:
+    """``program`` without the frozen tensors that nothing reads: a branch that is never taken
+    need not be shipped."""
+    read = {leaf.arg[1] for leaf in program.leaves if leaf.arg[0] == "frozen"}
+    if len(read) == len(program.frozen):
+        return program
+    return Program.build(
+        frozen=[spec for spec in program.frozen if spec.name in read],
+        state=program.state,
+        inputs=program.inputs,
+        next_state=program.state_nodes,
+        outputs=[(s.name, n) for s, n in zip(program.outputs, program.output_nodes, strict=True)],
+    )
+
+
 def _specs(examples: Examples) -> list[TensorSpec]:
     return [_spec(name, example) for name, example in examples.items()]
 
@@ -121,30 +138,62 @@ def _close(nodes: Sequence[Node]) -> tuple[Node, ...]:
 class TrainingStep:
     """One step of training: forward, derivatives, update. Build it with :func:`training_step`.
 
-    State: "model.NAME" for parameters and buffers, "optimizer.NAME". Inputs: "x", "y". Outputs:
-    "loss", and for integer labels [N] against scores [N, C] also "correct" (int64, how many rows
-    have their largest score at the label).
+    State: "model.NAME" for trained parameters and buffers, "optimizer.NAME". Frozen: "model.NAME"
+    for parameters that ``trainable`` (shell patterns of names; None means all) leaves out and for
+    fixed buffers. Inputs: "y", and "x" or the model's inputs by name. Outputs: "loss", and for
+    integer labels [N] against scores [N, C] also "correct" (int64, how many rows have their largest
+    score at the label).
     """
 
     model: Module
     loss: Loss
     optimizer: Optimizer
+    trainable: tuple[str, ...] | None = None
+
+    def trained_names(self) -> list[str]:
+        """Parameters that the step changes; raises EngineError (TRAINABLE_UNKNOWN)."""
+        names = list(self.model.named_parameters())
+        if self.trainable is None:
+            return names
+        for pattern in self.trainable:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise EngineError(
+                    f"no parameter is called {pattern!r}",
+                    code="TRAINABLE_UNKNOWN",
+                    hint=f"parameters: {', '.join(names[:20])}",
+                )
+        return [n for n in names if any(fnmatchcase(n, pattern) for pattern in self.trainable)]
+
+    def frozen_names(self) -> list[str]:
+        """Parameters and buffers that no step changes."""
+        trained = set(self.trained_names())
+        return [
+            name
+            for name, member in self.model.members().items()
+            if (member.fixed if isinstance(member, Buffer) else name not in trained)
+        ]
 
     def init(self, seed: int, device: str | None = None) -> dict[str, Array]:
         """The state before the first step, a function of the model, the optimizer and ``seed``."""
-        return self._state(self.model.init(seed, device))
+        return self.split(self.model.init(seed, device))[1]
+
+    def split(self, values: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """(frozen, first state) from values of all parameters and buffers of the model."""
+        frozen = {name: values[name] for name in self.frozen_names()}
+        moving = {name: value for name, value in values.items() if name not in frozen}
+        return _prefixed(MODEL_PREFIX, frozen), self._state(moving)
 
     def init_specs(self) -> dict[str, TensorSpec]:
         """Names, dtypes and shapes of the state, without computing its values."""
-        members = self.model.named_parameters() | self.model.named_buffers()
         # Zeros expanded from one element take no memory whatever the model's size.
         zeros = {
-            n: np.broadcast_to(np.float32(0), members[n].shape) for n in self.model.state_names()
+            name: np.broadcast_to(np.zeros((), dtype=member.dtype.numpy), member.shape)
+            for name, member in self.model.members().items()
         }
-        return {name: _spec(name, array) for name, array in self._state(zeros).items()}
+        return {name: _spec(name, array) for name, array in self.split(zeros)[1].items()}
 
     def _state(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        trained = {name: values[name] for name in self.model.named_parameters()}
+        trained = {name: values[name] for name in self.trained_names()}
         return _prefixed(MODEL_PREFIX, values) | _prefixed(
             OPTIMIZER_PREFIX, self.optimizer.init(trained)
         )
@@ -152,33 +201,50 @@ class TrainingStep:
     def __call__(
         self, state: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
     ) -> tuple[Tensors, Tensors]:
-        x, y = inputs["x"], inputs["y"]
-        values = _unprefixed(MODEL_PREFIX, state)
-        scores, kept = self.model.apply(values, x, training=True)
+        return self.with_frozen({}, state, inputs)
+
+    def with_frozen(
+        self,
+        frozen: Mapping[str, Tensor],
+        state: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor],
+    ) -> tuple[Tensors, Tensors]:
+        """The step of a program with frozen tensors: ``trace(step.with_frozen, .., frozen=..)``."""
+        y = inputs["y"]
+        moving = _unprefixed(MODEL_PREFIX, state)
+        values = _unprefixed(MODEL_PREFIX, frozen) | moving
+        given = {name: value for name, value in inputs.items() if name != "y"}
+        scores, kept = self.model.apply(values, _argument(given), training=True)
         loss = self.loss(scores, y)
-        trained = {name: values[name] for name in self.model.named_parameters()}
+        trained = {name: values[name] for name in self.trained_names()}
         gradients = dict(zip(trained, grad(loss, list(trained.values())), strict=True))
         moved, memory = self.optimizer.update(
             trained, gradients, _unprefixed(OPTIMIZER_PREFIX, state)
         )
         outputs = {"loss": loss}
-        if y.dtype.is_integer and scores.ndim == 2 and y.ndim == 1:
+        classes = isinstance(scores, Tensor) and scores.ndim == 2
+        if y.dtype.is_integer and classes and y.ndim == 1:
             outputs["correct"] = (scores.argmax(1) == y).sum()
-        new_values = {name: (moved | kept)[name] for name in values}
+        new_values = {name: (moved | kept)[name] for name in moving}
         return (
             _prefixed(MODEL_PREFIX, new_values) | _prefixed(OPTIMIZER_PREFIX, memory),
             outputs,
         )
 
 
-def training_step(model: Module, loss: Loss, optimizer: Optimizer) -> TrainingStep:
+def training_step(
+    model: Module, loss: Loss, optimizer: Optimizer, trainable: Sequence[str] | None = None
+) -> TrainingStep:
     """The step function of a training job: ``trace(step, step.init(seed), {"x": .., "y": ..})``."""
-    return TrainingStep(model, loss, optimizer)
+    return TrainingStep(model, loss, optimizer, None if trainable is None else tuple(trainable))
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceStep:
-    """One batch of predictions: frozen = the model's values by name, input "x", output "y"."""
+    """One batch of predictions: frozen = the model's values by name, input "x", output "y".
+
+    A model of several inputs gets them by name, and its several outputs keep their names.
+    """
 
     model: Module
 
@@ -188,13 +254,18 @@ class InferenceStep:
         state: Mapping[str, Tensor],
         inputs: Mapping[str, Tensor],
     ) -> tuple[Tensors, Tensors]:
-        result, _ = self.model.apply(frozen, inputs["x"], training=False)
-        return dict(state), {"y": result}
+        result, _ = self.model.apply(frozen, _argument(inputs), training=False)
+        return dict(state), dict(result) if isinstance(result, Mapping) else {"y": result}
 
 
 def inference_step(model: Module) -> InferenceStep:
     """The step function of a batch inference job: ``trace(step, {}, {"x": ..}, frozen=values)``."""
     return InferenceStep(model)
+
+
+def _argument(inputs: Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
+    """What the model is called with: the tensor "x", or all its inputs by name."""
+    return inputs["x"] if set(inputs) == {"x"} else inputs
 
 
 def _prefixed(prefix: str, values: Mapping[str, _Value]) -> dict[str, _Value]:

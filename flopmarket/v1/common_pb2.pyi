@@ -102,7 +102,7 @@ class ClassRate(_message.Message):
     WORK_CLASS_FIELD_NUMBER: _builtins.int
     FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
     work_class: _builtins.str
-    """One of the engine's work classes: dot-f32, elementwise-f32, reduce-f32, dot-int, integer."""
+    """One of the engine's work classes: dot-f32, elementwise-f32, reduce-f32, dot-int, integer, f64."""
     flops_per_second: _builtins.int
     def __init__(
         self,

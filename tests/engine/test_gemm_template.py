@@ -285,3 +285,12 @@ def test_impossible_products_are_refused(fields: dict[str, int]) -> None:
     with pytest.raises(EngineError) as caught:
         replace(spec, **fields)  # type: ignore[arg-type]
     assert caught.value.code == "GEMM_SHAPE"
+
+
+@pytest.mark.parametrize(
+    ("largest", "chunk"),
+    [(1, 512), (128 * 128, 512), (128 * 255, 512), (255 * 255, 256), (2**20, 16), (2**24, 0)],
+)
+def test_chunks_of_integers_are_as_long_as_floats_are_exact(largest: int, chunk: int) -> None:
+    assert gemm.exact_chunk(largest) == chunk
+    assert chunk * largest <= 2**24

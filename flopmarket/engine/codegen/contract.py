@@ -1,8 +1,8 @@
 """DOT in the order of FX1: the general kernel, and the packed one with everything fused around it.
 
-The general kernel takes any shape, a valid length, and integers. Large float products go through
-``templates/gemm.py``: their operands' prologues become packing kernels (``pack.py``) and the
-epilogue becomes the store of the product kernel.
+The general kernel takes any shape, a valid length, and every dtype. Large products of floats up to
+32 bits and of 8-bit integers go through ``templates/gemm.py``: their operands' prologues become
+packing kernels (``pack.py``) and the epilogue becomes the store of the product kernel.
 """
 
 from __future__ import annotations
@@ -180,6 +180,8 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
         name=nests.NAME,
         contract_helper=target.contract_helper,
         compute_units=target.compute_units,
+        integer=not node.dtype.is_float,
+        chunk=_chunk(node),
     )
     packed = []
     for operand, source, shared, size_bytes in (
@@ -193,7 +195,7 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
     written = frozenset(at + 2 for at, p in enumerate(emitter.parameters.values()) if p.written)
     lowering.calls.append(
         nests.Call(
-            "gemm",
+            nests.family_of("gemm", emitter),
             text,
             keys,
             written,
@@ -205,6 +207,14 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
             gemm.size_arguments(spec),
         )
     )
+
+
+def _chunk(node: Node) -> int:
+    """Terms of one chain: FX1's for floats, as many as floats sum exactly for 8-bit integers."""
+    if node.dtype.is_float:
+        return DOT_CHUNK
+    left, right = (dtypes.largest_magnitude(source.dtype) for source in node.src[:2])
+    return gemm.exact_chunk(left * right)
 
 
 class _Store:
@@ -231,7 +241,7 @@ class _Store:
         """Nothing is fused: a text without sizes, which products of all sizes share."""
         self.emitter = self.lowering.emitter(self.kernel, wide=False)
         target = self.emitter.parameter(self.node, written=True).name
-        value = opencl.canonical("value") if self.node in self.lowering.final else "value"
+        value = opencl.stored("value", self.node.dtype, final=self.node in self.lowering.final)
         self.text = f"{target}[(b * M + m0 + i) * N + n0 + j] = {value};"
 
     def _fill(self) -> Scope:

@@ -19,7 +19,7 @@ from flopmarket.engine import views
 from flopmarket.engine.codegen import opencl
 from flopmarket.engine.codegen.loops import Assign, Let, Scope, Value
 from flopmarket.engine.codegen.opencl import Target
-from flopmarket.engine.dtypes import DType
+from flopmarket.engine.dtypes import DType, float64
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import ELEMENTWISE, Node, Op
 from flopmarket.engine.views import Atom, Guard, Index, Linear
@@ -61,17 +61,25 @@ def elements_of(key: BufferKey) -> int:
 
 
 class Emitter:
-    """Builds the values of one kernel. ``is_stored`` tells which nodes lie in buffers."""
+    """Builds the values of one kernel. ``is_stored`` tells which nodes lie in buffers; ``turn`` is
+    the position of the turn that a kernel in a loop's body runs in."""
 
     def __init__(
-        self, target: Target, is_stored: Callable[[Node], bool], *, wide: bool = False
+        self,
+        target: Target,
+        is_stored: Callable[[Node], bool],
+        *,
+        wide: bool = False,
+        turn: Linear | None = None,
     ) -> None:
         self.target = target
         self.wide = wide
         self.parameters: dict[BufferKey, Parameter] = {}
         self.forms: list[Linear] = []
+        self.has_float64 = False
         self.spell: Callable[[Linear, bool], str] = opencl.index_text
         self._is_stored = is_stored
+        self._turn = turn
         self._bound: dict[Node, tuple[str, Value]] = {}
         self._names = 0
 
@@ -108,6 +116,7 @@ class Emitter:
         """A named constant in the outermost scope of at least ``depth``; equal text meets."""
         key: Hashable = ("text", dtype.code, text)
         found = scope.find(key)
+        self.has_float64 |= dtype is float64
         if found is None:
             home = scope.at(depth)
             found = Value(self.fresh(), home.depth, constant)
@@ -121,38 +130,41 @@ class Emitter:
         self.forms.append(form)
         return self.spell(form, self.wide)
 
+    def at_turn(self, flat: Linear, elements: int) -> Linear:
+        """Position ``flat`` of this turn's slice in an array of slices of ``elements``."""
+        assert self._turn is not None, "slices exist in bodies of loops only"
+        return flat + self._turn * elements
+
     def load(self, key: BufferKey, flat: Linear, scope: Scope, guards: Guards = ()) -> Value:
         """The element at ``flat`` of a buffer; 0, and no access, where a guard fails."""
         dtype = key.dtype
         if elements_of(key) == 0:
             return Value(opencl.zero(dtype), 0, constant=True)
-        at = self.index(flat)
+        is_slice = isinstance(key, Node) and key.op is Op.INPUT and key.arg[0] == "item"
+        at = self.index(self.at_turn(flat, elements_of(key)) if is_slice else flat)
         depth = flat.depth
         place = views.unbound(flat)
         if place.low >= 0 and place.high < elements_of(key):
             guards = ()  # the pad that wants them replaces the value; the access is legal anyway
         name = self.parameter(key).name
-        test = " != 0" if dtype.kind == "b" else ""
         if not guards:
-            text = f"({name}[{at}]{test})" if test else f"{name}[{at}]"
-            return self.let(scope, dtype, text, depth)
+            return self.let(scope, dtype, opencl.loaded(f"{name}[{at}]", dtype), depth)
         condition = self.condition(guards, scope)
         depth = max(depth, condition.depth)
         if self.target.is_cpu and _is_gathered(place):
             # An access that is never conditional lets the loop become a vector of gathers.
             at = f"{condition.text} ? {at} : 0"
-            raw = self.let(scope, dtype, f"({name}[{at}]{test})", depth).text
+            element = opencl.loaded(f"{name}[{at}]", dtype)
+            element = element if dtype.kind == "b" else f"({element})"
+            raw = self.let(scope, dtype, element, depth).text
         else:
-            raw = f"{name}[{at}]{test}"
+            raw = opencl.loaded(f"{name}[{at}]", dtype)
         return self.let(scope, dtype, f"({condition.text} ? {raw} : {opencl.zero(dtype)})", depth)
 
     def store(self, key: BufferKey, flat: Linear, value: str, scope: Scope, final: bool) -> None:
         """Write one element; ``final`` values leave the engine and get the canonical NaN."""
-        dtype = key.dtype
-        if dtype.is_float and final:
-            value = opencl.canonical(value)
-        if dtype.kind == "b":
-            value = f"(uchar){value}"
+        value = opencl.stored(value, key.dtype, final=final)
+        self.has_float64 |= key.dtype is float64
         target = f"{self.parameter(key, written=True).name}[{self.index(flat)}]"
         scope.body.append(Assign(target, value))
 

@@ -6,9 +6,10 @@ by a list of what is allowed, so that a builtin nobody thought of is refused. Th
 tokens, not C: where it cannot see that something is harmless (a ``/`` whose operands it cannot
 prove to be integers) it refuses.
 
-Three kinds of function defined in the source have special names: ``fx1_fma*`` is the contracted
-FMA helper and must have exactly its one body; ``fx1_div*`` and ``fx1_sqrt*`` may use float ``/``
-and ``sqrt``; all others may not.
+Some functions defined in the source have special names: ``fx1_fma*`` is the contracted FMA helper
+and must have exactly its one body; ``fx1_div*`` and ``fx1_sqrt*`` may use float ``/`` and ``sqrt``;
+all others may not. Those two, helpers called ``fx1_*_double`` and kernels whose name ends in
+``_f64`` (which the code generator gives to those that compute float64 tensors) may say ``double``.
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ _ATTRIBUTES = frozenset([
     "noinline",
 ])
 # fmt: on
+# fmt: off
+_KEYWORDS = frozenset([
+    *_WORDS_BEFORE_PARENTHESIS, "break", "continue", "default", "typedef", "void", "true", "false",
+    "CLK_LOCAL_MEM_FENCE", "CLK_GLOBAL_MEM_FENCE", "__attribute__",
+])
+# fmt: on
 _PRAGMAS = re.compile(
     r"^#\s*pragma\s+(?:OPENCL\s+EXTENSION\s+\w+\s*:\s*enable|unroll(?:\s*\(?\s*\d+\s*\)?)?|nounroll)$"
 )
@@ -82,8 +89,9 @@ _CALLS = frozenset([
 ])
 # fmt: on
 _CALL_FAMILIES = re.compile(
-    rf"^(?:as_(?:{_INTEGERS}|float|double|half)(?:2|3|4|8|16)?"
-    rf"|convert_(?:{_INTEGERS}|float|double)(?:2|3|4|8|16)?(?:_sat)?(?:_rt[ezpn])?"
+    rf"^(?:as_(?:{_INTEGERS}|float|double)(?:2|3|4|8|16)?"
+    rf"|convert_(?:{_INTEGERS})(?:2|3|4|8|16)?(?:_sat)?(?:_rtz)?"
+    r"|convert_(?:float|double)(?:2|3|4|8|16)?(?:_rte)?"
     r"|vload(?:2|3|4|8|16)|vstore(?:2|3|4|8|16)"
     r"|vloada?_half(?:2|3|4|8|16)|vstorea?_half(?:2|3|4|8|16)_rte)$"
 )
@@ -94,6 +102,8 @@ _INTEGER_RESULT = re.compile(
     rf"^(?:get_\w+|(?:as|convert)_(?:{_INTEGERS})\w*|min|max|clamp|abs|abs_diff|mul_hi|rotate"
     r"|popcount|clz|isnan|add_sat|sub_sat|sizeof|atom(?:ic)?_\w+)$"
 )
+_DOUBLE = re.compile(r"^(?:as_|convert_)?double")
+_USES_DOUBLE = re.compile(r"^(?:fx1_(?:div|sqrt)\w*|fx1_\w+_double|\w+_f64)$")
 _CONTRACTED = re.compile(
     r"^static inline (?P<t>(?P<base>float|double)(?:2|3|4|8|16)?) \w+ "
     r"\( (?:(?P=t)|(?P=base)) (?P<a>\w+) , (?:(?P=t)|(?P=base)) (?P<b>\w+) , (?P=t) (?P<c>\w+) \) "
@@ -107,8 +117,12 @@ def check(source: str, options: tuple[str, ...] = ()) -> None:
     The message names the construct and its line. ``LINT_OPTION``: a compiler option;
     ``LINT_DIRECTIVE``: ``#include``, ``#define``, an unknown pragma; ``LINT_CONTRACT``: contraction
     not off at file level, or on outside the one helper; ``LINT_CALL``: a call not on the list;
+    ``LINT_NAME``: a name that the source does not declare, or a builtin that is not called;
     ``LINT_MINMAX``, ``LINT_ATOMIC``, ``LINT_DIVIDE``: used on what is not visibly an integer;
-    ``LINT_TYPE``, ``LINT_LITERAL``, ``LINT_ASM``: half variables, NAN and INFINITY, assembler.
+    ``LINT_POINTER``: a pointer cast to another element type, or of what is no declared pointer;
+    ``LINT_DOUBLE``: float64 where the names do not say that float64 is computed;
+    ``LINT_TYPE``, ``LINT_LITERAL``, ``LINT_ASM``: half variables, NAN, INFINITY and subnormal
+    literals (compilers fold them), assembler.
     """
     for option in options:
         if not _OPTIONS.match(option):
@@ -124,17 +138,18 @@ def check(source: str, options: tuple[str, ...] = ()) -> None:
             refuse("LINT_CALL", f"redefinition of {function.name}", tokens[function.start])
     typedefs = _typedefs(tokens)
     inside = owners_of(tokens, functions)
-    floats_at_top = _declared(
-        tokens, typedefs, [i for i, owner in enumerate(inside) if owner is None]
-    )
+    outside = [i for i, owner in enumerate(inside) if owner is None]
+    floats_at_top = _declared(tokens, typedefs, outside)
     for function in functions:
         span = range(function.start, function.closing + 1)
-        declared = _declared(tokens, typedefs, span)
-        names = {name: floats_at_top.get(name, False) for name in floats_at_top} | declared
+        names = floats_at_top | _declared(tokens, typedefs, span)
+        known = frozenset([*names, *defined, *typedefs])
         _check_body(tokens, function, names, defined, typedefs)
-    for index, owner in enumerate(inside):
-        if owner is None:
-            _check_word(tokens, index, defined, "")
+        _check_names(tokens, span, known)
+        _check_pointer_casts(tokens, span)
+    for index in outside:
+        _check_word(tokens, index, defined, "")
+    _check_names(tokens, outside, frozenset([*floats_at_top, *defined, *typedefs]))
 
 
 def _check_directives(tokens: Sequence[Token], functions: Sequence[Function]) -> None:
@@ -252,7 +267,7 @@ def _check_body(
                 and _integers(right, names, defined, typedefs)
             ):
                 refuse("LINT_DIVIDE", f"'{token.text}' on what may be a float", token)
-        elif token.kind == "name" and index != function.opening:
+        elif token.kind != "pragma" and index != function.opening:
             _check_word(tokens, index, defined, function.name)
             following = tokens[index + 1].text if index + 1 < len(tokens) else ""
             if following == "(" and token.text in _INTEGER_CALLS:
@@ -272,10 +287,14 @@ def _check_word(tokens: Sequence[Token], index: int, defined: set[str], function
     following = tokens[index + 1].text if index + 1 < len(tokens) else ""
     if token.kind == "string" or text == "##":
         refuse("LINT_TYPE", text, token)
+    if token.kind == "number":
+        _check_number(token, function)
     if token.kind != "name":
         return
     if text in _FORBIDDEN_WORDS:
         refuse(_FORBIDDEN_WORDS[text], text, token)
+    if _DOUBLE.match(text) and not _USES_DOUBLE.match(function):
+        refuse("LINT_DOUBLE", f"{text} where nothing is float64", token)
     if text.startswith("__builtin"):
         refuse("LINT_CALL", text, token)
     if re.match(r"^half(?:2|3|4|8|16)?$", text) and (text != "half" or following != "*"):
@@ -291,6 +310,93 @@ def _check_word(tokens: Sequence[Token], index: int, defined: set[str], function
     root = text in ("sqrt", "fabs") and function.startswith(("fx1_sqrt", "fx1_div"))
     if not (root or _is_builtin(text)):
         refuse("LINT_CALL", f"{text}()", token)
+
+
+def _check_number(token: Token, function: str) -> None:
+    """A literal that is subnormal or overflows reaches a kernel as bits (docs/numerics.md §3).
+
+    One without a suffix is a double, and so is what it is combined with.
+    """
+    text = token.text.lower()
+    is_hex = text.startswith("0x")
+    if text.endswith("h"):
+        refuse("LINT_TYPE", f"the half literal {token.text}", token)
+    if "p" not in text if is_hex else not ("." in text or "e" in text or text.endswith("f")):
+        return
+    digits = text.rstrip("fl") if not is_hex else text.rstrip("l").removesuffix("f")
+    value = abs(float.fromhex(digits) if is_hex else float(digits))
+    smallest, largest = (2.0**-126, 2.0**128) if text.endswith("f") else (2.0**-1022, float("inf"))
+    if 0 < value < smallest or value >= largest:
+        refuse("LINT_LITERAL", token.text, token)
+    if not text.endswith("f") and not _USES_DOUBLE.match(function):
+        refuse("LINT_DOUBLE", f"the double literal {token.text}", token)
+
+
+def _check_names(tokens: Sequence[Token], span: Sequence[int], known: frozenset[str]) -> None:
+    """Every name is a word of C that is on the list, or declared here, or a builtin being called.
+
+    So a function reaches no call by another way than by its name before a parenthesis.
+    """
+    for index in span:
+        token = tokens[index]
+        text = token.text
+        if token.kind != "name" or text in known or text in _KEYWORDS or text in _QUALIFIERS:
+            continue
+        if _TYPE.match(text) or _INTEGER_TYPE.match(text) or text in _ATTRIBUTES:
+            continue
+        if index and tokens[index - 1].text in (".", "->"):  # a part of a vector
+            continue
+        called = index + 1 < len(tokens) and tokens[index + 1].text == "("
+        if not called:
+            refuse("LINT_NAME", f"the undeclared name {text}", token)
+
+
+def _check_pointer_casts(tokens: Sequence[Token], span: range) -> None:
+    """A pointer may be cast between widths of its own element type; ``half`` only exists so."""
+    pointees = _pointees(tokens, span)
+    for index in span:
+        if (
+            tokens[index].text != ")"
+            or tokens[index - 1].text != "*"
+            or not _is_cast(tokens, index)
+        ):
+            continue
+        target = _element_type(tokens[matching_back(tokens, index) + 1 : index])
+        if target == "half":
+            continue
+        operand = _right_operand(tokens, index)
+        found = [pointees[token.text] for token in operand if token.text in pointees]
+        if not found or found[0] != target:
+            what = f"of a pointer to {found[0]}" if found else "of what is no declared pointer"
+            refuse("LINT_POINTER", f"a cast to {target}* {what}", tokens[index])
+
+
+def _pointees(tokens: Sequence[Token], span: range) -> dict[str, str]:
+    """Pointers and arrays declared in a span -> their element type, vectors counting as scalars."""
+    found: dict[str, str] = {}
+    current = ""
+    for index in span:
+        text, kind = tokens[index].text, tokens[index].kind
+        before = tokens[index - 1].text if index else ""
+        if _TYPE.match(text) or _INTEGER_TYPE.match(text):
+            current = _element_type([tokens[index]])
+        elif kind == "name" and current:
+            after = tokens[index + 1].text if index + 1 < len(tokens) else ""
+            pointer = before == "*" or (before in _QUALIFIERS and tokens[index - 2].text == "*")
+            array = after == "[" and (before == "," or bool(_TYPE.match(before)))
+            if (pointer or array) and text not in _QUALIFIERS:
+                found.setdefault(text, current)
+        elif text in (";", "=", "{", "}"):
+            current = ""
+    return found
+
+
+def _element_type(words: Sequence[Token]) -> str:
+    """The scalar that a type is made of: ``const float8*`` -> ``float``."""
+    for word in words:
+        if _TYPE.match(word.text) or _INTEGER_TYPE.match(word.text):
+            return re.sub(r"(?:2|3|4|8|16)$", "", word.text)
+    return ""
 
 
 def _is_builtin(name: str) -> bool:

@@ -1,6 +1,6 @@
 """From scheduled kernels to launches with text: elementwise, CONCAT and SCATTER, and the dispatch.
 
-``Lowering`` takes the kernels of a schedule one by one and appends :class:`Call` s. REDUCE lives in
+``Lowering`` takes the kernels of a schedule one by one and appends their calls. REDUCE lives in
 ``reduce.py``, DOT in ``contract.py``. Loops over large axes first run on a scratch emitter, which
 shows which accesses there are; then axes that all accesses treat as one are joined and the real
 body is emitted, with 32-bit indices where they suffice.
@@ -16,11 +16,12 @@ from flopmarket.engine.codegen import nest as nests
 from flopmarket.engine.codegen import opencl
 from flopmarket.engine.codegen.emit import Emitter, Temp
 from flopmarket.engine.codegen.loops import Assign, If, Let, Line, Loop, Scope, Statement
-from flopmarket.engine.codegen.nest import Call
 from flopmarket.engine.codegen.opencl import Target
+from flopmarket.engine.codegen.repeat import AnyCall, turn_form
 from flopmarket.engine.codegen.templates.gemm import GemmTile
 from flopmarket.engine.dtypes import DType
 from flopmarket.engine.graph import Node, Op, Shape
+from flopmarket.engine.schedule.frame import Frame
 from flopmarket.engine.schedule.fuse import Kernel, Schedule
 from flopmarket.engine.views import Index, Linear, variable
 
@@ -29,34 +30,47 @@ Emit = Callable[[Emitter, Index, Scope], None]
 
 
 class Lowering:
-    """Turns a schedule into calls. One instance per plan."""
+    """Turns the schedule of a frame into calls. One instance for a step, one for every loop."""
 
-    def __init__(self, schedule: Schedule, target: Target, tile: GemmTile | None = None) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        target: Target,
+        frame: Frame,
+        tile: GemmTile | None = None,
+        *,
+        fusion: bool = True,
+    ) -> None:
         self.schedule = schedule
         self.target = target
-        self.calls: list[Call] = []
+        self.frame = frame
+        self.fusion = fusion
+        self.given_tile = tile
+        self.calls: list[AnyCall] = []
         self.final = frozenset(schedule.outputs)
         self.packed: dict[Hashable, Temp] = {}
-        self._tile = tile
         self._temps = 0
 
     def tile(self, M: int, N: int, K: int) -> GemmTile:
         """The register tile of a product: the given one, or the best guess for the device."""
-        if self._tile is not None:
-            return self._tile
+        if self.given_tile is not None:
+            return self.given_tile
         return choose_tile(M, N, self.target.vector_floats)
 
-    def run(self) -> list[Call]:
+    def run(self) -> list[AnyCall]:
         """Lower every kernel, in launch order."""
         # The families import this module for its type; their rules are looked up here.
         from flopmarket.engine.codegen.contract import lower_dot
         from flopmarket.engine.codegen.reduce import lower_reduce
+        from flopmarket.engine.schedule.loops import lower_loop
 
         for kernel in self.schedule.kernels:
-            if kernel.anchor.elements == 0:
-                continue
             op = None if kernel.core is None else kernel.core.op
-            if op is Op.REDUCE:
+            if op is Op.LOOP:
+                lower_loop(self, kernel)
+            elif kernel.anchor.elements == 0:
+                continue
+            elif op is Op.REDUCE:
                 lower_reduce(self, kernel)
             elif op is Op.DOT:
                 lower_dot(self, kernel)
@@ -74,19 +88,29 @@ class Lowering:
         """An emitter that loads what other kernels store."""
         own = set(kernel.roots) | {kernel.core}
         stored = self.schedule.stored
-        return Emitter(self.target, lambda n: n in stored and n not in own, wide=wide)
+        turn = None if self.frame.turns is None else turn_form(self.frame.turns)
+        return Emitter(self.target, lambda n: n in stored and n not in own, wide=wide, turn=turn)
 
     def temp(self, dtype: DType, elements: int) -> Temp:
         """A new temporary buffer."""
+        return Temp(self.temp_name(), dtype, elements)
+
+    def temp_name(self) -> str:
+        """A name that no other temporary of this frame has."""
         self._temps += 1
-        return Temp(f"t{self._temps}", dtype, elements)
+        return f"t{self._temps}"
 
     def store_roots(self, emitter: Emitter, kernel: Kernel, flat: Linear, scope: Scope) -> None:
         """Compute and store every root of the kernel at row-major position ``flat``."""
         for root in kernel.roots:
             index = views.unflatten(flat, root.shape)
             value = emitter.value(root, index, scope)
-            emitter.store(root, flat, value.text, scope, root in self.final)
+            sink = self.frame.sinks.get(root)
+            if sink is None:
+                emitter.store(root, flat, value.text, scope, root in self.final)
+                continue
+            place = emitter.at_turn(flat, root.elements) if sink.stacked else flat
+            emitter.store(sink.key, place, value.text, scope, sink.final)
 
     def probe(self, kernel: Kernel, shape: Shape, emit: Emit) -> tuple[Shape, bool]:
         """The collapsed form of a space, and whether its indices are wide."""
@@ -210,20 +234,15 @@ class Lowering:
         here = f"{target.name}[place * {columns} + {opencl.index_text(column, emitter.wide)}]"
         value = update.text
         if node.arg[0] == "add":
-            value = opencl.combine("sum", dtype, here, value)
-        self._assign(inner, here, value, node)
+            total = opencl.combine("sum", dtype, opencl.loaded(here, dtype), value)
+            value = opencl.rounded(total, dtype)
+        final = node in self.final
+        inner.append(Assign(here, opencl.stored(value, dtype, final=final)))
         owned.append(Loop(kind, "x", first, last, inner))
         turns.append(If("place >= low && place < high", owned))
         top.body.append(Loop(kind, "u", "0", str(places.shape[0]), turns))
         columns_grid = blocks if self.target.is_cpu else -(-blocks // 32) * 32
         return top.body, (columns_grid, parts)
-
-    def _assign(self, body: list[Statement], target: str, value: str, node: Node) -> None:
-        if node.dtype.is_float and node in self.final:
-            value = opencl.canonical(value)
-        if node.dtype.kind == "b":
-            value = f"(uchar){value}"
-        body.append(Assign(target, value))
 
 
 _TILE_SPEEDS = {

@@ -204,6 +204,11 @@ def make_call(
     )
 
 
+def family_of(family: str, emitter: Emitter) -> str:
+    """The family's name, which says so where the kernel computes in float64: the lint looks."""
+    return f"{family}_f64" if emitter.has_float64 else family
+
+
 def signature(emitter: Emitter, text: str, local_size: tuple[int, ...]) -> str:
     """A whole kernel definition around a body's text."""
     declared = [p.declaration() for p in emitter.parameters.values()]
@@ -227,7 +232,7 @@ def finish_call(
     """The call of a kernel whose text is complete, arguments being the emitter's parameters."""
     keys = tuple(emitter.parameters)
     return Call(
-        family,
+        family_of(family, emitter),
         text,
         keys,
         frozenset(at for at, p in enumerate(emitter.parameters.values()) if p.written),

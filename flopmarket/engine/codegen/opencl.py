@@ -1,10 +1,11 @@
-"""OpenCL C for single operations: literals, operators, conversions, and the helpers they call.
+"""OpenCL C for single operations: literals, operators, conversions, loads and stores.
 
-Everything here is one operation of FX1 as text (docs/numerics.md §1 and §3); ``lower.py`` decides
-what is computed where. A ``bool`` is a C ``bool`` in registers and a ``uchar`` of 0 or 1 in
-buffers. Integer arithmetic runs in unsigned types, where overflow is defined. Special float
-literals are built from a kernel argument that is always 0 (:data:`OPAQUE`), so that no compiler can
-fold arithmetic on them.
+Everything here is one operation of FX1 as text (docs/numerics.md §1 and §3), calling the helpers of
+``prelude.py``; ``lower.py`` decides what is computed where. A ``bool`` is a C ``bool`` in registers
+and a ``uchar`` of 0 or 1 in buffers. A 16-bit float is a ``float`` in registers, which every
+operation leaves rounded to 16 bits, and the ``ushort`` of its bits in buffers. Integer arithmetic
+runs in unsigned types, where overflow is defined. Special float literals are built from a kernel
+argument that is always 0 (:data:`OPAQUE`), so that no compiler can fold arithmetic on them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy as np
 from flopmarket.engine import dtypes
 from flopmarket.engine.codegen.loops import Value
 from flopmarket.engine.dtypes import DType
-from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node, Op, const_scalar
 from flopmarket.engine.views import Linear
 
@@ -34,9 +34,10 @@ an array took 70 times as long (PoCL with AVX-512).
 """
 
 
-def canonical(text: str) -> str:
-    """C text of a float with every NaN replaced by the canonical one."""
-    return f"fx1_canonical({text}, {OPAQUE})"
+def canonical(text: str, dtype: DType = dtypes.float32) -> str:
+    """C text of a float32 or float64 with every NaN replaced by the canonical one."""
+    suffix = "_double" if dtype is dtypes.float64 else ""
+    return f"fx1_canonical{suffix}({text}, {OPAQUE})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,10 @@ class Target:
     """What a device means for generated text. Part of every plan's key.
 
     ``contract_helper``: admission proved that an addition of a product inside a function with
-    contraction ON gives the bits of ``fma()``. ``has_fp64``: DIV and SQRT go through float64.
-    ``is_cpu``: one work-item takes a block of elements and work-groups are of one work-item.
+    contraction ON gives the bits of ``fma()``; ``contract_helper_double`` says so of float64.
+    ``has_fp64``: there is float64, and DIV and SQRT of float32 go through it; without it they are
+    decided by integer remainders. ``is_cpu``: one work-item takes a block of elements and
+    work-groups are of one work-item.
     """
 
     is_cpu: bool = True
@@ -53,72 +56,40 @@ class Target:
     has_fp64: bool = True
     vector_floats: int = 8
     compute_units: int = 2
-
-
-def prelude(target: Target) -> str:
-    """The head of every source: the pragma, then the helpers of FX1."""
-    if target.contract_helper:
-        fma = "\n#pragma OPENCL FP_CONTRACT ON\n    return a * b + c;\n"
-    else:
-        fma = " return fma(a, b, c); "
-    parts = ["#pragma OPENCL FP_CONTRACT OFF\n"]
-    if target.has_fp64:
-        parts.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n")
-    parts.append(f"static inline float fx1_fma(float a, float b, float c) {{{fma}}}\n")
-    parts.append(_COMPARISONS)
-    if target.has_fp64:
-        parts.append(_DIVISION)
-    parts.extend(_integer_division(d) for d in dtypes.DTYPES if d.is_integer)
-    return "".join(parts)
-
-
-_COMPARISONS = f"""\
-static inline float fx1_canonical(float x, uint {OPAQUE}) {{
-    return x == x ? x : {CANONICAL_NAN};
-}}
-static inline float fx1_max(float a, float b, uint {OPAQUE}) {{
-    const float equal = as_float(as_uint(a) & as_uint(b));
-    const float larger = a > b ? a : b;
-    const float ordered = a == b ? equal : larger;
-    return a == a && b == b ? ordered : {CANONICAL_NAN};
-}}
-static inline float fx1_min(float a, float b, uint {OPAQUE}) {{
-    const float equal = as_float(as_uint(a) | as_uint(b));
-    const float smaller = a < b ? a : b;
-    const float ordered = a == b ? equal : smaller;
-    return a == a && b == b ? ordered : {CANONICAL_NAN};
-}}
-"""
-
-_DIVISION = """\
-static inline float fx1_div(float a, float b) { return (float)((double)a / (double)b); }
-static inline float fx1_sqrt(float x) { return (float)sqrt((double)x); }
-"""
-
-
-def _integer_division(dtype: DType) -> str:
-    c = dtype.c_name
-    name = f"fx1_div_{dtype.name}"
-    if dtype.kind == "u":
-        return (
-            f"static inline {c} {name}({c} a, {c} b) "
-            f"{{ return b == 0 ? ({c})0 : ({c})(a / (b == 0 ? ({c})1 : b)); }}\n"
-        )
-    low = integer_literal(int(np.iinfo(dtype.numpy).min), dtype)
-    return f"""\
-static inline {c} {name}({c} a, {c} b) {{
-    const {c} safe = b == 0 || (a == {low} && b == -1) ? ({c})1 : b;
-    const {c} quotient = ({c})(a / safe);
-    const {c} left = ({c})(a % safe);
-    const {c} floored = left != 0 && (left < 0) != (safe < 0) ? ({c})(quotient - 1) : quotient;
-    return b == 0 ? ({c})0 : floored;
-}}
-"""
+    contract_helper_double: bool = False
 
 
 def register_type(dtype: DType) -> str:
     """C type of a value in a variable."""
-    return "bool" if dtype is dtypes.bool_ else dtype.c_name
+    if dtype is dtypes.bool_:
+        return "bool"
+    return "float" if dtype.is_narrow_float else dtype.c_name
+
+
+def arithmetic_dtype(dtype: DType) -> DType:
+    """The type that ``dtype``'s arithmetic, and the partial results of its sums, have."""
+    return dtypes.float32 if dtype.is_narrow_float else dtype
+
+
+def rounded(text: str, dtype: DType) -> str:
+    """A register of the arithmetic type as a value of ``dtype``."""
+    return f"fx1_round_{dtype.name}({text})" if dtype.is_narrow_float else text
+
+
+def loaded(text: str, dtype: DType) -> str:
+    """An element of a buffer as a register holds it."""
+    if dtype is dtypes.bool_:
+        return f"({text} != 0)"
+    return f"fx1_widen_{dtype.name}({text})" if dtype.is_narrow_float else text
+
+
+def stored(text: str, dtype: DType, *, final: bool) -> str:
+    """A register's value as a buffer holds it; ``final`` values leave the engine canonical."""
+    if dtype is dtypes.bool_:
+        return f"(uchar){text}"
+    if dtype.is_narrow_float:
+        return f"fx1_narrow_{dtype.name}({text})"
+    return canonical(text, dtype) if dtype.is_float and final else text
 
 
 def unsigned(dtype: DType) -> str:
@@ -143,6 +114,9 @@ def literal(value: np.generic, dtype: DType) -> str:
         return "true" if value else "false"
     if dtype.is_integer:
         return integer_literal(int(value), dtype)
+    if dtype is dtypes.float64:
+        return _double_literal(value)
+    value = np.float32(value)
     number = float(value)
     bits = int(np.asarray(value).view(np.uint32))
     if number == 0 or not math.isfinite(number) or abs(number) < 2.0**-126:
@@ -150,14 +124,25 @@ def literal(value: np.generic, dtype: DType) -> str:
     return f"as_float(0x{bits:x}u)" if number != int(number) or abs(number) > 1e6 else f"{number}f"
 
 
+def _double_literal(value: np.generic) -> str:
+    number = float(value)
+    if number == 0 or not math.isfinite(number) or abs(number) < 2.0**-1022:
+        return _opaque(value)
+    return f"as_double(0x{int(np.asarray(value).view(np.uint64)):x}UL)"
+
+
 def _opaque(value: np.generic) -> str:
-    return f"as_float(0x{int(np.asarray(value).view(np.uint32)):x}u ^ {OPAQUE})"
+    if isinstance(value, np.float64):
+        return f"as_double(0x{int(np.asarray(value).view(np.uint64)):x}UL ^ {OPAQUE})"
+    return f"as_float(0x{int(np.asarray(np.float32(value)).view(np.uint32)):x}u ^ {OPAQUE})"
 
 
 def zero(dtype: DType) -> str:
     """The literal of all bits 0, as padding has it."""
     if dtype is dtypes.bool_:
         return "false"
+    if dtype is dtypes.float64:
+        return "as_double(0UL)"
     return "0.0f" if dtype.is_float else f"({dtype.c_name})0"
 
 
@@ -213,27 +198,24 @@ def operation(node: Node, values: Sequence[Value], target: Target) -> str:
     if op is Op.BIT:
         return _bits(node, args)
     if op in (Op.DIV, Op.SQRT) and dtype.is_float:
-        if not target.has_fp64:
-            raise EngineError(
-                "the device has no float64, which exact division and square root need",
-                code="DEVICE_NO_FP64",
-                hint="this device is fast-only",
-            )
         name = "fx1_div" if op is Op.DIV else "fx1_sqrt"
-        return f"{name}({', '.join(args)})"
+        suffix = "_double" if dtype is dtypes.float64 else ""
+        return rounded(f"{name}{suffix}({', '.join(args)})", dtype)
     if op is Op.FMA:
-        return _fma(node, values)
-    return combine(_COMBINED[op], dtype, args[0], args[1])
+        return rounded(_fma(node, values), dtype)
+    result = combine(_COMBINED[op], dtype, args[0], args[1])
+    return result if op is Op.MAX else rounded(result, dtype)
 
 
 _COMBINED = {Op.ADD: "sum", Op.MUL: "prod", Op.MAX: "max", Op.DIV: "div"}
 
 
 def combine(kind: str, dtype: DType, a: str, b: str) -> str:
-    """``a`` and ``b`` under 'sum', 'prod', 'max', 'min' or integer 'div'."""
+    """``a`` and ``b`` under 'sum', 'prod', 'max', 'min' or integer 'div', not yet rounded."""
     if dtype.is_float:
         if kind in ("max", "min"):
-            return f"fx1_{kind}({a}, {b}, {OPAQUE})"
+            suffix = "_double" if dtype is dtypes.float64 else ""
+            return f"fx1_{kind}{suffix}({a}, {b}, {OPAQUE})"
         return f"({a} {'+' if kind == 'sum' else '*'} {b})"
     if kind == "div":
         return f"fx1_div_{dtype.name}({a}, {b})"
@@ -247,6 +229,9 @@ def combine(kind: str, dtype: DType, a: str, b: str) -> str:
 
 def multiply_add(dtype: DType, a: Value, b: Value, c: str) -> str:
     """``a * b + c``: an FMA node, or one term of a DOT or of a sum of products."""
+    if dtype is dtypes.float64:
+        left = f"as_double(as_ulong({a.text}) ^ {OPAQUE})" if a.constant and b.constant else a.text
+        return f"fx1_fma_double({left}, {b.text}, {c})"
     if dtype.is_float:
         left = f"as_float(as_uint({a.text}) ^ {OPAQUE})" if a.constant and b.constant else a.text
         return f"fx1_fma({left}, {b.text}, {c})"
@@ -288,25 +273,53 @@ def _bits(node: Node, args: Sequence[str]) -> str:
 def _cast(node: Node, x: str) -> str:
     source, target = node.src[0].dtype, node.dtype
     if node.arg == ("bitcast",):
-        if source.is_float:
-            return f"as_{target.c_name}({canonical(x)})"
-        if target.is_float:
-            return canonical(f"as_{target.c_name}({x})")
-        return f"(({target.c_name}){x})"
+        return _bitcast(x, source, target)
     if target is dtypes.bool_:
-        return f"({x} != {zero(source)})" if not source.is_float else f"({x} != 0.0f)"
+        return f"({x} != {zero(source)})"
     if source.is_float and target.is_integer:
-        return _float_to_integer(x, target)
+        return _float_to_integer(x, arithmetic_dtype(source), target)
+    if target.is_narrow_float:
+        return _to_narrow(x, source, target)
+    return f"(({register_type(target)}){x})"
+
+
+def _bitcast(x: str, source: DType, target: DType) -> str:
+    if source.is_narrow_float:
+        x = stored(x, source, final=True)
+    if target.is_narrow_float:
+        return loaded(f"((ushort){x})", target)
+    if source.is_float and not source.is_narrow_float:
+        return f"as_{target.c_name}({canonical(x, source)})"
+    if target.is_float:
+        return canonical(f"as_{target.c_name}({x})", target)
     return f"(({target.c_name}){x})"
 
 
-def _float_to_integer(x: str, target: DType) -> str:
+def _to_narrow(x: str, source: DType, target: DType) -> str:
+    """A conversion to a 16-bit float: what comes before its rounding loses nothing it could see."""
+    if source is dtypes.float64:
+        x = f"fx1_odd_double({x})"
+    elif source.is_integer and source.size_bytes > 2 and target is dtypes.bfloat16:
+        # float16 needs no such care: an integer beyond 2^24 is an infinity there.
+        size = f"{x} < 0 ? 0UL - (ulong){x} : (ulong){x}" if source.kind == "i" else f"(ulong){x}"
+        positive = f"fx1_odd_integer({size})"
+        x = f"({x} < 0 ? -{positive} : {positive})" if source.kind == "i" else positive
+    elif not source.is_float:
+        x = f"(float){x}"
+    return rounded(x, target)
+
+
+def _float_to_integer(x: str, source: DType, target: DType) -> str:
     info = np.iinfo(target.numpy)
-    above = f"as_float(0x{int(np.float32(float(int(info.max) + 1)).view(np.uint32)):x}u)"
-    below = f"as_float(0x{int(np.float32(float(int(info.min))).view(np.uint32)):x}u)"
+    if source is dtypes.float64:
+        above = f"as_double(0x{int(np.float64(int(info.max) + 1).view(np.uint64)):x}UL)"
+        below = f"as_double(0x{int(np.float64(int(info.min)).view(np.uint64)):x}UL)"
+    else:
+        above = f"as_float(0x{int(np.float32(float(int(info.max) + 1)).view(np.uint32)):x}u)"
+        below = f"as_float(0x{int(np.float32(float(int(info.min))).view(np.uint32)):x}u)"
     high = integer_literal(int(info.max), target)
     low = integer_literal(int(info.min), target)
     # The conversion itself only sees numbers inside the range: outside C leaves it undefined.
     inside = f"{x} > {below} && {x} < {above}"
-    safe = f"({target.c_name})({inside} ? {x} : 0.0f)"
+    safe = f"({target.c_name})({inside} ? {x} : {zero(source)})"
     return f"({x} >= {above} ? {high} : ({x} <= {below} ? {low} : {safe}))"

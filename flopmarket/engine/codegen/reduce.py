@@ -68,6 +68,9 @@ def lower_reduce(lowering: Lowering, kernel: Kernel) -> None:
 
     def finish(emitter: Emitter, index: Index, result: Value, scope: Scope) -> None:
         flat = views.flatten(index, node.shape)
+        if node.dtype.is_narrow_float:
+            text = opencl.rounded(result.text, node.dtype)
+            result = emitter.let(scope, node.dtype, text, result.depth)
         emitter.bind(node, flat, result)
         lowering.store_roots(emitter, kernel, flat, scope)
 
@@ -85,7 +88,8 @@ def lower_reduce(lowering: Lowering, kernel: Kernel) -> None:
     while count > REDUCE_BLOCK:
         source, count = _blocks(lowering, kernel, kind, node, source, count)
         kind = "sum" if kind == "sumprod" else kind
-    _fold(lowering, Fold(kernel, kind, node.dtype, node.shape, count, source, finish))
+    dtype = opencl.arithmetic_dtype(node.dtype)
+    _fold(lowering, Fold(kernel, kind, dtype, node.shape, count, source, finish))
 
 
 def _constant(lowering: Lowering, kernel: Kernel, node: Node, finish: Finish) -> None:
@@ -102,7 +106,8 @@ def _blocks(
     """Fold every block of every row into a temporary; the source that reads it, its row length."""
     blocks = -(-count // REDUCE_BLOCK)
     rows = node.elements
-    temp = lowering.temp(node.dtype, rows * blocks)
+    dtype = opencl.arithmetic_dtype(node.dtype)
+    temp = lowering.temp(dtype, rows * blocks)
 
     def stage(first: int, number: int, size: int) -> None:
         space = (*node.shape, number)
@@ -114,7 +119,7 @@ def _blocks(
             row = views.flatten(index[:-1], node.shape)
             emitter.store(temp, row * blocks + index[-1] + first, result.text, scope, False)
 
-        _fold(lowering, Fold(kernel, kind, node.dtype, space, size, part, finish))
+        _fold(lowering, Fold(kernel, kind, dtype, space, size, part, finish))
 
     whole, rest = divmod(count, REDUCE_BLOCK)
     stage(0, whole, REDUCE_BLOCK)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from flopmarket.engine.runtime.devices import DeviceInfo
 
 LAUNCHES_PER_FLUSH = 32
 """A queue that is never flushed may not start before the host waits for it."""
+LAUNCHES_PER_WAIT = 8_192
+"""Launches after which the host waits: what is queued takes the host's memory."""
 MAX_BUILD_LOG_CHARACTERS = 4_000
 
 _RETRYABLE = frozenset(
@@ -111,9 +114,12 @@ class Buffer:
 
 
 class Launch:
-    """A kernel with bound arguments and sizes, ready to be enqueued any number of times."""
+    """A kernel with bound arguments and sizes, ready to be enqueued any number of times.
 
-    __slots__ = ("_arguments", "global_size", "kernel", "local_size", "name")
+    ``has_offset``: in a loop it is enqueued with the turn as its global offset in the last axis.
+    """
+
+    __slots__ = ("_arguments", "global_size", "has_offset", "kernel", "local_size", "name")
 
     def __init__(
         self,
@@ -122,7 +128,9 @@ class Launch:
         arguments: Sequence[Buffer | np.generic],
         global_size: tuple[int, ...],
         local_size: tuple[int, ...] | None,
+        has_offset: bool = False,
     ) -> None:
+        self.has_offset = has_offset
         self.kernel = kernel
         self.name = name
         self.global_size = global_size
@@ -151,6 +159,19 @@ class Launch:
         self._arguments[index] = value
 
 
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A loop of launches: ``once``, then ``count`` turns that take the two tapes by turns.
+
+    With ``reverse`` the turns' global offsets count down to 0.
+    """
+
+    count: int
+    reverse: bool
+    once: Sequence[Launch | Repeat]
+    tapes: tuple[Sequence[Launch | Repeat], Sequence[Launch | Repeat]]
+
+
 class Module:
     """A compiled source. Every launch made from it gets a kernel object of its own."""
 
@@ -169,10 +190,13 @@ class Module:
         arguments: Sequence[Buffer | np.generic],
         global_size: tuple[int, ...],
         local_size: tuple[int, ...] | None = None,
+        *,
+        has_offset: bool = False,
     ) -> Launch:
         """Bind kernel ``name`` to its arguments. Sizes are in work-items, one to three axes.
 
         Without ``local_size`` a kernel gets its ``reqd_work_group_size``, else the driver's choice.
+        With ``has_offset`` sizes are filled up to three axes.
         Raises ``KERNEL_UNKNOWN``, ``KERNEL_ARGUMENTS`` or ``KERNEL_SIZE``.
         """
         if not 1 <= len(global_size) <= 3 or min(global_size) < 1:
@@ -189,7 +213,10 @@ class Module:
                 f"kernel {name}: work-group size {local_size} does not divide {global_size}",
                 code="KERNEL_SIZE",
             )
-        return Launch(kernel, name, arguments, global_size, local_size)
+        if has_offset:
+            global_size = (*global_size, 1, 1)[:3]
+            local_size = None if local_size is None else (*local_size, 1, 1)[:3]
+        return Launch(kernel, name, arguments, global_size, local_size, has_offset)
 
     def kernel(self, name: str) -> Any:
         """A fresh ``pyopencl.Kernel``; ``launch`` is what almost every caller wants."""
@@ -274,7 +301,7 @@ class Device:
 
     def upload(self, buffer: Buffer, array: np.ndarray[Any, Any], offset: int = 0) -> None:
         """Copy an array's bytes in C order to ``offset``; the array may be reused afterwards."""
-        source = np.ascontiguousarray(array)
+        source = _as_words(np.ascontiguousarray(array))
         _check_range("upload", buffer, offset, source.nbytes)
         if source.nbytes:
             with _attempt(f"upload {source.nbytes} bytes"):
@@ -294,7 +321,7 @@ class Device:
         if array.nbytes:
             with _attempt(f"download {array.nbytes} bytes"):
                 cl.enqueue_copy(
-                    self.queue, array, buffer.handle, src_offset=offset, is_blocking=True
+                    self.queue, _as_words(array), buffer.handle, src_offset=offset, is_blocking=True
                 )
 
     def copy(
@@ -320,15 +347,21 @@ class Device:
                     dst_offset=target_offset,
                 )
 
-    def run(self, launches: Iterable[Launch]) -> None:
-        """Enqueue launches in order and return at once; ``finish`` or ``download`` waits."""
+    def run(self, launches: Iterable[Launch | Repeat]) -> None:
+        """Enqueue launches in order and return at once; ``finish`` or ``download`` waits.
+
+        Many launches are not all in the queue at once: it would grow faster than it is worked off.
+        """
         queue, enqueue = self.queue, cl.enqueue_nd_range_kernel
         launch: Launch | None = None
+        offset: tuple[int, int, int] | None
         try:
-            for count, launch in enumerate(launches, start=1):
-                enqueue(queue, launch.kernel, launch.global_size, launch.local_size)
+            for count, (launch, offset) in enumerate(_unrolled(launches, None), start=1):
+                enqueue(queue, launch.kernel, launch.global_size, launch.local_size, offset)
                 if count % LAUNCHES_PER_FLUSH == 0:
                     queue.flush()
+                    if count % LAUNCHES_PER_WAIT == 0:
+                        queue.finish()
             queue.flush()
         except cl.Error as error:
             name = "nothing" if launch is None else f"{launch.name} over {launch.global_size}"
@@ -416,6 +449,26 @@ class Device:
                 code="KERNEL_BUILD",
             ) from error
         return program
+
+
+def _unrolled(
+    launches: Iterable[Launch | Repeat], offset: tuple[int, int, int] | None
+) -> Iterator[tuple[Launch, tuple[int, int, int] | None]]:
+    """Every launch in order with its global offset. Loops nest to a bounded depth."""
+    for launch in launches:
+        if isinstance(launch, Launch):
+            yield launch, offset if launch.has_offset else None
+            continue
+        yield from _unrolled(launch.once, None)
+        last = launch.count - 1
+        for turn in range(launch.count):
+            at = last - turn if launch.reverse else turn
+            yield from _unrolled(launch.tapes[turn % 2], (0, 0, at))
+
+
+def _as_words(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same memory under an integer type where Python's buffers have no name for the dtype."""
+    return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
 
 
 def _build_log(program: Any, handle: Any) -> str:

@@ -44,13 +44,21 @@ class Prepared:
 
     def run(self, values: Mapping[Node, Array]) -> dict[Node, Array]:
         """Values of the outputs, canonical, given canonical values of ``plan.leaves``."""
+        self.compute(values)
+        return {node: self._fetch(node, values) for node in self.plan.outputs}
+
+    def compute(self, values: Mapping[Node, Array]) -> None:
+        """Queue the computation; :meth:`buffer` says where the outputs will lie."""
         if self._options.poison:
             self._resident.poison()
         for leaf, buffer in self._leaves.items():
             if leaf.elements:
                 self._device.upload(buffer, values[leaf])
         self._resident.run(self._steps, self._launches)
-        return {node: self._fetch(node, values) for node in self.plan.outputs}
+
+    def buffer(self, node: Node) -> Buffer:
+        """Device memory of an output that is no leaf; the next computation overwrites it."""
+        return self._resident.buffer(node)
 
     def _fetch(self, node: Node, values: Mapping[Node, Array]) -> Array:
         if node in self._leaves:

@@ -12,23 +12,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flopmarket.engine import dtypes
+from flopmarket.engine import dtypes, loop, probes_float64
 from flopmarket.engine.codegen.emit import BufferKey
 from flopmarket.engine.codegen.opencl import Target
+from flopmarket.engine.codegen.repeat import TURN
 from flopmarket.engine.codegen.templates.gemm import GemmTile
 from flopmarket.engine.errors import EngineError
-from flopmarket.engine.graph import Node, input_
+from flopmarket.engine.graph import Node, input_, topological
 from flopmarket.engine.probes import build_options
 from flopmarket.engine.program import Program, TensorSpec
-from flopmarket.engine.runtime.opencl import Buffer, Device, Launch
+from flopmarket.engine.runtime.opencl import Buffer, Device, Launch, Repeat
 from flopmarket.engine.runtime.session import check_tensors, seed_words
-from flopmarket.engine.schedule.plan import Plan, Step, make_plan, size_bytes
+from flopmarket.engine.schedule.plan import (
+    AnyStep,
+    LoopStep,
+    Plan,
+    Step,
+    make_plan,
+    size_bytes,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -95,13 +103,35 @@ class Resident:
         places = self.plan.places
         return [*self._slabs, *(b for key, b in self._buffers.items() if key not in places)]
 
-    def bind(self, steps: Sequence[Step], outside: Binding) -> list[Launch]:
+    def bind(self, steps: Sequence[AnyStep], outside: Binding) -> list[Launch | Repeat]:
         """Launches of ``steps`` with ``outside`` for what is not the plan's; equal ones meet."""
-        return [self._launch(step, outside) for step in steps]
+        return [
+            self._repeat(step, outside)
+            if isinstance(step, LoopStep)
+            else self._launch(step, outside)
+            for step in steps
+        ]
+
+    def _repeat(self, step: LoopStep, outside: Binding) -> Repeat:
+        """A loop bound twice, its carries' buffers exchanged. Loops nest to a bounded depth."""
+        call = step.call
+        even, odd = (
+            {inner: self._find(key, outside) for inner, key in names.items()}
+            for names in (call.even, call.odd)
+        )
+        return Repeat(
+            call.count,
+            call.reverse,
+            self.bind(step.once, even),
+            (self.bind(step.steps, even), self.bind(step.steps, odd)),
+        )
+
+    def _find(self, key: BufferKey, outside: Binding) -> Buffer:
+        return outside[key] if key in outside else self._buffers[key]
 
     def _launch(self, step: Step, outside: Binding) -> Launch:
         call = step.call
-        buffers = [outside[k] if k in outside else self._buffers[k] for k in call.arguments]
+        buffers = [self._find(key, outside) for key in call.arguments]
         key = (step.name, call.global_size, call.sizes, *map(id, buffers))
         found = self._launches.get(key)
         if found is None:
@@ -110,11 +140,17 @@ class Resident:
             if call.needs_zero:
                 arguments.append(np.uint32(0))
             arguments.extend(np.int32(size) for size in call.sizes)
-            found = self._module.launch(step.name, arguments, call.global_size, call.local_size)
+            found = self._module.launch(
+                step.name,
+                arguments,
+                call.global_size,
+                call.local_size,
+                has_offset=TURN in call.text,
+            )
             self._launches[key] = found
         return found
 
-    def run(self, steps: Sequence[Step], launches: Sequence[Launch]) -> None:
+    def run(self, steps: Sequence[AnyStep], launches: Sequence[Launch | Repeat]) -> None:
         """Replay; with the option ``profile``, one at a time with a line each."""
         if not self._options.profile:
             self.device.run(launches)
@@ -169,8 +205,9 @@ def plan_for(
     """The plan of canonical ``outputs`` under a device's limits.
 
     A schedule that code generation finds no index for is compiled without fusion instead: slower,
-    and the same bits.
+    and the same bits. Raises ``DEVICE_DTYPE`` for float64 on a device that has none.
     """
+    target = _for_float64(outputs, device, target)
 
     def make(fusion: bool) -> Plan:
         return make_plan(
@@ -187,6 +224,24 @@ def plan_for(
             raise
         logger.warning("compiling without fusion: %s", error)
         return make(False)
+
+
+def _for_float64(outputs: Sequence[Node], device: Device, target: Target) -> Target:
+    """``target`` with what a program that uses float64 needs to know of it, if this one does."""
+    nodes = topological(outputs)
+    nodes += [node for body in loop.bodies(nodes) for node in body.nodes]
+    used = next((n for n in nodes if n.dtype is dtypes.float64), None)
+    if used is None:
+        return target
+    if not target.has_fp64:
+        raise EngineError(
+            f"{device.info.index_name} ({device.info.name}) has no float64, and the program "
+            f"computes {used!r}",
+            code="DEVICE_DTYPE",
+            hint="a device with cl_khr_fp64, or float32",
+        )
+    helper = target.contract_helper and probes_float64.contraction_is_exact(device)
+    return replace(target, contract_helper_double=helper)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """Which nodes share a kernel, and which ones are written to memory.
 
 ``fuse`` turns canonical output nodes into :class:`Kernel` s in launch order. A kernel has at most
-one *core* (REDUCE, DOT, SCATTER, CONCAT), everything elementwise that feeds only it is computed
-inside it (prologue), and elementwise consumers of its value at the same element join it (epilogue);
-elementwise kernels of equal shape that read the same things become one kernel with several results.
-A node with several users is stored, unless it is cheaper to compute again than to read. None of it
-can change a bit: every operation is still computed once per element by its own rule.
+one *core* (REDUCE, DOT, SCATTER, CONCAT, LOOP), everything elementwise that feeds only it is
+computed inside it (prologue; a loop reads stored values only), and elementwise consumers of the
+value of a REDUCE or DOT at the same element join it (epilogue); elementwise kernels of equal shape
+that read the same things become one kernel with several results. A node with several users is
+stored, unless it is cheaper to compute again than to read. None of it can change a bit: every
+operation is still computed once per element by its own rule.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from flopmarket.engine import limits
+from flopmarket.engine import limits, loop
+from flopmarket.engine.dtypes import float32, int32
 from flopmarket.engine.graph import ELEMENTWISE, Node, Op, Shape, topological
+from flopmarket.engine.schedule.frame import Frame, read_by_loops
 
-CORES = frozenset({Op.REDUCE, Op.DOT, Op.SCATTER, Op.CONCAT})
+CORES = frozenset({Op.REDUCE, Op.DOT, Op.SCATTER, Op.CONCAT, Op.LOOP})
 """Operations that get a kernel of their own, with what can be fused around them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What one kernel computes. ``roots`` are the nodes it writes; all have as many elements."""
+    """What one kernel computes. ``roots`` are the nodes it writes.
+
+    All have as many elements, except those of a loop, whose results are written together.
+    """
 
     core: Node | None
     roots: tuple[Node, ...]
@@ -56,7 +62,10 @@ def is_uniform(node: Node) -> bool:
 
 def is_packed_dot(node: Node) -> bool:
     """Whether a DOT is large enough for packing its operands to pay."""
-    if node.op is not Op.DOT or not node.dtype.is_float or len(node.src) == 3:
+    if node.op is not Op.DOT or len(node.src) == 3:
+        return False
+    bytes_only = all(source.dtype.size_bytes == 1 for source in node.src)
+    if node.dtype is not float32 and not (node.dtype is int32 and bytes_only):
         return False
     (_, M, K), N = node.src[0].shape, node.shape[2]
     return M >= 4 and N >= 8 and K >= 16 and M * N * K >= limits.MIN_PACKED_DOT_FMAS
@@ -72,10 +81,15 @@ def is_plain_view(node: Node) -> bool:
     return moved == sorted(moved)
 
 
-def fuse(outputs: Sequence[Node], *, fusion: bool = True) -> Schedule:
-    """The schedule of ``outputs`` (canonical). ``fusion`` False: a kernel for every node."""
-    stored = _stored(outputs, fusion)
-    groups = _Groups(outputs, stored, topological(outputs))
+def fuse(outputs: Sequence[Node], *, fusion: bool = True, frame: Frame | None = None) -> Schedule:
+    """The schedule of ``outputs`` (canonical). ``fusion`` False: a kernel for every node.
+
+    ``frame`` says where values go that do not stay under their own names, and what loops wait for.
+    """
+    frame = Frame.of_step(outputs) if frame is None else frame
+    order = topological(outputs, frame.operands)
+    stored = _stored(outputs, order, frame, fusion)
+    groups = _Groups(outputs, stored, order, frame)
     if fusion:
         groups.merge()
     return groups.schedule()
@@ -102,16 +116,17 @@ _MAX_BODY_READS = 20
 _MAX_VIEW_CHAIN = 16
 
 
-def _stored(outputs: Sequence[Node], fusion: bool) -> set[Node]:
-    order = topological(outputs)
-    uses = _uses(order)
-    wanted = set(outputs)
+def _stored(
+    outputs: Sequence[Node], order: Sequence[Node], frame: Frame, fusion: bool
+) -> set[Node]:
+    uses = _uses(order, frame)
+    wanted = {*outputs, *read_by_loops(frame, order)}
     stored: set[Node] = set()
     ops: dict[Node, int] = {}
     reads: dict[Node, int] = {}
     chain: dict[Node, int] = {}
     for node in order:
-        sources = list(dict.fromkeys(node.src))
+        sources = list(dict.fromkeys(frame.operands(node)))
         ops[node] = sum(0 if s in stored else ops[s] for s in sources)
         reads[node] = sum(1 if s in stored else reads[s] for s in sources)
         chain[node] = max((0 if s in stored else chain[s] for s in sources), default=0)
@@ -139,11 +154,11 @@ def _is_worth_storing(uses: list[_Use], ops: int, reads: int) -> bool:
     return len(uses) > 1 or any(use.repeated for use in uses)
 
 
-def _uses(order: Sequence[Node]) -> dict[Node, list[_Use]]:
+def _uses(order: Sequence[Node], frame: Frame) -> dict[Node, list[_Use]]:
     """How every node is read by nodes that are no views, views between them looked through."""
     uses: dict[Node, list[_Use]] = {node: [] for node in order}
     for node in reversed(order):
-        for source in dict.fromkeys(node.src):
+        for source in dict.fromkeys(frame.operands(node)):
             if node.op is not Op.VIEW:
                 uses[source].append(_Use(node, (), _repeats(node, source)))
                 continue
@@ -189,8 +204,12 @@ class _Group:
 class _Groups:
     """The merging of kernels; one instance per call of ``fuse``."""
 
-    def __init__(self, outputs: Sequence[Node], stored: set[Node], order: list[Node]) -> None:
+    def __init__(
+        self, outputs: Sequence[Node], stored: set[Node], order: list[Node], frame: Frame
+    ) -> None:
         self.outputs = tuple(outputs)
+        self.frame = frame
+        loops: dict[loop.Group, _Group] = {}
         self.stored = stored
         self.position = {node: at for at, node in enumerate(order)}
         self.of: dict[Node, _Group] = {}
@@ -198,6 +217,11 @@ class _Groups:
         for node in order:
             if node in stored and not is_leaf(node):
                 core = node if node.op in CORES else None
+                known = loops.get(loop.group_of(node)) if node.op is Op.LOOP else None
+                if known is not None:  # one more result of the same execution
+                    known.roots.append(node)
+                    self.of[node] = known
+                    continue
                 reads, ops = self._cone(node)
                 group = _Group(len(self.live), core, [node], reads, ops)
                 for read in reads:
@@ -205,6 +229,8 @@ class _Groups:
                         group.before |= self.of[read].before | 1 << self.of[read].number
                 self.live.append(group)
                 self.of[node] = group
+                if node.op is Op.LOOP:
+                    loops[loop.group_of(node)] = group
 
     def _cone(self, root: Node) -> tuple[dict[Node, bool], int]:
         """Stored nodes that computing ``root`` reads, and the operations on the way."""
@@ -213,7 +239,7 @@ class _Groups:
         seen: set[tuple[Node, bool]] = set()
         counted: set[Node] = set()
         plain = plain_root or (root.op is Op.VIEW and is_plain_view(root))
-        stack = [(source, plain) for source in root.src]
+        stack = [(source, plain) for source in self.frame.operands(root)]
         while stack:
             node, plain = stack.pop()
             if (node, plain) in seen:

@@ -8,21 +8,26 @@ into buffers and bound launches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flopmarket.engine import limits
 from flopmarket.engine.codegen import nest as nests
+from flopmarket.engine.codegen import repeat
 from flopmarket.engine.codegen.emit import BufferKey
 from flopmarket.engine.codegen.lower import Lowering
 from flopmarket.engine.codegen.nest import Call
-from flopmarket.engine.codegen.opencl import Target, prelude
+from flopmarket.engine.codegen.opencl import Target
+from flopmarket.engine.codegen.prelude import prelude
+from flopmarket.engine.codegen.repeat import AnyCall, LoopCall, executed, plain_calls
 from flopmarket.engine.codegen.templates import gemm
 from flopmarket.engine.codegen.templates.gemm import GemmTile
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node, Op
+from flopmarket.engine.schedule.frame import Frame
 from flopmarket.engine.schedule.fuse import fuse, is_leaf
+from flopmarket.engine.schedule.memory import arrange, once_flags
+from flopmarket.engine.schedule.memory import size_bytes as size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,19 @@ class Step:
 
     name: str
     call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStep:
+    """A loop on the tape: ``once`` before its first turn, ``steps`` in every turn."""
+
+    name: str
+    call: LoopCall
+    once: tuple[AnyStep, ...]
+    steps: tuple[AnyStep, ...]
+
+
+AnyStep = Step | LoopStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +62,8 @@ class Plan:
 
     outputs: tuple[Node, ...]
     source: str
-    once: tuple[Step, ...]
-    steps: tuple[Step, ...]
+    once: tuple[AnyStep, ...]
+    steps: tuple[AnyStep, ...]
     leaves: tuple[Node, ...]
     constants: tuple[Node, ...]
     kept: tuple[BufferKey, ...]
@@ -58,11 +76,6 @@ class Plan:
         return sum(self.slab_bytes) + sum(size_bytes(key) for key in (*self.constants, *self.kept))
 
 
-def size_bytes(key: BufferKey) -> int:
-    """Bytes of a buffer; at least 1, since OpenCL has no empty ones."""
-    return max(1, key.elements * key.dtype.size_bytes)
-
-
 def make_plan(
     outputs: Sequence[Node],
     target: Target,
@@ -72,17 +85,19 @@ def make_plan(
 ) -> Plan:
     """Compile canonical ``outputs`` for ``target``. Depends on nothing but the arguments.
 
-    Raises EngineError: ``PLAN_TOO_LARGE`` past a limit, ``DEVICE_NO_FP64`` where exact division
-    needs float64 that the target lacks.
+    Raises EngineError ``PLAN_TOO_LARGE`` past a limit.
     """
-    schedule = fuse(outputs, fusion=fusion)
-    calls = Lowering(schedule, target, tile).run()
-    if len(calls) > limits.MAX_PLAN_LAUNCHES:
-        raise EngineError(
-            f"{len(calls)} launches a step, at most {limits.MAX_PLAN_LAUNCHES}",
-            code="PLAN_TOO_LARGE",
-        )
-    for call in calls:
+    frame = Frame.of_step(outputs)
+    schedule = fuse(outputs, fusion=fusion, frame=frame)
+    calls = Lowering(schedule, target, frame, tile, fusion=fusion).run()
+    kernels = plain_calls(calls)
+    for count, limit in (
+        (len(kernels), limits.MAX_PLAN_LAUNCHES),
+        (executed(calls), limits.MAX_STEP_LAUNCHES),
+    ):
+        if count > limit:
+            raise EngineError(f"{count} launches a step, at most {limit}", code="PLAN_TOO_LARGE")
+    for call in kernels:
         if len(call.arguments) > limits.MAX_KERNEL_BUFFERS:
             raise EngineError(
                 f"a {call.family} kernel wants {len(call.arguments)} buffers, "
@@ -90,7 +105,9 @@ def make_plan(
                 code="PLAN_TOO_LARGE",
             )
     source, steps = _name_kernels(calls, target)
-    once, steps = _split_once(steps, frozenset(outputs))
+    flags = once_flags(calls, frozenset(outputs), _is_frozen)
+    once = tuple(step for step, flag in zip(steps, flags, strict=True) if flag)
+    steps = tuple(step for step, flag in zip(steps, flags, strict=True) if not flag)
     used = dict.fromkeys(key for step in (*once, *steps) for key in step.call.arguments)
     nodes = [key for key in (*used, *outputs) if isinstance(key, Node) and is_leaf(key)]
     leaves = tuple(dict.fromkeys(key for key in nodes if key.op is Op.INPUT))
@@ -100,28 +117,37 @@ def make_plan(
     )
     computed = [node for node in dict.fromkeys(outputs) if not is_leaf(node)]
     kept = tuple(dict.fromkeys([*early, *computed]))
-    places, slabs = _arrange(steps, {*leaves, *constants, *kept})
+    places, slabs = arrange([step.call for step in steps], {*leaves, *constants, *kept})
     return Plan(tuple(outputs), source, once, steps, leaves, constants, kept, places, slabs)
 
 
-def _name_kernels(calls: Sequence[Call], target: Target) -> tuple[str, tuple[Step, ...]]:
+def _name_kernels(calls: Sequence[AnyCall], target: Target) -> tuple[str, tuple[AnyStep, ...]]:
     """Equal texts become one kernel; names count first appearances."""
+    kernels = plain_calls(calls)
+    texts = dict.fromkeys(repeat.with_offset(call.text) for call in kernels)
+    parts = [prelude(target, "".join(texts))]
+    if any(call.family.startswith("gemm") for call in kernels):
+        parts.append(_gemm_helpers(kernels, target))
     names: dict[str, str] = {}
-    steps: list[Step] = []
-    parts = [prelude(target)]
-    if any(call.family == "gemm" for call in calls):
-        parts.append(_gemm_helpers(calls, target))
-    for call in calls:
-        name = names.get(call.text)
-        if name is None:
-            name = names[call.text] = f"k{len(names)}_{call.family}"
-            parts.append(call.text.replace(nests.NAME, name))
-        steps.append(Step(name, call))
-    return "".join(parts), tuple(steps)
+    for call in kernels:
+        text = repeat.with_offset(call.text)
+        if text not in names:
+            names[text] = f"k{len(names)}_{call.family}"
+            parts.append(text.replace(nests.NAME, names[text]))
+    return "".join(parts), _named(calls, names)
+
+
+def _named(calls: Sequence[AnyCall], names: Mapping[str, str]) -> tuple[AnyStep, ...]:
+    return tuple(
+        LoopStep(f"loop_{call.count}", call, _named(call.once, names), _named(call.calls, names))
+        if isinstance(call, LoopCall)
+        else Step(names[repeat.with_offset(call.text)], call)
+        for call in calls
+    )
 
 
 def _gemm_helpers(calls: Sequence[Call], target: Target) -> str:
-    text = "".join(call.text for call in calls if call.family == "gemm")
+    text = "".join(call.text for call in calls if call.family.startswith("gemm"))
     helpers = []
     for width in (2, 4, 8, 16):
         if f"fx1_fma_float{width}(" in text:
@@ -138,66 +164,6 @@ def _gemm_helpers(calls: Sequence[Call], target: Target) -> str:
     return "".join(helpers)
 
 
-def _split_once(
-    steps: Sequence[Step], outputs: frozenset[BufferKey]
-) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-    """Launches that read only frozen tensors, literals and each other's results run once."""
-    writers: dict[BufferKey, int] = {}
-    for step in steps:
-        for at in step.call.written:
-            writers[step.call.arguments[at]] = writers.get(step.call.arguments[at], 0) + 1
-    changing: set[BufferKey] = set()
-    once_flags: list[bool] = []
-    for step in steps:
-        call = step.call
-        written = {call.arguments[at] for at in call.written}
-        still = all(
-            _is_fixed(key, changing) for key in call.arguments if key not in written
-        ) and not any(key in outputs or writers[key] > 1 for key in written)
-        once_flags.append(still)
-        if not still:
-            changing.update(written)
-    once = tuple(s for s, flag in zip(steps, once_flags, strict=True) if flag)
-    return once, tuple(s for s, flag in zip(steps, once_flags, strict=True) if not flag)
-
-
-def _is_fixed(key: BufferKey, changing: set[BufferKey]) -> bool:
-    if isinstance(key, Node) and key.op is Op.INPUT:
-        return bool(key.arg[0] == "frozen")
-    return key not in changing
-
-
-# ---------------------------------------------------------------- memory
-
-
-def _arrange(
-    steps: Sequence[Step], fixed: set[Any]
-) -> tuple[dict[BufferKey, int], tuple[int, ...]]:
-    """A slab for every temporary, none holding two at a time; and the slabs' sizes in bytes.
-
-    A temporary lives from its first to its last launch. Going from the largest to the smallest,
-    each takes the smallest slab that is free all that time. A slab is an allocation of its own and
-    not a part of one: sub-buffers crash NVIDIA's driver when they are released, and no slab meets
-    the limit on one allocation before a tensor does.
-    """
-    spans: dict[BufferKey, list[int]] = {}
-    for at, step in enumerate(steps):
-        for key in step.call.arguments:
-            if key not in fixed:
-                spans.setdefault(key, [at, at])[1] = at
-    taken: list[list[tuple[int, int]]] = []
-    sizes: list[int] = []
-    places: dict[BufferKey, int] = {}
-    for key in sorted(spans, key=lambda k: (-size_bytes(k), spans[k][0])):
-        first, last = spans[key]
-        # Sizes only fall, so the latest slab that is free is the smallest one.
-        for slab in reversed(range(len(taken))):
-            if all(until < first or last < since for since, until in taken[slab]):
-                break
-        else:
-            slab = len(taken)
-            taken.append([])
-            sizes.append(size_bytes(key))
-        taken[slab].append((first, last))
-        places[key] = slab
-    return places, tuple(sizes)
+def _is_frozen(key: BufferKey) -> bool:
+    """Whether a leaf is the same in every step."""
+    return not (isinstance(key, Node) and key.op is Op.INPUT and key.arg[0] != "frozen")

@@ -1,30 +1,44 @@
-"""Random legal graphs over every primitive, with awkward leaf values, for comparison tests."""
+"""Random legal graphs over every primitive and element type, with awkward leaf values.
+
+A new element type joins through ``dtypes.DTYPES``, a new primitive by a method of :class:`Builder`
+and its name in :data:`STEPS`. Randomness comes from outside: a seed, or hypothesis' own stream of
+choices, which then shrinks a failing graph.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from flopmarket.engine import dtypes, graph
-from flopmarket.engine.errors import GraphError
+from flopmarket.engine import dtypes, floats, graph
+from flopmarket.engine.errors import EngineError
+from flopmarket.engine.functional import control
 from flopmarket.engine.graph import Node
+from flopmarket.engine.program import Program, TensorSpec
+from flopmarket.engine.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
+MAX_ELEMENTS = 20_000
 
 _SMALL = [0, -0.0, 1, -1, 0.5, 1e-40, -1e-45, 1 + 2**-12, 2**-60, 255.5, -128.5]
 _LARGE = [3.4e38, -3.4e38, 2.0**31, -(2.0**31), 2.0**63, 2.0**64, np.nan, np.inf, -np.inf]
-SPECIAL_FLOATS = np.array([*_SMALL, *_LARGE], dtype=np.float32)
-DTYPES = (dtypes.float32,) * 5 + (
-    dtypes.int32,
-    dtypes.uint32,
-    dtypes.int8,
-    dtypes.uint8,
-    dtypes.int64,
-    dtypes.uint64,
-    dtypes.bool_,
+_SPECIAL = np.array([*_SMALL, *_LARGE])
+SPECIAL_FLOATS = _SPECIAL.astype(np.float32)
+DTYPES = (dtypes.float32,) * 5 + dtypes.DTYPES
+"""What a step draws from: every type, float32 most often."""
+FLOATS = tuple(dtype for dtype in DTYPES if dtype.is_float)
+CONTRACTED = tuple(
+    (a, b) for a in dtypes.DTYPES for b in dtypes.DTYPES if dtypes.contraction(a, b, 64) is not None
 )
+"""Pairs of element types that DOT takes."""
+
+
+def special_floats(dtype: dtypes.DType) -> Array:
+    """Awkward values of a float type."""
+    return floats.literal(_SPECIAL, dtype)
 
 
 def values(dtype: dtypes.DType, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
@@ -33,9 +47,10 @@ def values(dtype: dtypes.DType, shape: tuple[int, ...], rng: np.random.Generator
     if dtype is dtypes.bool_:
         flat = rng.integers(0, 2, count).astype(bool)
     elif dtype.is_float:
-        flat = rng.standard_normal(count).astype(np.float32)
+        wide = rng.standard_normal(count)
         edge = rng.random(count) < rng.choice([0, 0.02, 0.3])
-        flat = np.where(edge, rng.choice(SPECIAL_FLOATS, count), flat).astype(np.float32)
+        with np.errstate(all="ignore"):
+            flat = floats.literal(np.where(edge, rng.choice(_SPECIAL, count), wide), dtype)
     else:
         info = np.iinfo(dtype.numpy)
         flat = rng.integers(max(info.min, -9), 10, count).astype(dtype.numpy)
@@ -46,12 +61,17 @@ def values(dtype: dtypes.DType, shape: tuple[int, ...], rng: np.random.Generator
 
 
 class Builder:
-    """Grows a graph from leaves by random steps; illegal ones are refused by the builders."""
+    """Grows a graph from leaves by random steps; illegal ones are refused by the builders.
 
-    def __init__(self, seed: int, prefix: str = "x") -> None:
-        self.random = Random(seed)
+    ``random`` chooses structure and shapes, ``seed`` the values of leaves. Leaves are INPUT nodes
+    of ``kind``, their names beginning with ``prefix``.
+    """
+
+    def __init__(self, random: Random, seed: int, prefix: str = "x", kind: str = "buffer") -> None:
+        self.random = random
         self.rng = np.random.default_rng(seed)
         self.prefix = prefix
+        self.kind = kind
         self.nodes: list[Node] = []
         self.leaves: dict[Node, Array] = {}
 
@@ -72,7 +92,7 @@ class Builder:
             node = graph.iota(self.random.randrange(len(shape)), shape, dtype)
         else:
             name = f"{self.prefix}{len(self.leaves)}"
-            node = graph.input_("buffer", name, dtype, shape)
+            node = graph.input_(self.kind, name, dtype, shape)
             self.leaves[node] = values(dtype, shape, self.rng)
         self.nodes.append(node)
         return node
@@ -96,14 +116,16 @@ class Builder:
                 return graph.expand(graph.reshape(one, (1, node.shape[1])), node.shape)
         return self.leaf(dtype, node.shape)
 
-    def grow(self, steps: int) -> None:
+    def grow(self, steps: int, kinds: Sequence[str] | None = None) -> None:
         for _ in range(steps):
-            kind = self.random.choice(STEPS)
+            kind = self.random.choice(STEPS if kinds is None else kinds)
             try:
                 node = getattr(self, f"_{kind}")()
-            except GraphError:
+            except EngineError:
                 continue
-            if 0 < node.elements <= 20_000 or (node.elements == 0 and self.random.random() < 0.3):
+            if 0 < node.elements <= MAX_ELEMENTS or (
+                node.elements == 0 and self.random.random() < 0.3
+            ):
                 self.nodes.append(node)
 
     def outputs(self, count: int) -> list[Node]:
@@ -119,7 +141,7 @@ class Builder:
         return op(a, b)
 
     def _float(self) -> Node:
-        a = self.any(dtypes.float32)
+        a = self.any(self.random.choice(FLOATS))
         if self.random.random() < 0.3:
             return graph.sqrt(a)
         return graph.fma(a, self.like(a), self.like(a))
@@ -133,7 +155,8 @@ class Builder:
         return graph.where(self.like(a, dtypes.bool_), a, self.like(a))
 
     def _bit(self) -> Node:
-        a = self.any(self.random.choice([dtypes.uint32, dtypes.uint8, dtypes.bool_, dtypes.uint64]))
+        kinds = [dtypes.uint32, dtypes.uint8, dtypes.bool_, dtypes.uint64, dtypes.uint16]
+        a = self.any(self.random.choice(kinds))
         return graph.bit(self.random.choice(["and", "or", "xor", "shl", "shr"]), a, self.like(a))
 
     def _cast(self) -> Node:
@@ -200,7 +223,7 @@ class Builder:
         return graph.reduce(kind, a, axes, self.like(a) if kind == "sumprod" else None)
 
     def _softmax(self) -> Node:
-        a = self.any(dtypes.float32)
+        a = self.any(self.random.choice(FLOATS))
         if not a.shape:
             return a
         kept = (*a.shape[:-1], 1)
@@ -215,16 +238,17 @@ class Builder:
         return graph.div(shifted, wide(graph.reduce("sum", shifted, axis)))
 
     def _dot(self) -> Node:
-        dtype = self.random.choice([dtypes.float32] * 3 + [dtypes.int8, dtypes.uint8])
+        float32 = (dtypes.float32, dtypes.float32)
+        dtype, other = self.random.choice([float32, self.random.choice(CONTRACTED)])
         B, M, K, N = (
             self.random.choice(c)
             for c in ([1, 1, 2, 3], [1, 3, 8, 40, 70], [0, 1, 7, 33, 64], [1, 2, 9, 40, 65])
         )
-        a, b = self.leaf(dtype, (B, M, K)), self.leaf(dtype, (B, K, N))
+        a, b = self.leaf(dtype, (B, M, K)), self.leaf(other, (B, K, N))
         if self.random.random() < 0.4 and dtype.is_float:
             a = graph.max_(a, self.like(a))
         if self.random.random() < 0.4:
-            b = graph.permute(self.leaf(dtype, (B, N, K)), (0, 2, 1))
+            b = graph.permute(self.leaf(other, (B, N, K)), (0, 2, 1))
         valid = self.leaf(dtypes.int32, (B, M)) if self.random.random() < 0.25 else None
         out = graph.dot(a, b, valid)
         if self.random.random() < 0.6:
@@ -261,6 +285,36 @@ class Builder:
             [a, self.like(a), a][: self.random.choice([2, 3])], self.random.randrange(len(a.shape))
         )
 
+    def _loop(self) -> Node:
+        """A scan whose body is a small random graph over its carries, an item and this graph."""
+        a = self.any()
+        count = self.random.choice([0, 1, 2, 3, 7])
+        item = self.leaf(shape=(count, *a.shape))
+
+        def body(
+            carries: tuple[Tensor, ...], items: tuple[Tensor, ...]
+        ) -> tuple[list[Tensor], list[Tensor]]:
+            inner = _BodyBuilder(self.random, self.random.randrange(2**32))
+            inner.nodes = [carries[0].node, items[0].node, *self.nodes[-2:]]
+            inner.grow(self.random.randint(1, 4), BODY_STEPS)
+            fitting = [n for n in inner.nodes if n.dtype is a.dtype and n.shape == a.shape]
+            return [Tensor(fitting[-1])], [Tensor(inner.nodes[-1])]
+
+        (last,), (stacked,) = control.scan(
+            body, [Tensor(a)], [Tensor(item)], length=count, reverse=self.random.random() < 0.5
+        )
+        self.nodes.append(last.node)
+        return stacked.node
+
+
+class _BodyBuilder(Builder):
+    """Inside a loop, a leaf is a literal."""
+
+    def leaf(self, dtype: dtypes.DType | None = None, shape: tuple[int, ...] | None = None) -> Node:
+        dtype = self.random.choice(DTYPES) if dtype is None else dtype
+        shape = self.shape() if shape is None else shape
+        return graph.filled(values(dtype, (1,), self.rng)[0], dtype, shape)
+
 
 STEPS = (
     ["arithmetic"] * 8
@@ -271,13 +325,30 @@ STEPS = (
     + ["softmax"]
     + ["dot"] * 2
     + ["gather", "scatter", "concat"]
+    + ["loop"]
 )
+BODY_STEPS = [kind for kind in STEPS if kind != "loop"]
+"""Loops within loops have tests of their own; here they would only make programs large."""
 
 
 def random_graph(seed: int, steps: int = 14) -> tuple[list[Node], dict[Node, Array]]:
     """Outputs of one random graph and values for its leaves."""
-    builder = Builder(seed, f"s{seed}_")
+    return grown(Random(seed), seed, f"s{seed}_", steps)
+
+
+def grown(
+    random: Random, seed: int, prefix: str, steps: int = 14, kind: str = "buffer"
+) -> tuple[list[Node], dict[Node, Array]]:
+    """Outputs of one graph that ``random`` chooses, and values for its leaves from ``seed``."""
+    builder = Builder(random, seed, prefix, kind)
     for _ in range(3):
         builder.leaf()
     builder.grow(steps)
     return builder.outputs(4), builder.leaves
+
+
+def as_program(outputs: Sequence[Node], leaves: Iterable[Node]) -> Program:
+    """A stateless program of these nodes, whose leaves are of the kind "input"."""
+    specs = [TensorSpec(leaf.arg[1], leaf.dtype, leaf.shape) for leaf in leaves]
+    named = [(f"output {at}", node) for at, node in enumerate(outputs)]
+    return Program.build(frozen=[], state=[], inputs=specs, next_state=[], outputs=named)

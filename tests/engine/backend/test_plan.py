@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +9,6 @@ from flopmarket.engine import dtypes, graph
 from flopmarket.engine.codegen import lint
 from flopmarket.engine.codegen.emit import BufferKey
 from flopmarket.engine.codegen.opencl import Target
-from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node
 from flopmarket.engine.rewrite import canonicalise
 from flopmarket.engine.schedule.plan import make_plan, size_bytes
@@ -66,15 +62,6 @@ def test_the_arena_is_reused() -> None:
         x = graph.reshape(x, (64, 64))
     plan = make_plan([x], Target())
     assert sum(plan.slab_bytes) <= 3 * 2 * 64 * 64 * 4
-
-
-def test_a_target_without_float64_is_told_what_it_lacks() -> None:
-    x = leaf("x", 8)
-    target = replace(Target(), has_fp64=False)
-    make_plan([graph.add(x, x)], target)
-    with pytest.raises(EngineError, match="float64") as caught:
-        make_plan([graph.div(x, x)], target)
-    assert caught.value.code == "DEVICE_NO_FP64"
 
 
 def test_large_tensors_get_wide_indices() -> None:

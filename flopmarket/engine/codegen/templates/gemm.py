@@ -1,5 +1,8 @@
 """DOT on a CPU: packed, blocked matrix product in the order of profile FX1 (docs/numerics.md §2).
 
+Products of 8-bit integers go the same way: packed as floats, their chunks are so short that every
+sum in one is below 2^24 and therefore exact, and the totals of the chunks are int32.
+
 ``codegen/contract.py`` describes one contraction as a :class:`GemmSpec` and gives a C snippet: how
 a finished element is stored (the fused epilogue). It gets back the product's kernel and its size.
 The operands come packed, by ``codegen/pack.py`` with their prologues fused in, in this layout::
@@ -70,13 +73,15 @@ class GemmTile:
 
 @dataclass(frozen=True, slots=True)
 class GemmSpec:
-    """One contraction C[b, m, n] = sum over k of A[b, m, k] * B[b, k, n], float32.
+    """One contraction C[b, m, n] = sum over k of A[b, m, k] * B[b, k, n], float32 or exact int32.
 
     ``parameters`` are the C parameters that ``store`` uses (without the two packed operands, which
     come first), e.g. ``"__global float* restrict C, __global const float* restrict bias"``.
     ``shared_a`` and ``shared_b`` say that an operand does not depend on the batch: it is packed
     once, and its load sees batch 0. ``contract_helper`` renders FMA as the contracted helper
     instead of ``fma()``; set it only where admission has proved equal bits on the device.
+    ``integer`` keeps totals in int32, and ``store`` gets an int: ``chunk`` is then what
+    :func:`exact_chunk` allows.
     The rendered product takes its sizes as arguments (:func:`size_arguments`), last in the list:
     products that differ in nothing else are then one kernel, and a kernel costs a driver a third of
     a second to compile. ``store`` may use ``M`` and ``N`` and should hold no size.
@@ -95,6 +100,7 @@ class GemmSpec:
     name: str = "gemm"
     contract_helper: bool = False
     compute_units: int = 2
+    integer: bool = False
 
     def __post_init__(self) -> None:
         if min(self.M, self.N, self.batch) < 1 or self.K < 0:
@@ -137,6 +143,14 @@ class GemmSpec:
         items = self.column_panels * self.batch
         blocks = -(-wanted // items)  # at least so many blocks of rows are wanted
         return max(1, min(MAX_BLOCK_ROWS // self.tile.mr, self.row_panels // blocks))
+
+
+def exact_chunk(largest_product: int) -> int:
+    """The longest chunk, up to :data:`CHUNK`, whose sums of such integer products floats hold.
+
+    0 where not even one turn of the inner loop is exact.
+    """
+    return min(CHUNK, 2**24 // largest_product) // UNROLL * UNROLL
 
 
 def legal_tiles(info: DeviceInfo) -> tuple[GemmTile, ...]:
@@ -205,7 +219,11 @@ def render_gemm(spec: GemmSpec) -> str:
     names = [(i, j, f"c{i}_{j}") for i in range(mr) for j in range(nv)]
     clear = "\n".join(f"      float{v} {name} = (float{v})(0.0f);" for _, _, name in names)
     steps = "\n".join(_render_step(u, mr, nv, v, fma) for u in range(UNROLL))
-    add = "\n".join(f"      t[{i * nv + j}] = t[{i * nv + j}] + {name};" for i, j, name in names)
+    total, zero = ("int", "0") if spec.integer else ("float", "0.0f")
+    sums = {name: f"convert_int{v}({name})" if spec.integer else name for _, _, name in names}
+    add = "\n".join(
+        f"      t[{i * nv + j}] = t[{i * nv + j}] + {sums[name]};" for i, j, name in names
+    )
     store = spec.store("b", "(m0 + i)", "(n0 + j)", "value")
     return f"""
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
@@ -217,8 +235,8 @@ void {spec.name}(__global const float* restrict A, __global const float* restric
   const int panels = (M + {mr - 1}) / {mr};
   const int rows = panels - first < block ? panels - first : block;
   const int n0 = column * {nr};
-  float{v} totals[{most * vectors}];
-  for (int i = 0; i < rows * {vectors}; i++) totals[i] = (float{v})(0.0f);
+  {total}{v} totals[{most * vectors}];
+  for (int i = 0; i < rows * {vectors}; i++) totals[i] = ({total}{v})({zero});
   __global const float* restrict panel_a = A + b * batch_a + first * stride * {mr};
   __global const float* restrict panel_b = B + b * batch_b + column * stride * {nr};
   for (int k0 = 0; k0 < depth; k0 += {spec.chunk}) {{
@@ -232,18 +250,18 @@ void {spec.name}(__global const float* restrict A, __global const float* restric
         pa += {UNROLL * mr};
         pb += {UNROLL * nv};
       }}
-      float{v}* t = totals + r * {vectors};
+      {total}{v}* t = totals + r * {vectors};
 {add}
     }}
   }}
-  const float* elements = (const float*)totals;
+  const {total}* elements = (const {total}*)totals;
   for (int r = 0; r < rows; r++) {{
     const int m0 = (first + r) * {mr};
-    const float* tile = elements + r * {mr * nr};
+    const {total}* tile = elements + r * {mr * nr};
     if (m0 + {mr} <= M && n0 + {nr} <= N) {{
       for (int i = 0; i < {mr}; i++) {{
         for (int j = 0; j < {nr}; j++) {{
-          const float value = tile[i * {nr} + j];
+          const {total} value = tile[i * {nr} + j];
           {store}
         }}
       }}
@@ -252,7 +270,7 @@ void {spec.name}(__global const float* restrict A, __global const float* restric
       const int columns_left = N - n0 < {nr} ? N - n0 : {nr};
       for (int i = 0; i < rows_left; i++) {{
         for (int j = 0; j < columns_left; j++) {{
-          const float value = tile[i * {nr} + j];
+          const {total} value = tile[i * {nr} + j];
           {store}
         }}
       }}
