@@ -1,14 +1,13 @@
-"""Linear maps, convolution, pooling, lookup and dropout, with torch's shapes and arguments."""
+"""Linear and bilinear maps, and rows of a table looked up by index, with torch's arguments."""
 
 from __future__ import annotations
 
-from flopmarket.engine import compose, convolution, graph, random
-from flopmarket.engine.dtypes import DType, float32, int32, int64
+from flopmarket.engine import compose, graph
+from flopmarket.engine.creation import where
+from flopmarket.engine.dtypes import DType, int32, int64
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node
 from flopmarket.engine.tensor import Tensor, common_device
-
-Pair = int | tuple[int, int]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -17,81 +16,25 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result if bias is None else result + bias
 
 
-def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Pair = 1,
-    padding: Pair = 0,
-    dilation: Pair = 1,
-    groups: int = 1,
-) -> Tensor:
-    """x [N, C, H, W] with weight [O, C/groups, KH, KW] and bias [O] -> [N, O, OH, OW].
-
-    Taps in the padding count as zeros times the weight. The sum runs over (channel, kernel row,
-    kernel column). Raises EngineError (SHAPE_MISMATCH).
-    """
-    if x.ndim != 4 or weight.ndim != 4 or groups < 1 or x.shape[1] != weight.shape[1] * groups:
+def bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a [.., I], b [.., J], weight [O, I, J], bias [O] -> [.., O]: sum of a_i * w_oij * b_j."""
+    out, first, second = weight.shape if weight.ndim == 3 else (0, 0, 0)
+    if weight.ndim != 3 or a.shape[-1:] != (first,) or b.shape != (*a.shape[:-1], second):
         raise EngineError(
-            f"conv2d of {list(x.shape)} with weight {list(weight.shape)} in {groups} groups",
+            f"bilinear of {list(a.shape)} and {list(b.shape)} with weight {list(weight.shape)}",
             code="SHAPE_MISMATCH",
-            hint="x is [N, C, H, W], weight is [O, C/groups, KH, KW]",
+            hint="a is [.., I], b is [.., J], weight is [O, I, J]",
         )
-    if weight.shape[0] % groups:
-        raise EngineError(
-            f"{weight.shape[0]} output channels do not divide into {groups} groups",
-            code="SHAPE_MISMATCH",
-        )
-    padded = _pad_image(x.node, _pair(padding))
-    steps, spacing = _pair(stride), _pair(dilation)
-    _check_reach(padded, (weight.shape[2], weight.shape[3]), spacing)
-    device = common_device(x, weight)
-    result = Tensor(convolution.forward(padded, weight.node, steps, spacing, groups), device=device)
-    return result if bias is None else result + bias.reshape(1, -1, 1, 1)
+    middle = a.matmul(weight.permute(1, 0, 2).reshape(first, out * second))
+    middle = middle.reshape(*a.shape[:-1], out, second)
+    result = middle.matmul(b.unsqueeze(-1)).squeeze(-1)
+    return result if bias is None else result + bias
 
 
-def max_pool2d(
-    x: Tensor, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0
-) -> Tensor:
-    """Largest of every window of [N, C, H, W]; padding counts as -inf. Only whole windows.
-
-    The derivative goes to the first largest element of a window.
-    """
-    return _pool("max", x, kernel_size, stride, padding, float("-inf"))
-
-
-def avg_pool2d(
-    x: Tensor, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0
-) -> Tensor:
-    """Mean of every window of [N, C, H, W]; padding counts as zeros. Only whole windows."""
-    size = _pair(kernel_size)
-    return _pool("sum", x, size, stride, padding, 0.0) / float(size[0] * size[1])
-
-
-def _pool(
-    kind: str, x: Tensor, kernel_size: Pair, stride: Pair | None, padding: Pair, fill: float
-) -> Tensor:
-    if x.ndim != 4:
-        raise EngineError(f"pooling wants [N, C, H, W], not {list(x.shape)}", code="SHAPE_MISMATCH")
-    size, border = _pair(kernel_size), _pair(padding)
-    steps = size if stride is None else _pair(stride)
-    filled = x.pad((border[1], border[1], border[0], border[0]), fill).node
-    _check_reach(filled, size, (1, 1))
-    if steps == size:  # windows that tile are a reshape, whose derivative is one too
-        batch, channels, height, width = filled.shape
-        down, across = height // size[0], width // size[1]
-        whole = compose.part(filled, 2, 0, down * size[0])
-        whole = compose.part(whole, 3, 0, across * size[1])
-        tiles = graph.reshape(whole, (batch, channels, down, size[0], across, size[1]))
-        return Tensor(graph.reduce(kind, tiles, (3, 5)), device=x.device)
-    taps = graph.window(filled, [(2, size[0], steps[0], 1), (3, size[1], steps[1], 1)])
-    return Tensor(graph.reduce(kind, taps, (4, 5)), device=x.device)
-
-
-def embedding(index: Tensor, weight: Tensor) -> Tensor:
+def embedding(index: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """Rows of weight [V, D] by an integer index of any shape -> [.., D].
 
-    Computed indices are clamped into 0..V-1.
+    Computed indices are clamped into 0..V-1. Row ``padding_idx`` gets no derivative.
     """
     if weight.ndim != 2 or not index.dtype.is_integer:
         raise EngineError(
@@ -99,7 +42,65 @@ def embedding(index: Tensor, weight: Tensor) -> Tensor:
             code="SHAPE_MISMATCH",
             hint="an integer index and a weight [V, D]",
         )
-    return weight.gather_rows(index)
+    rows = weight.gather_rows(index)
+    if padding_idx is None:
+        return rows
+    kept = (index == padding_idx % weight.shape[0]).unsqueeze(-1)
+    return where(kept, rows.detach(), rows)
+
+
+def embedding_bag(
+    index: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    mode: str = "mean",
+    per_sample_weights: Tensor | None = None,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Rows of weight [V, D] folded bag by bag -> [B, D]; ``mode`` is 'sum', 'mean' or 'max'.
+
+    ``index`` is [B, L], a bag a row, or [N] with ``offsets`` [B], where each bag begins, ascending
+    from 0. Entries equal to ``padding_idx`` do not count. ``per_sample_weights``, of the index's
+    shape, multiply the rows of a 'sum'. An empty bag gives zeros. Raises EngineError.
+    """
+    if mode not in ("sum", "mean", "max") or (per_sample_weights is not None and mode != "sum"):
+        raise EngineError(
+            f"embedding_bag mode {mode!r}: sum, mean or max, weights with sum only",
+            code="REDUCTION_UNKNOWN",
+        )
+    if index.ndim != (2 if offsets is None else 1):
+        raise EngineError(
+            f"embedding_bag of {list(index.shape)}: [B, L], or [N] with offsets",
+            code="SHAPE_MISMATCH",
+        )
+    if offsets is None:
+        count = index.shape[0]
+        bag = Tensor(graph.iota(0, index.shape), device=index.device).reshape(-1)
+    else:
+        count = offsets.shape[0]
+        places = Tensor(graph.iota(0, index.shape), device=index.device)
+        begun = offsets.to(int32).reshape(1, -1) <= places.reshape(-1, 1)
+        bag = begun.to(int32).sum(1).to(int32) - 1
+    flat = index.reshape(-1)
+    rows = embedding(flat, weight, padding_idx)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.reshape(-1, 1)
+    counted = flat == flat if padding_idx is None else flat != padding_idx % weight.shape[0]
+    members = (bag.reshape(1, -1) == Tensor(graph.iota(0, (count, 1)))) & counted.reshape(1, -1)
+    if mode == "max":
+        spread = rows.unsqueeze(0).expand(count, *rows.shape)
+        kept = spread.masked_fill(~members.unsqueeze(-1), float("-inf")).amax(1)
+        return kept.masked_fill(~members.any(1, keepdim=True), 0.0)
+    # A row of no bag goes to no bag: scatter drops what is out of range.
+    place = where(counted, bag, -1)
+    zeros = compose.literal(0, rows.dtype, (count, rows.shape[1]))
+    total = Tensor(
+        graph.scatter("add", zeros, place.node, rows.node), device=common_device(index, weight)
+    )
+    if mode == "sum":
+        return total
+    sizes = members.to(int32).sum(1, keepdim=True).to(total.dtype)
+    return total / sizes.clamp(min=1.0)
 
 
 def one_hot(index: Tensor, num_classes: int, dtype: DType = int64) -> Tensor:
@@ -115,42 +116,3 @@ def one_hot_mask(index: Node, classes: int) -> Node:
     wide = graph.expand(graph.reshape(index, (*index.shape, 1)), shape)
     known = index.dtype if index.dtype.size_bytes >= 4 else int32
     return graph.cmp("eq", graph.cast(wide, known), graph.iota(len(shape) - 1, shape, known))
-
-
-def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """Zeros with probability ``p``, the rest scaled by 1 / (1 - p); the identity in evaluation.
-
-    Draws from the running random scope (a trace has one). Raises EngineError (RANDOM_SCOPE,
-    DROPOUT_RANGE).
-    """
-    if not 0.0 <= p <= 1.0:
-        raise EngineError(f"dropout probability {p} is not in 0..1", code="DROPOUT_RANGE")
-    if not training or p == 0.0:
-        return x
-    seed, step, ordinal = random.draw()
-    if p == 1.0:
-        return x * 0.0
-    mask = random.keep_mask(seed, step, ordinal, x.shape, 1.0 - p)
-    scaled = graph.mul(graph.cast(x.node, float32), compose.literal(1 / (1 - p), float32, x.shape))
-    return Tensor(graph.where(mask, scaled, compose.like(0.0, scaled)), device=x.device)
-
-
-def _pad_image(x: Node, border: tuple[int, int]) -> Node:
-    (rows, columns) = border
-    if rows < 0 or columns < 0:
-        raise EngineError(f"padding {border} is negative", code="SHAPE_MISMATCH")
-    return graph.pad(x, [(0, 0), (0, 0), (rows, rows), (columns, columns)])
-
-
-def _check_reach(x: Node, size: tuple[int, int], dilation: tuple[int, int]) -> None:
-    for n, k, d in zip(x.shape[2:], size, dilation, strict=True):
-        if k < 1 or (k - 1) * d + 1 > n:
-            raise EngineError(
-                f"a kernel of {list(size)} (dilation {list(dilation)}) does not fit in the padded "
-                f"image {list(x.shape)}",
-                code="SHAPE_MISMATCH",
-            )
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value

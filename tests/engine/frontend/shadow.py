@@ -1,7 +1,7 @@
 """The same graph in float64: what derivatives are checked against by finite differences.
 
-Not a second definition of FX1: roundings are float64's, and elementary functions are numpy's and
-scipy's, found by ``macros.recognise``.
+Not a second definition of FX1: roundings are float64's, and elementary functions are those of
+``exact.py``, found by ``macros.recognise``.
 """
 
 from __future__ import annotations
@@ -10,23 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from flopmarket.engine import macros, reference
 from flopmarket.engine.graph import Node, Op
+from tests.engine.frontend.exact import EXACT
 
 Array = np.ndarray[Any, Any]
-
-_FUNCTIONS = {
-    "exp": np.exp,
-    "exp2": np.exp2,
-    "log": np.log,
-    "log2": np.log2,
-    "tanh": np.tanh,
-    "sigmoid": special.expit,
-    "erf": special.erf,
-}
-
 
 def evaluate(output: Node, leaves: Mapping[Node, Array]) -> Array:
     """The value of ``output`` with every float32 node computed in float64 (small graphs only)."""
@@ -37,7 +26,7 @@ def _value(node: Node, values: dict[Node, Array]) -> Array:
     if node not in values:
         found = macros.recognise(node)
         if found is not None:
-            values[node] = _FUNCTIONS[found[0]](_value(found[1], values))
+            values[node] = EXACT[found[0]](_value(found[1], values))
         else:
             values[node] = _apply(node, [_value(source, values) for source in node.src])
     return values[node]

@@ -95,7 +95,7 @@ def test_losses() -> None:
     scores = x.astype(np.float64)
     each = np.log(np.exp(scores).sum(1)) - scores[np.arange(6), labels]
     for reduction, wanted in (("mean", each.mean()), ("sum", each.sum()), ("none", each)):
-        found = functional.cross_entropy(tensor(x), tensor(labels), reduction).numpy()
+        found = functional.cross_entropy(tensor(x), tensor(labels), reduction=reduction).numpy()
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
     y = uniform(6, 4, seed=3)
     np.testing.assert_allclose(

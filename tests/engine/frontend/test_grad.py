@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flopmarket.engine import convolution, functional, graph, reference, rewrite
+from flopmarket.engine import (
+    convolution,
+    functional,
+    grad_functions,
+    graph,
+    macros,
+    reference,
+    rewrite,
+)
 from flopmarket.engine.creation import cat, stack, where
 from flopmarket.engine.dtypes import float32, int32
 from flopmarket.engine.errors import EngineError
@@ -66,6 +74,23 @@ UNARY: dict[str, tuple[Build, float, float]] = {
     "tanh": (lambda x: x.tanh(), -3, 3),
     "sigmoid": (lambda x: x.sigmoid(), -3, 3),
     "erf": (lambda x: x.erf(), -3, 3),
+    "erfc": (lambda x: x.erfc(), -3, 3),
+    "normal_cdf": (lambda x: x.normal_cdf(), -3, 3),
+    "sin": (lambda x: x.sin(), -5, 5),
+    "cos": (lambda x: x.cos(), -5, 5),
+    "tan": (lambda x: x.tan(), -1.4, 1.4),
+    "asin": (lambda x: x.asin(), -0.95, 0.95),
+    "acos": (lambda x: x.acos(), -0.95, 0.95),
+    "atan": (lambda x: x.atan(), -4, 4),
+    "sinh": (lambda x: x.sinh(), -3, 3),
+    "cosh": (lambda x: x.cosh(), -3, 3),
+    "asinh": (lambda x: x.asinh(), -4, 4),
+    "acosh": (lambda x: x.acosh(), 1.1, 4),
+    "atanh": (lambda x: x.atanh(), -0.95, 0.95),
+    "expm1": (lambda x: x.expm1(), -3, 3),
+    "log1p": (lambda x: x.log1p(), -0.8, 4),
+    "log10": (lambda x: x.log10(), 0.2, 4),
+    "softplus": (lambda x: x.softplus(), -4, 4),
     "gelu": (functional.gelu, -3, 3),
     "silu": (functional.silu, -3, 3),
     "leaky_relu": (functional.leaky_relu, -3, 3),
@@ -105,6 +130,10 @@ UNARY: dict[str, tuple[Build, float, float]] = {
     "stack": (lambda x: stack([x, x * 3.0], 1), -2, 2),
     "layer_norm": (lambda x: functional.layer_norm(x, (4,)), -2, 2),
 }
+
+
+def test_every_elementary_function_has_a_rule() -> None:
+    assert grad_functions.RULES.keys() == macros.MACROS.keys()
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -194,7 +223,7 @@ def test_a_convolution_is_recognised_and_a_plain_product_is_not() -> None:
     windows = convolution.recognise(dot)
     assert windows is not None
     assert (windows.source, windows.groups) == (x, 2)
-    assert (windows.rows.stride, windows.columns.dilation) == (2, 2)
+    assert (windows.axes[0].stride, windows.axes[1].dilation) == (2, 2)
     a = graph.input_("input", "a", float32, (1, 3, 4))
     b = graph.input_("input", "b", float32, (1, 4, 5))
     assert convolution.recognise(graph.dot(a, b)) is None

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import special
 
 from flopmarket.engine import graph, macros, reference, rewrite
 from flopmarket.engine.dtypes import float32
+from flopmarket.engine.golden.macros import golden
 from flopmarket.engine.graph import Node
+from tests.engine.frontend.exact import EXACT
 
 Array = np.ndarray[Any, Any]
 INF, NAN = float("inf"), float("nan")
 
-# Exact value in float64, the error stated in the docstring, and where it is hard.
-FUNCTIONS: dict[str, tuple[Callable[[Array], Array], float, list[tuple[float, float]]]] = {
-    "exp2": (np.exp2, 0.88, [(-151, -120), (-1, 1), (120, 129)]),
-    "exp": (np.exp, 0.90, [(-104.5, -80), (-1, 1), (85, 89.5)]),
-    "log2": (np.log2, 0.93, [(0.5, 2), (1e-44, 1e-37)]),
-    "log": (np.log, 0.84, [(0.5, 2), (1e-44, 1e-37)]),
-    "tanh": (np.tanh, 1.37, [(0.3, 1), (1, 9.1), (-0.7, -0.5)]),
-    "sigmoid": (special.expit, 1.58, [(-104, -80), (-4, 4)]),
-    "erf": (special.erf, 1.08, [(0.8, 1.2), (1, 4), (-1.1, -0.5)]),
+# Where each function is hard: dense samples of these intervals.
+HARD: dict[str, list[tuple[float, float]]] = {
+    "exp2": [(-151, -120), (-1, 1), (120, 129)],
+    "exp": [(-104.5, -80), (-1, 1), (85, 89.5)],
+    "log2": [(0.5, 2), (1e-44, 1e-37)],
+    "log": [(0.5, 2), (1e-44, 1e-37)],
+    "tanh": [(0.3, 1), (1, 9.1), (-0.7, -0.5)],
+    "sigmoid": [(-104, -80), (-4, 4)],
+    "erf": [(0.8, 1.2), (1, 4), (-1.1, -0.5)],
+    "erfc": [(-4, 0.8), (0.7, 4), (9, 10.1)],
+    "sin": [(-4, 4), (1e4, 2e4), (1e30, 3e38)],
+    "cos": [(-4, 4), (1e4, 2e4), (1e30, 3e38)],
+    "tan": [(-4, 4), (1e4, 2e4), (1e30, 3e38)],
+    "expm1": [(-1, 1), (-18, -1), (1, 30), (88, 89)],
+    "log1p": [(-1, -0.5), (-0.5, 1), (1e38, 3e38)],
+    "log10": [(0.5, 2), (1e-44, 1e-37)],
+    "softplus": [(-4, 4), (-104, -80)],
+    "sinh": [(-1.5, 1.5), (1, 10), (85, 90)],
+    "cosh": [(-4, 4), (85, 90)],
+    "asin": [(-1, 1), (0.45, 0.55)],
+    "acos": [(-1, 1), (0.45, 0.55), (0.99, 1)],
+    "atan": [(-2, 2), (1, 100)],
+    "asinh": [(-2, 2), (1e4, 2e4), (1e30, 3e38)],
+    "acosh": [(1, 2), (1e4, 2e4), (1e30, 3e38)],
+    "atanh": [(-1, 1), (0.99, 1)],
+    "normal_cdf": [(-14.5, -12), (-2, 2), (1, 6)],
+    "gelu": [(-14.5, -12), (-2, 2), (-6, -1), (1, 6)],
 }
 
 
@@ -47,40 +65,40 @@ def ulps(found: Array, exact: Array) -> Array:
     return np.where(both_nan | (found == exact), 0.0, np.where(np.isnan(error), INF, error))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", macros.MACROS)
 def test_error_over_every_exponent_and_where_it_is_hard(name: str) -> None:
-    exact, stated, hard = FUNCTIONS[name]
+    # The golden error is over all inputs, or a sample of 2^24, which these may exceed a little.
+    known = golden()[name]
+    stated = known.max_ulp * (1.005 if known.log2_inputs == 32 else 1.25)
     random = np.random.default_rng(11)
     mantissas = random.integers(0, 2**23, (512, 300), dtype=np.uint32)
     mantissas[:, 0], mantissas[:, 1], mantissas[:, 2] = 0, 2**23 - 1, 1
     spread = ((np.arange(512, dtype=np.uint32)[:, None] << 23) | mantissas).view(np.float32)
-    dense = [random.uniform(low, high, 50_000).astype(np.float32) for low, high in hard]
+    dense = [random.uniform(low, high, 50_000).astype(np.float32) for low, high in HARD[name]]
     for x in (spread.ravel(), *dense):
         with np.errstate(all="ignore"):
-            wanted = np.asarray(exact(x.astype(np.float64)))
+            wanted = EXACT[name](x.astype(np.float64))
             error = ulps(run(name, x), wanted)
         worst = int(error.argmax())
         assert error[worst] <= stated, f"{name}({x[worst]!r}) is {error[worst]:.3f} ulp off"
 
 
+@pytest.mark.parametrize("name", macros.LAW)
+def test_the_functions_of_the_law_are_within_two_ulp(name: str) -> None:
+    assert golden()[name].max_ulp <= 2.0
+
+
 SPECIAL = np.array([0.0, -0.0, INF, -INF, NAN, 1.0, -1.0], dtype=np.float32)
-SPECIAL_RESULTS: dict[str, list[float]] = {
-    "exp2": [1, 1, INF, 0, NAN, 2, 0.5],
-    "exp": [1, 1, INF, 0, NAN, np.e, 1 / np.e],
-    "log2": [-INF, -INF, INF, NAN, NAN, 0, NAN],
-    "log": [-INF, -INF, INF, NAN, NAN, 0, NAN],
-    "tanh": [0, -0.0, 1, -1, NAN, 0.7615941559557649, -0.7615941559557649],
-    "sigmoid": [0.5, 0.5, 1, 0, NAN, 0.7310585786300049, 0.2689414213699951],
-    "erf": [0, -0.0, 1, -1, NAN, 0.8427007929497149, -0.8427007929497149],
-}
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", macros.MACROS)
 def test_special_values(name: str) -> None:
-    found, wanted = run(name, SPECIAL), np.array(SPECIAL_RESULTS[name])
-    np.testing.assert_allclose(found, wanted, rtol=2e-7)
+    with np.errstate(all="ignore"):
+        wanted = EXACT[name](SPECIAL.astype(np.float64))
+    found = run(name, SPECIAL)
+    np.testing.assert_allclose(found, wanted, rtol=3e-7)
     assert (np.signbit(found) == np.signbit(wanted))[~np.isnan(wanted)].all()
-    assert set(found.view(np.uint32)[np.isnan(found)].tolist()) == {0x7FC00000}
+    assert set(found.view(np.uint32)[np.isnan(found)].tolist()) <= {0x7FC00000}
 
 
 def test_powers_of_two_are_exact() -> None:
@@ -88,6 +106,21 @@ def test_powers_of_two_are_exact() -> None:
     powers = np.ldexp(np.float32(1), exponents.astype(np.int32)).astype(np.float32)
     np.testing.assert_array_equal(run("exp2", exponents), powers)
     np.testing.assert_array_equal(run("log2", powers), exponents)
+
+
+def test_reduction_keeps_its_digits_next_to_multiples_of_half_pi() -> None:
+    # The float32 that lie closest to multiples of pi/2 (in ulp of the rest that is left).
+    worst = 16367173.0 * 2.0**72
+    x = np.array([worst, 11.0, 1.5707964, 3.1415927, 6.2831855, 102943.7, 5.3e31], np.float32)
+    for name in ("sin", "cos", "tan"):
+        assert (ulps(run(name, x), EXACT[name](x.astype(np.float64))) <= 2.0).all()
+
+
+def test_logarithms_of_one_and_of_powers_of_ten() -> None:
+    one = np.array([1.0], np.float32)
+    for name in ("log", "log2", "log10"):
+        assert run(name, one).view(np.uint32) == 0
+    np.testing.assert_array_equal(run("log10", np.float32(10.0) ** np.arange(8)), np.arange(8))
 
 
 def test_underflow_passes_through_subnormals_and_overflow_ends_in_infinity() -> None:
@@ -100,7 +133,7 @@ def test_underflow_passes_through_subnormals_and_overflow_ends_in_infinity() -> 
     assert found[5] == INF
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", macros.MACROS)
 def test_is_its_own_canonical_form_and_is_found_again(name: str) -> None:
     def apply(node: Node) -> Node:
         return macros.MACROS[name](node)
@@ -108,7 +141,7 @@ def test_is_its_own_canonical_form_and_is_found_again(name: str) -> None:
     for shape in ((), (3,), (2, 1)):
         x = graph.input_("input", "x", float32, shape)
         assert rewrite.canonicalise([apply(x)])[0] is apply(x)
-        for argument in (x, graph.add(x, x), apply(x)):
+        for argument in (x, graph.add(x, x), graph.mul(x, x), apply(x)):
             assert macros.recognise(apply(argument)) == (name, argument)
         assert macros.recognise(graph.mul(x, x)) is None
         assert macros.recognise(graph.div(x, x)) is None

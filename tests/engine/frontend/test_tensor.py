@@ -14,12 +14,17 @@ from flopmarket.engine import graph
 from flopmarket.engine.creation import arange, cat, eye, full, ones, stack, where, zeros
 from flopmarket.engine.dtypes import (
     DType,
+    bfloat16,
     bool_,
+    float16,
     float32,
+    float64,
     int8,
+    int16,
     int32,
     int64,
     uint8,
+    uint16,
     uint32,
     uint64,
 )
@@ -71,11 +76,17 @@ def test_integer_division_floors(divisor: int) -> None:
     ("a", "b", "result"),
     [
         (bool_, uint8, uint8),
-        (uint8, int8, int32),
+        (uint8, int8, int16),
+        (uint16, int16, int32),
         (int8, int32, int32),
         (int32, uint32, int64),
         (int64, float32, float32),
         (bool_, float32, float32),
+        (float16, bfloat16, float32),
+        (float16, float32, float32),
+        (bfloat16, int64, bfloat16),
+        (float16, float64, float64),
+        (int8, float64, float64),
     ],
 )
 def test_promotion(a: DType, b: DType, result: DType) -> None:
@@ -88,6 +99,9 @@ def test_python_scalars_are_weak() -> None:
     assert (tensor([1], int8) + 1.5).dtype is float32
     assert (tensor([True]) + 1).dtype is int64
     assert (tensor([1.0]) + True).dtype is float32
+    assert (tensor([1], float16) * 2.5).dtype is float16
+    assert (tensor([1], bfloat16) + 1).dtype is bfloat16
+    assert (tensor([1.0]) * np.float64(2.5)).dtype is float32
     with pytest.raises(EngineError, match="SCALAR_RANGE"):
         tensor([1], int8) + 300
     with pytest.raises(EngineError, match="DTYPE_MISMATCH"):
@@ -101,7 +115,8 @@ def test_data_from_outside() -> None:
         bool_,
     )
     with pytest.raises(EngineError, match="DTYPE_UNKNOWN"):
-        tensor(np.zeros(2))
+        tensor(np.zeros(2, dtype=np.complex64))
+    assert tensor(np.zeros(2)).dtype is float64
     assert tensor(np.zeros(2), float32).dtype is float32
     with pytest.raises(EngineError, match="DATA_RAGGED"):
         tensor([[1], [1, 2]])
@@ -334,7 +349,6 @@ def test_equal_data_is_one_node() -> None:
         (lambda x: x.sum(3), "AXIS_RANGE", ["3"]),
         (lambda x: x.sum((0, 0)), "AXIS_RANGE", ["[0, 0]"]),
         (lambda x: x.pad((1, -1)), "SHAPE_MISMATCH", ["[1, -1]"]),
-        (lambda x: x**0.3, "POW_EXPONENT", ["0.3"]),
         (lambda x: x + "a", "OPERAND_KIND", ["str"]),
         (lambda x: x.item(), "SHAPE_MISMATCH", ["[2, 3, 4]"]),
         (lambda x: x + Tensor(1.0, device="PoCL:0"), "DEVICE_MISMATCH", ["reference", "PoCL:0"]),
