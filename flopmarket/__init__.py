@@ -20,16 +20,23 @@ if TYPE_CHECKING:
     from flopmarket.engine import functional, nn, optim
     from flopmarket.engine.creation import arange, cat, full, ones, stack, where, zeros
     from flopmarket.engine.dtypes import (
+        bfloat16,
         bool_,
+        float16,
         float32,
+        float64,
         int8,
+        int16,
         int32,
         int64,
         uint8,
+        uint16,
         uint32,
         uint64,
     )
     from flopmarket.engine.errors import EngineError
+    from flopmarket.engine.formats import onnx
+    from flopmarket.engine.formats.onnx import Model
     from flopmarket.engine.grad import grad
     from flopmarket.engine.program import Program, TensorSpec
     from flopmarket.engine.runtime.devices import discover as devices
@@ -46,6 +53,7 @@ _HOMES = {
     "EngineError": "flopmarket.engine.errors",
     "FlopmarketError": "flopmarket.errors",
     "InferenceJob": "flopmarket.jobs.job",
+    "Model": "flopmarket.engine.formats.onnx",
     "PreparedJob": "flopmarket.jobs.prepared",
     "Program": "flopmarket.engine.program",
     "Result": "flopmarket.jobs.prepared",
@@ -58,7 +66,10 @@ _HOMES = {
         ("arange", "cat", "full", "ones", "stack", "where", "zeros"), "flopmarket.engine.creation"
     ),
     **dict.fromkeys(
-        ("bool_", "float32", "int8", "int32", "int64", "uint8", "uint32", "uint64"),
+        (
+            *("bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+            *("bfloat16", "float16", "float32", "float64"),
+        ),
         "flopmarket.engine.dtypes",
     ),
 }
@@ -69,6 +80,7 @@ __all__ = [
     "EngineError",
     "FlopmarketError",
     "InferenceJob",
+    "Model",
     "PreparedJob",
     "Program",
     "Result",
@@ -76,22 +88,28 @@ __all__ = [
     "TensorSpec",
     "TrainingJob",
     "arange",
+    "bfloat16",
     "bool_",
     "cat",
     "devices",
+    "float16",
     "float32",
+    "float64",
     "full",
     "functional",
     "grad",
     "int8",
+    "int16",
     "int32",
     "int64",
     "nn",
     "ones",
+    "onnx",
     "optim",
     "stack",
     "trace",
     "uint8",
+    "uint16",
     "uint32",
     "uint64",
     "where",
@@ -104,6 +122,8 @@ def __getattr__(name: str) -> Any:
         value: Any = getattr(import_module(_HOMES[name]), name)
     elif name in _MODULES:
         value = import_module(f"flopmarket.engine.{name}")
+    elif name == "onnx":
+        value = import_module("flopmarket.engine.formats.onnx")
     elif name == "devices":
         value = import_module("flopmarket.engine.runtime.devices").discover
     else:

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "receipt": ("flopmarket.cli.receipt:receipt", "Check a signed receipt offline."),
     "account": ("flopmarket.cli.account:account", "Account: register, balances, statement."),
     "key": ("flopmarket.cli.key:key", "Keys of this user."),
+    "bench": ("flopmarket.cli.bench:bench", "What a device here computes, and how fast."),
     "demo": ("flopmarket.cli.demo:demo", "The whole market on this machine, end to end."),
 }
 MOUNTED_HELP: Mapping[str, str] = {

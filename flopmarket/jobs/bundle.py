@@ -17,7 +17,6 @@ import safetensors
 import safetensors.numpy
 
 from flopmarket.engine import dtypes
-from flopmarket.engine.errors import GraphError
 from flopmarket.engine.program import TensorSpec
 from flopmarket.errors import InvalidInput, LimitExceeded
 from flopmarket.limits import MAX_BUNDLE_BYTES
@@ -25,6 +24,13 @@ from flopmarket.trust import merkle
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Array]
+
+_TYPES = {
+    "BF16" if dtype is dtypes.bfloat16 else f"{dtype.kind.upper()}{dtype.bits}": dtype
+    for dtype in dtypes.DTYPES
+    if dtype is not dtypes.bool_
+} | {"BOOL": dtypes.bool_}
+"""The file format's names of the engine's dtypes."""
 
 EMPTY_ROOT = merkle.state_root({})
 """Root of a bundle without tensors; such a bundle needs no file."""
@@ -37,8 +43,9 @@ def root(tensors: Mapping[str, Array]) -> bytes:
 
 def _tensor_root(array: Array) -> bytes:
     canonical = dtypes.canonical(array)
-    name = dtypes.from_numpy(canonical.dtype).name
-    return merkle.tensor_root(name, canonical.shape, canonical)
+    dtype = dtypes.from_numpy(canonical.dtype)
+    words = canonical.view(dtypes.unsigned_of(dtype).numpy)  # bfloat16 is no buffer to Python
+    return merkle.tensor_root(dtype.name, canonical.shape, words)
 
 
 def save(tensors: Mapping[str, Array]) -> bytes:
@@ -54,13 +61,18 @@ def load(data: bytes) -> Tensors:
     if len(data) > MAX_BUNDLE_BYTES:
         raise LimitExceeded(f"a bundle of {len(data)} bytes, at most {MAX_BUNDLE_BYTES}")
     try:
-        tensors = safetensors.numpy.load(data)
+        entries = sorted(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
+        return {name: dtypes.canonical(_checked_bool(_array(entry))) for name, entry in entries}
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise InvalidInput(f"not a tensor bundle: {error}", code="BUNDLE_MALFORMED") from None
-    try:
-        return {name: dtypes.canonical(_checked_bool(a)) for name, a in sorted(tensors.items())}
-    except GraphError as error:
-        raise InvalidInput(f"tensor bundle: {error.message}", code="BUNDLE_DTYPE") from None
+
+
+def _array(entry: Mapping[str, Any]) -> Array:
+    """The array of one entry of a file."""
+    dtype = _TYPES.get(entry["dtype"])
+    if dtype is None:
+        raise InvalidInput(f"tensor bundle: dtype {entry['dtype']!r}", code="BUNDLE_DTYPE")
+    return np.frombuffer(entry["data"], dtype=dtype.numpy).reshape(entry["shape"])
 
 
 def _checked_bool(array: Array) -> Array:

@@ -44,6 +44,8 @@ def _checksum(node: Node) -> Node:
         wide = graph.bitcast(flat, dtypes.uint64)
         high = graph.bit("shr", wide, graph.filled(32, dtypes.uint64, wide.shape))
         words = graph.bit("xor", graph.cast(wide, dtypes.uint32), graph.cast(high, dtypes.uint32))
+    elif flat.dtype.is_float:
+        words = graph.cast(graph.bitcast(flat, dtypes.uint16), dtypes.uint32)
     else:
         words = graph.cast(flat, dtypes.uint32)
     position = graph.iota(0, words.shape, dtypes.uint32)

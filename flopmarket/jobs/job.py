@@ -6,7 +6,7 @@ Both only describe. :meth:`prepare` traces the step and lays out the tensors; ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -18,7 +18,14 @@ from flopmarket.engine.nn import Module
 from flopmarket.engine.optim import Optimizer
 from flopmarket.engine.program import TensorSpec
 from flopmarket.engine.tensor import Tensor
-from flopmarket.engine.trace import MODEL_PREFIX, Loss, inference_step, trace, training_step
+from flopmarket.engine.trace import (
+    MODEL_PREFIX,
+    Loss,
+    inference_step,
+    trace,
+    training_step,
+    without_unread,
+)
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.prepared import PreparedJob, Result, run_local
@@ -42,11 +49,13 @@ DEFAULT_SEGMENTS = 8
 class TrainingJob:
     """Train ``model`` on ``data`` with ``optimizer``, minimising ``loss(model(x), y)``.
 
-    ``data``: (x, y) with rows on the first axis of both. ``batch``: rows a step. Give ``steps`` or
-    ``epochs`` (an epoch is every row once, in an order that the seed decides). ``seed``: 64 bits
-    that also decide initial weights and dropout. ``state`` resumes from the state of an earlier
-    result instead of initialising. A checkpoint is made after every ``checkpoint_segments``
-    segments of ``segment_steps`` steps.
+    ``data``: (x, y) with rows on the first axis of both; a model of several inputs takes a dict of
+    arrays as x. ``batch``: rows a step. Give ``steps`` or ``epochs`` (an epoch is every row once,
+    in an order that the seed decides). ``seed``: 64 bits that also decide initial weights and
+    dropout. ``trainable``: shell patterns of the parameters to train, the others stay frozen; None
+    trains all. ``initial``: values of the model by name to begin from instead of ``model.init``.
+    ``state`` resumes from the state of an earlier result. A checkpoint is made after every
+    ``checkpoint_segments`` segments of ``segment_steps`` steps.
     """
 
     model: Module
@@ -57,6 +66,8 @@ class TrainingJob:
     steps: int | None = None
     epochs: float | None = None
     seed: int = 0
+    trainable: Sequence[str] | None = None
+    initial: Mapping[str, Array] | None = None
     segment_steps: int | None = None
     checkpoint_segments: int = 1
     state: Mapping[str, Array] | None = None
@@ -68,16 +79,24 @@ class TrainingJob:
 
     @cached_property
     def _prepared(self) -> PreparedJob:
-        x, y = (_array(part) for part in self.data)
-        rows = _common_rows({"x": x, "y": y})
+        x, y = self.data
+        data = _named(x)
+        if "y" in data:
+            raise InvalidInput("the labels are the data called 'y'", code="JOB_DATA")
+        data["y"] = _array(y)
+        rows = _common_rows(data)
         steps = self._step_count(rows)
-        step = training_step(self.model, self.loss, self.optimizer)
-        state = step.init(self.seed) if self.state is None else dict(self.state)
-        data = {"x": x, "y": y}
+        step = training_step(self.model, self.loss, self.optimizer, self.trainable)
+        frozen, state = step.split(self._first_values)
+        if self.state is not None:
+            state = dict(self.state)
+        program = without_unread(
+            trace(step.with_frozen, state, _batch_specs(data, self.batch), frozen=frozen)
+        )
         return PreparedJob(
             kind=JobKind.TRAINING,
-            program=trace(step, state, _batch_specs(data, self.batch)),
-            frozen={},
+            program=program,
+            frozen={spec.name: frozen[spec.name] for spec in program.frozen},
             state=state,
             data=data,
             order=DataOrder(OrderKind.SHUFFLED, rows, self.batch),
@@ -87,6 +106,10 @@ class TrainingJob:
             checkpoint_segments=self.checkpoint_segments,
             title=self.title,
         )
+
+    @cached_property
+    def _first_values(self) -> Tensors:
+        return dict(self.model.init(self.seed) if self.initial is None else self.initial)
 
     def _step_count(self, rows: int) -> int:
         if (self.steps is None) == (self.epochs is None):
@@ -103,8 +126,8 @@ class TrainingJob:
         return run_local(self.prepare(), device, **options)
 
     def weights(self, result: Finished) -> Tensors:
-        """The trained values of the model by name, ready for ``model.load_state_dict``."""
-        return model_values(result.state)
+        """The values of the model by name, ready for ``model.load_state_dict``."""
+        return self._first_values | model_values(result.state)
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,8 @@ class InferenceJob:
     """Apply ``model`` with ``weights`` to every row of ``inputs``, ``batch`` rows a step.
 
     ``weights``: values by name as ``TrainingJob.weights`` or ``model.state_dict`` give them; None
-    takes those the model holds. Predictions are ``result.rows("y")``, one row per input row.
+    takes those the model holds. Predictions are ``result.rows("y")``, one row per input row. A
+    model of several inputs takes a dict of arrays; several outputs keep their names.
     Steps do not depend on each other, so segments may run on several workers at once.
     """
 
@@ -129,16 +153,17 @@ class InferenceJob:
 
     @cached_property
     def _prepared(self) -> PreparedJob:
-        data = {"x": _array(self.inputs)}
+        data = _named(self.inputs)
         rows = _common_rows(data)
         weights = dict(self.model.state_dict() if self.weights is None else self.weights)
         steps = -(-rows // self.batch)
+        program = without_unread(
+            trace(inference_step(self.model), {}, _batch_specs(data, self.batch), frozen=weights)
+        )
         return PreparedJob(
             kind=JobKind.INFERENCE,
-            program=trace(
-                inference_step(self.model), {}, _batch_specs(data, self.batch), frozen=weights
-            ),
-            frozen=weights,
+            program=program,
+            frozen={spec.name: weights[spec.name] for spec in program.frozen},
             state={},
             data=data,
             order=DataOrder(OrderKind.SEQUENTIAL, rows, self.batch),
@@ -162,12 +187,19 @@ def model_values(state: Mapping[str, Array]) -> Tensors:
     }
 
 
+def _named(inputs: Any) -> Tensors:
+    """Arrays by the names that the step knows them under: "x", or the names of a mapping."""
+    if not isinstance(inputs, Mapping):
+        return {"x": _array(inputs)}
+    return {str(name): _array(value) for name, value in inputs.items()}
+
+
 def _array(value: Any) -> Array:
-    """``value`` as a canonical array; float64 narrows to float32, the profile's float."""
-    array = value.numpy() if isinstance(value, Tensor) else np.asarray(value)
-    if array.dtype == np.float64:
-        array = array.astype(np.float32)
-    return dtypes.canonical(array)
+    """``value`` as a canonical array. NumPy's float64 narrows to float32, a tensor's stays."""
+    if isinstance(value, Tensor):
+        return dtypes.canonical(value.numpy())
+    array = np.asarray(value)
+    return dtypes.canonical(array.astype(np.float32) if array.dtype == np.float64 else array)
 
 
 def _common_rows(data: Tensors) -> int:
