@@ -4,15 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types proto bench clean install
+.PHONY: demo test law golden runtimes lint types proto bench clean install onnx-suite exhaustive
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    run the whole market on this machine: quote, train, catch a cheat, pay, verify"
 	@echo "make test    run the test-suite"
+	@echo "make law     FX1 on many new random programs (make test runs a few)"
+	@echo "make golden  write the digests of the golden programs anew, from the reference"
+	@echo "make runtimes  FX1 on every OpenCL runtime of this machine"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make proto   regenerate flopmarket/v1 from proto/"
 	@echo "make bench   GEMM and training steps against numpy (and torch, if installed)"
+	@echo "make onnx-suite  all conformance cases of the onnx package; writes docs/onnx.md's tables"
+	@echo "make exhaustive  every elementary function over all 2^32 inputs, against the golden data"
 	@echo "make clean   remove the virtual environment and caches"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -28,6 +33,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
 
+law: $(STAMP)
+	FLOPMARKET_LAW=deep $(BIN)/python -m pytest -q --timeout=7200 tests/engine/law
+
+golden: $(STAMP)
+	$(BIN)/python -m tests.tools.generate_golden
+
+runtimes: $(STAMP)
+	$(BIN)/python -m tests.tools.runtimes
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +55,12 @@ proto: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.bench_gemm
 	$(BIN)/python -m tests.bench.bench_steps
+
+onnx-suite: $(STAMP)
+	$(BIN)/python -m tests.onnx_suite --document
+
+exhaustive: $(STAMP)
+	$(BIN)/python -m tests.tools.exhaustive
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
