@@ -9,7 +9,7 @@ from flopmarket.jobs.prepared import PreparedJob
 
 STEPS = 10
 ONE_DIGEST = (
-    "e53c75cdb69b1c0e7a2ec6cd0f2fa317863a56c827ce3e9ec7d3a72d456ba607"
+    "3f4a120d57ddb4e0f9cc4476f12f7e208dcbad2482e87cce6c416d164be5fb92"
     "e22f19e1ef72acab20d39b0b1b1aef4f432bb862834ef37be88e404a51fce8f2"
 )
 """State root and outputs root, as hex: what every way of running the job must come to."""

@@ -33,7 +33,7 @@ from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.receipt import verify_receipt
 
 REQUIRED_ACCURACY = 0.97
-KNOWN_STATE_ROOT = "9888e25e9285cdef5b796add3ffd21ac570f7fb07fae45d90f743cd13bb97237"
+KNOWN_STATE_ROOT = "e8b3b1d9eafd8cfad55c05d569c51b379c2ba84e7005b118d2d9d4319b6a48ba"
 """Root of the trained state, as an x86 CPU (PoCL 3.0) and an NVIDIA H200 came to it."""
 BUYER_DEPOSIT = "1.00"
 BOND = "0.05"

@@ -6,7 +6,7 @@ for each other. Nothing here is tunable: a device either computes these bits or 
 
 from __future__ import annotations
 
-DOT_CHUNK = 512
+DOT_CHUNK = 256
 """Terms of one FMA chain of DOT before its result is added to the total (docs/numerics.md §2)."""
 
 REDUCE_LANES = 64

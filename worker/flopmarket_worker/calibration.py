@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flopmarket.bench import BenchmarkResult
-from flopmarket.engine.exact import PROFILE
+from flopmarket.engine.exact import ADMISSION, PROFILE
 from flopmarket.errors import FlopmarketError
 from flopmarket.limits import MAX_CALIBRATION_BYTES
 from flopmarket_worker.executor import JobExecutor
@@ -97,7 +97,8 @@ def _first_failure(admission: Mapping[str, Any]) -> str:
 
 def _cache_key(info: Mapping[str, Any], version: str) -> str:
     fields = [str(info.get(name, "")) for name in _IDENTITY_FIELDS]
-    return hashlib.sha256("\0".join([*fields, PROFILE, version]).encode()).hexdigest()[:40]
+    known = [*fields, PROFILE, str(ADMISSION), version]
+    return hashlib.sha256("\0".join(known).encode()).hexdigest()[:40]
 
 
 def _read(path: Path, info: Mapping[str, Any]) -> Measured | None:

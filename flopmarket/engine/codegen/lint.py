@@ -17,6 +17,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from flopmarket.engine.codegen.lint_types import (
+    INTEGER_TYPE,
+    INTEGERS,
+    QUALIFIERS,
+    TYPE,
+    are_integers,
+    declared,
+    element_type,
+    is_cast,
+    left_operand,
+    pointees_of,
+    right_operand,
+    typedefs_of,
+)
 from flopmarket.engine.codegen.tokens import (
     Function,
     Token,
@@ -29,18 +43,6 @@ from flopmarket.engine.codegen.tokens import (
 )
 from flopmarket.engine.errors import EngineError
 
-_INTEGERS = "char|uchar|short|ushort|int|uint|long|ulong"
-_TYPE = re.compile(rf"^(?:{_INTEGERS}|float|double|half)(?:2|3|4|8|16)?$")
-_INTEGER_TYPE = re.compile(
-    rf"^(?:(?:{_INTEGERS})(?:2|3|4|8|16)?|bool|size_t|ptrdiff_t|intptr_t|uintptr_t|unsigned|signed)$"
-)
-_FLOAT_TYPE = re.compile(r"^(?:float|double|half)(?:2|3|4|8|16)?$")
-# fmt: off
-_QUALIFIERS = frozenset([
-    "const", "volatile", "restrict", "static", "inline", "__global", "global", "__local", "local",
-    "__private", "private", "__constant", "constant", "__kernel", "kernel",
-])
-# fmt: on
 # fmt: off
 _WORDS_BEFORE_PARENTHESIS = frozenset([
     "if", "for", "while", "switch", "return", "sizeof", "do", "else", "case",
@@ -89,8 +91,8 @@ _CALLS = frozenset([
 ])
 # fmt: on
 _CALL_FAMILIES = re.compile(
-    rf"^(?:as_(?:{_INTEGERS}|float|double)(?:2|3|4|8|16)?"
-    rf"|convert_(?:{_INTEGERS})(?:2|3|4|8|16)?(?:_sat)?(?:_rtz)?"
+    rf"^(?:as_(?:{INTEGERS}|float|double)(?:2|3|4|8|16)?"
+    rf"|convert_(?:{INTEGERS})(?:2|3|4|8|16)?(?:_sat)?(?:_rtz)?"
     r"|convert_(?:float|double)(?:2|3|4|8|16)?(?:_rte)?"
     r"|vload(?:2|3|4|8|16)|vstore(?:2|3|4|8|16)"
     r"|vloada?_half(?:2|3|4|8|16)|vstorea?_half(?:2|3|4|8|16)_rte)$"
@@ -98,10 +100,6 @@ _CALL_FAMILIES = re.compile(
 _INTEGER_CALLS = frozenset(["min", "max", "clamp", "abs"])
 """Allowed where every argument is visibly an integer: on floats they differ between drivers."""
 _ATOMIC = re.compile(r"^atom(?:ic)?_(?:add|sub|inc|dec|min|max|and|or|xor|xchg|cmpxchg)$")
-_INTEGER_RESULT = re.compile(
-    rf"^(?:get_\w+|(?:as|convert)_(?:{_INTEGERS})\w*|min|max|clamp|abs|abs_diff|mul_hi|rotate"
-    r"|popcount|clz|isnan|add_sat|sub_sat|sizeof|atom(?:ic)?_\w+)$"
-)
 _DOUBLE = re.compile(r"^(?:as_|convert_)?double")
 _USES_DOUBLE = re.compile(r"^(?:fx1_(?:div|sqrt)\w*|fx1_\w+_double|\w+_f64)$")
 _CONTRACTED = re.compile(
@@ -136,13 +134,13 @@ def check(source: str, options: tuple[str, ...] = ()) -> None:
     for function in functions:
         if _is_builtin(function.name):
             refuse("LINT_CALL", f"redefinition of {function.name}", tokens[function.start])
-    typedefs = _typedefs(tokens)
+    typedefs = typedefs_of(tokens)
     inside = owners_of(tokens, functions)
     outside = [i for i, owner in enumerate(inside) if owner is None]
-    floats_at_top = _declared(tokens, typedefs, outside)
+    floats_at_top = declared(tokens, typedefs, outside)
     for function in functions:
         span = range(function.start, function.closing + 1)
-        names = floats_at_top | _declared(tokens, typedefs, span)
+        names = floats_at_top | declared(tokens, typedefs, span)
         known = frozenset([*names, *defined, *typedefs])
         _check_body(tokens, function, names, defined, typedefs)
         _check_names(tokens, span, known)
@@ -186,70 +184,6 @@ def _is_contracted_helper(tokens: Sequence[Token], function: Function) -> bool:
     return _CONTRACTED.match(text) is not None
 
 
-def _typedefs(tokens: Sequence[Token]) -> dict[str, bool]:
-    """Names that ``typedef`` introduces -> whether they are float types."""
-    found: dict[str, bool] = {}
-    for index, token in enumerate(tokens):
-        if token.text != "typedef":
-            continue
-        words = []
-        for later in tokens[index + 1 :]:
-            if later.text == ";":
-                break
-            words.append(later.text)
-        if words:
-            integer = all(_INTEGER_TYPE.match(word) or word in _QUALIFIERS for word in words[:-1])
-            found[words[-1]] = not integer
-    return found
-
-
-def _declared(
-    tokens: Sequence[Token], typedefs: dict[str, bool], span: Sequence[int]
-) -> dict[str, bool]:
-    """Variables declared in a span -> True where one of that name is (a pointer to) a float."""
-    names: dict[str, bool] = {}
-    current: bool | None = None  # class of the declaration we are in
-    depth = 0
-    for index in span:
-        text, kind = tokens[index].text, tokens[index].kind
-        before = tokens[index - 1].text if index else ""
-        is_float = bool(_FLOAT_TYPE.match(text)) or typedefs.get(text, False)
-        if is_float or _INTEGER_TYPE.match(text) or text in typedefs:
-            after = tokens[index + 1].text if index + 1 < len(tokens) else ""
-            cast = before == "(" and after in (")", "*") and not _declares(tokens, index)
-            if not cast:
-                current, depth = is_float, 0
-        elif kind == "name" and text not in _QUALIFIERS:
-            declares = before in ("*", ",") or _is_type(before, typedefs) or before in _QUALIFIERS
-            if current is not None and depth == 0 and declares:
-                names[text] = names.get(text, False) or current
-        elif text in ("(", "[", "{"):
-            depth += 1
-            if text == "{":
-                current, depth = None, 0
-        elif text in (")", "]", "}"):
-            depth -= 1
-            if depth < 0:
-                current, depth = None, 0
-        elif text == ";":
-            current, depth = None, 0
-    return names
-
-
-def _declares(tokens: Sequence[Token], index: int) -> bool:
-    """Whether ``( type *`` goes on with a name, i.e. is a parameter and no cast."""
-    position = index + 1
-    while tokens[position].text in ("*", *_QUALIFIERS):
-        position += 1
-    return tokens[position].kind == "name"
-
-
-def _is_type(text: str, typedefs: dict[str, bool]) -> bool:
-    return (
-        bool(_TYPE.match(text) or _INTEGER_TYPE.match(text)) or text in typedefs or text == "void"
-    )
-
-
 def _check_body(
     tokens: Sequence[Token],
     function: Function,
@@ -261,10 +195,10 @@ def _check_body(
     for index in range(function.start, function.closing + 1):
         token = tokens[index]
         if token.text in ("/", "/=") and not divides:
-            left, right = _left_operand(tokens, index), _right_operand(tokens, index)
+            left, right = left_operand(tokens, index), right_operand(tokens, index)
             if not (
-                _integers(left, names, defined, typedefs)
-                and _integers(right, names, defined, typedefs)
+                are_integers(left, names, defined, typedefs)
+                and are_integers(right, names, defined, typedefs)
             ):
                 refuse("LINT_DIVIDE", f"'{token.text}' on what may be a float", token)
         elif token.kind != "pragma" and index != function.opening:
@@ -272,11 +206,11 @@ def _check_body(
             following = tokens[index + 1].text if index + 1 < len(tokens) else ""
             if following == "(" and token.text in _INTEGER_CALLS:
                 arguments = tokens[index + 2 : matching(tokens, index + 1)]
-                if not _integers(arguments, names, defined, typedefs):
+                if not are_integers(arguments, names, defined, typedefs):
                     refuse("LINT_MINMAX", f"{token.text} on what may be a float", token)
             elif following == "(" and _ATOMIC.match(token.text):
                 arguments = tokens[index + 2 : matching(tokens, index + 1)]
-                if not _integers(arguments, names, defined, typedefs):
+                if not are_integers(arguments, names, defined, typedefs):
                     refuse("LINT_ATOMIC", f"{token.text} on what may be a float", token)
 
 
@@ -305,7 +239,7 @@ def _check_word(tokens: Sequence[Token], index: int, defined: set[str], function
         return
     if following != "(" or text in _WORDS_BEFORE_PARENTHESIS or text in _ATTRIBUTES:
         return
-    if text in defined or text in _QUALIFIERS:
+    if text in defined or text in QUALIFIERS:
         return
     root = text in ("sqrt", "fabs") and function.startswith(("fx1_sqrt", "fx1_div"))
     if not (root or _is_builtin(text)):
@@ -340,9 +274,9 @@ def _check_names(tokens: Sequence[Token], span: Sequence[int], known: frozenset[
     for index in span:
         token = tokens[index]
         text = token.text
-        if token.kind != "name" or text in known or text in _KEYWORDS or text in _QUALIFIERS:
+        if token.kind != "name" or text in known or text in _KEYWORDS or text in QUALIFIERS:
             continue
-        if _TYPE.match(text) or _INTEGER_TYPE.match(text) or text in _ATTRIBUTES:
+        if TYPE.match(text) or INTEGER_TYPE.match(text) or text in _ATTRIBUTES:
             continue
         if index and tokens[index - 1].text in (".", "->"):  # a part of a vector
             continue
@@ -353,50 +287,18 @@ def _check_names(tokens: Sequence[Token], span: Sequence[int], known: frozenset[
 
 def _check_pointer_casts(tokens: Sequence[Token], span: range) -> None:
     """A pointer may be cast between widths of its own element type; ``half`` only exists so."""
-    pointees = _pointees(tokens, span)
+    pointees = pointees_of(tokens, span)
     for index in span:
-        if (
-            tokens[index].text != ")"
-            or tokens[index - 1].text != "*"
-            or not _is_cast(tokens, index)
-        ):
+        if tokens[index].text != ")" or tokens[index - 1].text != "*" or not is_cast(tokens, index):
             continue
-        target = _element_type(tokens[matching_back(tokens, index) + 1 : index])
+        target = element_type(tokens[matching_back(tokens, index) + 1 : index])
         if target == "half":
             continue
-        operand = _right_operand(tokens, index)
+        operand = right_operand(tokens, index)
         found = [pointees[token.text] for token in operand if token.text in pointees]
         if not found or found[0] != target:
             what = f"of a pointer to {found[0]}" if found else "of what is no declared pointer"
             refuse("LINT_POINTER", f"a cast to {target}* {what}", tokens[index])
-
-
-def _pointees(tokens: Sequence[Token], span: range) -> dict[str, str]:
-    """Pointers and arrays declared in a span -> their element type, vectors counting as scalars."""
-    found: dict[str, str] = {}
-    current = ""
-    for index in span:
-        text, kind = tokens[index].text, tokens[index].kind
-        before = tokens[index - 1].text if index else ""
-        if _TYPE.match(text) or _INTEGER_TYPE.match(text):
-            current = _element_type([tokens[index]])
-        elif kind == "name" and current:
-            after = tokens[index + 1].text if index + 1 < len(tokens) else ""
-            pointer = before == "*" or (before in _QUALIFIERS and tokens[index - 2].text == "*")
-            array = after == "[" and (before == "," or bool(_TYPE.match(before)))
-            if (pointer or array) and text not in _QUALIFIERS:
-                found.setdefault(text, current)
-        elif text in (";", "=", "{", "}"):
-            current = ""
-    return found
-
-
-def _element_type(words: Sequence[Token]) -> str:
-    """The scalar that a type is made of: ``const float8*`` -> ``float``."""
-    for word in words:
-        if _TYPE.match(word.text) or _INTEGER_TYPE.match(word.text):
-            return re.sub(r"(?:2|3|4|8|16)$", "", word.text)
-    return ""
 
 
 def _is_builtin(name: str) -> bool:
@@ -406,110 +308,3 @@ def _is_builtin(name: str) -> bool:
         or _CALL_FAMILIES.match(name) is not None
         or _ATOMIC.match(name) is not None
     )
-
-
-def _left_operand(tokens: Sequence[Token], index: int) -> Sequence[Token]:
-    """Tokens of the multiplicative expression that ends before the operator at ``index``."""
-    position = index
-    if tokens[index].text == "/=":
-        while tokens[position - 1].text not in (";", "{", "}", "(", ","):
-            position -= 1
-        return tokens[position:index]
-    while True:
-        position -= 1
-        while tokens[position].text in (")", "]"):
-            position = matching_back(tokens, position) - 1
-            if tokens[position].kind not in ("name",) and tokens[position].text not in (")", "]"):
-                position += 1
-                break
-        while tokens[position - 1].text in (".", "->"):
-            position -= 2
-            while tokens[position].text in (")", "]"):
-                position = matching_back(tokens, position) - 1
-        while tokens[position - 1].text == ")" and _is_cast(tokens, position - 1):
-            position = matching_back(tokens, position - 1)
-        if tokens[position - 1].text not in ("*", "/", "%"):
-            return tokens[position:index]
-        position -= 1
-
-
-def _right_operand(tokens: Sequence[Token], index: int) -> Sequence[Token]:
-    """Tokens of the unary expression that begins behind the operator at ``index``."""
-    position = index + 1
-    while tokens[position].text in ("-", "+", "~", "!", "*") or (
-        tokens[position].text == "(" and _is_cast(tokens, matching(tokens, position))
-    ):
-        opens = tokens[position].text == "("
-        position = (matching(tokens, position) if opens else position) + 1
-    if tokens[position].text == "(":
-        position = matching(tokens, position)
-    while tokens[position + 1].text in ("(", "[", ".", "->"):
-        opens = tokens[position + 1].text in ("(", "[")
-        position = matching(tokens, position + 1) if opens else position + 2
-    if tokens[index].text == "/=":
-        while tokens[position + 1].text not in (";", ")", ","):
-            position += 1
-    return tokens[index + 1 : position + 1]
-
-
-def _is_cast(tokens: Sequence[Token], closing: int) -> bool:
-    """Whether the parenthesis that closes here holds a type and nothing else."""
-    inner = tokens[matching_back(tokens, closing) + 1 : closing]
-    return bool(inner) and all(
-        _is_type(token.text, {}) or token.text in _QUALIFIERS or token.text == "*"
-        for token in inner
-    )
-
-
-def _integers(
-    operand: Sequence[Token], names: dict[str, bool], defined: set[str], typedefs: dict[str, bool]
-) -> bool:
-    """Whether an operand is visibly an integer. An integer cast proves what follows it."""
-    index = 0
-    if not operand:
-        return False
-    while index < len(operand):
-        token = operand[index]
-        text = token.text
-        if (
-            text == "("
-            and index + 1 < len(operand)
-            and _INTEGER_TYPE.match(operand[index + 1].text)
-        ):
-            closing = matching(operand, index)
-            if _is_cast(operand, closing):
-                # (int)(...) or (int)name: skip what is cast, whatever it is
-                index = closing + 1
-                if index < len(operand) and operand[index].text == "(":
-                    index = matching(operand, index) + 1
-                elif index < len(operand):
-                    index += 1
-                    while index < len(operand) and operand[index].text in ("(", "["):
-                        index = matching(operand, index) + 1
-                continue
-        if token.kind == "number":
-            is_hex = text[:2].lower() == "0x"
-            if "." in text or (is_hex and "p" in text.lower()):
-                return False
-            if not is_hex and ("e" in text.lower() or text[-1] in "fFhH"):
-                return False
-        elif token.kind == "string":
-            return False
-        elif token.kind == "name":
-            called = index + 1 < len(operand) and operand[index + 1].text == "("
-            if called:
-                if not _INTEGER_RESULT.match(text):
-                    return False
-                if text not in ("min", "max", "clamp", "abs"):  # arguments may be anything
-                    index = matching(operand, index + 1) + 1
-                    continue
-            elif index and operand[index - 1].text in (".", "->"):
-                pass
-            elif names.get(text, True) and not _is_integer_word(text):
-                return False
-        index += 1
-    return True
-
-
-def _is_integer_word(text: str) -> bool:
-    return _INTEGER_TYPE.match(text) is not None or text in _QUALIFIERS

@@ -262,7 +262,7 @@ class Person(Caller):
 
 def offer_terms(account_id: str, device: KeyPair, name: str = "card-0") -> OfferTerms:
     """An offer that can run anything small."""
-    classes = ("dot-f32", "dot-int", "elementwise-f32", "integer", "reduce-f32")
+    classes = ("dot-f32", "dot-int", "elementwise-f32", "f64", "integer", "reduce-f32")
     return OfferTerms(
         account_id=account_id,
         device_key_id=device.key_id,
