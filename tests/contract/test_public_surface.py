@@ -12,7 +12,7 @@ NAMES = sorted(
     Client EngineError FlopmarketError InferenceJob Model PreparedJob Program Result Tensor
     TensorSpec TrainingJob bool_ devices float32 functional grad int32 int64 int8 nn onnx optim
     trace uint32 uint64 uint8 float16 bfloat16 float64 int16 uint16 arange cat full ones stack
-    where zeros
+    where zeros quantize
     """.split()  # noqa: SIM905
 )
 

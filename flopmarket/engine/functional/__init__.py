@@ -141,6 +141,10 @@ from flopmarket.engine.functional.powers import (
     normalize,
     pairwise_distance,
 )
+from flopmarket.engine.functional.quantisation import (
+    fake_quantize_per_channel_affine,
+    fake_quantize_per_tensor_affine,
+)
 from flopmarket.engine.functional.recurrent import (
     CellWeights,
     gru,
@@ -271,6 +275,8 @@ __all__ = [
     "elu",
     "embedding",
     "embedding_bag",
+    "fake_quantize_per_channel_affine",
+    "fake_quantize_per_tensor_affine",
     "feature_alpha_dropout",
     "fold",
     "fori_loop",

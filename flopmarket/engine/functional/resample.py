@@ -18,7 +18,7 @@ from flopmarket.engine import graph
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.functional.adaptive import adaptive_avg_pool
 from flopmarket.engine.functional.arguments import working_dtype
-from flopmarket.engine.functional.tables import take, weigh
+from flopmarket.engine.functional.tables import check_table, positions, take, weigh
 from flopmarket.engine.graph import Node
 from flopmarket.engine.tensor import Tensor
 
@@ -125,6 +125,7 @@ def kernel_taps(
     ``drop_outside`` count for nothing.
     """
     reach = support * shrink
+    check_table(len(centres) * 2 * ceil(reach))
     first = np.floor(centres - reach).astype(np.int64) + 1
     index = first[:, None] + np.arange(2 * ceil(reach))[None, :]
     weight = kernel((index - centres[:, None]) / shrink)
@@ -198,14 +199,14 @@ def _targets(
 def _nearest(length: int, count: int, scale: float | None, *, exact: bool) -> Taps:
     """torch's choice, in float32 as torch computes it: which element is nearest may turn on it."""
     step = np.float32(1.0 / scale) if scale else np.float32(length) / np.float32(count)
-    at = np.arange(count, dtype=np.float32) + np.float32(0.5 if exact else 0.0)
+    at = positions(0, count).astype(np.float32) + np.float32(0.5 if exact else 0.0)
     return nearest_taps(np.floor(at * step), length)
 
 
 def _smooth(
     length: int, count: int, scale: float | None, mode: str, align_corners: bool, antialias: bool
 ) -> Taps:
-    at = np.arange(count, dtype=np.float64)
+    at = positions(0, count).astype(np.float64)
     if align_corners:
         step = (length - 1) / (count - 1) if count > 1 else 0.0
     else:

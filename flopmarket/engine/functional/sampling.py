@@ -14,6 +14,7 @@ from flopmarket.engine.dtypes import DType, int32, int64
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.functional.arguments import working_dtype
 from flopmarket.engine.functional.resample import CUBIC
+from flopmarket.engine.functional.tables import check_table
 from flopmarket.engine.tensor import Tensor
 
 SAMPLING_MODES = ("bilinear", "nearest", "bicubic")
@@ -201,6 +202,7 @@ def _ramp(
     length: int, axis: int, lengths: Sequence[int], align_corners: bool, dtype: DType
 ) -> Tensor:
     """[prod(lengths), 1]: the coordinate in -1..1 of every element along one axis."""
+    check_table(length)
     if align_corners:
         values = np.linspace(-1.0, 1.0, length) if length > 1 else np.zeros(1)
     else:

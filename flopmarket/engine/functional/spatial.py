@@ -12,7 +12,7 @@ from flopmarket.engine import compose, graph
 from flopmarket.engine.compose import Scalar
 from flopmarket.engine.dtypes import bool_
 from flopmarket.engine.errors import EngineError
-from flopmarket.engine.functional.tables import take
+from flopmarket.engine.functional.tables import positions, take
 from flopmarket.engine.graph import Node
 from flopmarket.engine.tensor import Tensor
 
@@ -50,6 +50,9 @@ def pad_node(x: Node, pairs: Sequence[tuple[int, int]], mode: str, value: Scalar
     """
     if mode not in PAD_MODES:
         raise EngineError(f"no padding mode {mode!r}: {', '.join(PAD_MODES)}", code="PAD_MODE")
+    for n, (low, high) in zip(x.shape, pairs, strict=True):
+        if min(n + low, n + high, n + low + high) < 0:
+            raise EngineError(f"{(low, high)} crops an axis of {n}", code="SHAPE_MISMATCH")
     if mode == "constant":
         for axis, (low, high) in enumerate(pairs):
             start, end = max(0, -low), x.shape[axis] - max(0, -high)
@@ -70,13 +73,13 @@ def _source_positions(mode: str, length: int, low: int, high: int) -> Array:
     """The position that every element of a padded axis is read from."""
     if length < 1:
         raise EngineError(f"{mode} padding of an empty axis", code="SHAPE_MISMATCH")
-    at = np.arange(-low, length + high)
+    at = positions(-low, length + high)
     if mode == "replicate":
         return np.clip(at, 0, length - 1)
     if mode == "circular":
         return at % length
     turn = max(1, 2 * (length - 1))
-    return (length - 1) - np.abs((at % turn) - (length - 1))
+    return np.asarray((length - 1) - np.abs((at % turn) - (length - 1)))
 
 
 def pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from flopmarket.engine import compose, graph
+from flopmarket.engine import compose, graph, limits
 from flopmarket.engine.dtypes import int32
+from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node
 
 Array = np.ndarray[Any, Any]
@@ -20,6 +21,21 @@ MAX_RUNS = 8
 
 MAX_CHAINED_TERMS = 16
 """Weighted terms that are added one after the other; longer sums are a REDUCE."""
+
+
+def check_table(elements: int) -> None:
+    """Raise EngineError (TABLE_TOO_LARGE) before a table of so many elements is made."""
+    if elements > limits.MAX_TABLE_ELEMENTS:
+        raise EngineError(
+            f"a table of {elements} elements, at most {limits.MAX_TABLE_ELEMENTS}",
+            code="TABLE_TOO_LARGE",
+        )
+
+
+def positions(start: int, stop: int) -> Array:
+    """The int64 numbers from ``start`` up to ``stop``, which is left out; see check_table."""
+    check_table(stop - start)
+    return np.arange(start, stop, dtype=np.int64)
 
 
 def take(x: Node, axis: int, table: Sequence[int] | Array) -> Node:

@@ -21,6 +21,7 @@ from flopmarket.engine.functional.arguments import (
     pad_spatial,
     per_axis,
 )
+from flopmarket.engine.functional.tables import check_table
 from flopmarket.engine.graph import Node, Shape
 
 Array = np.ndarray[Any, Any]
@@ -123,6 +124,7 @@ def taps_of(padded: Node, where: Windows) -> Node:
 
 def _tap_positions(where: Windows, axis: int) -> Array:
     """int64 [count, size]: the position that each tap reads along one axis, below 0 in front."""
+    check_table(where.counts[axis] * where.size[axis])
     starts = np.arange(where.counts[axis]) * where.stride[axis] - where.asked[axis][0]
     taps = np.arange(where.size[axis]) * where.dilation[axis]
     return np.asarray(starts[:, None] + taps[None, :], dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Quantisation: codes, rewriting, reports, refusals."""

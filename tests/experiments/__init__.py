@@ -1,0 +1,1 @@
+"""Experiments whose honest results the documents quote; not part of the test-suite."""
