@@ -10,14 +10,14 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 import flopmarket as fm
 from flopmarket.engine.runtime.open import open_session
-from tests.models import exports
+from tests.models import exports, families
 from tests.models.agreement import Peer, Row, relative_error, report
 from tests.models.exports import Export
 
@@ -108,15 +108,19 @@ def main() -> int:
     """Print the table; 1 if anything does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", help="OpenCL device, or 'reference'")
+    parser.add_argument("--match", default="", help="run networks whose name contains this")
     options = parser.parse_args()
-    unet = exports.stable_diffusion_unet()
-    cases: list[Callable[[], Row]] = [
-        *whisper(options.device),
-        partial(once, lambda: unet, options.device),
-        partial(denoise, unet, options.device),
-        *(partial(once, family, options.device) for family in exports.families()),
-    ]
-    return 1 if report("exported networks, beside onnxruntime", cases) else 0
+    unet = cache(exports.stable_diffusion_unet)
+    cases: dict[str, Callable[[], Row]] = {
+        "unet": lambda: once(unet, options.device),
+        "denoise": lambda: denoise(unet(), options.device),
+    }
+    for build in (*exports.families(), *families.more()):
+        cases[build.__name__] = partial(once, build, options.device)
+    chosen = [case for name, case in cases.items() if options.match in name]
+    if options.match in "whisper":
+        chosen = [*whisper(options.device), *chosen]
+    return 1 if report("exported networks, beside onnxruntime", chosen) else 0
 
 
 if __name__ == "__main__":

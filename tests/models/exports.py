@@ -74,7 +74,11 @@ def export(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Call(network.eval(), call), examples, dynamo=True, opset_version=opset, verbose=False
+            _Call(network.eval().requires_grad_(False), call),
+            examples,
+            dynamo=True,
+            opset_version=opset,
+            verbose=False,
         )
         program.save(buffer)
     names = [entry.name for entry in program.model.graph.inputs]

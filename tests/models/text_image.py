@@ -18,7 +18,7 @@ _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def page(text: str, size: tuple[int, int], at: tuple[int, int], points: int = 28) -> Array:
+def page(text: str, size: tuple[int, int], at: tuple[int, int], points: int = 40) -> Array:
     """uint8 [height, width, 3]: dark ``text`` on white, its upper left corner at ``at``."""
     image = Image.new("RGB", size, "white")
     font = ImageFont.load_default(points)
@@ -39,8 +39,11 @@ def for_reader(image: Array, size: tuple[int, int]) -> Array:
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
 
-def box(probability: Array, threshold: float = 0.3, margin: int = 6) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) around every pixel of a detector's map above ``threshold``."""
+def box(probability: Array, threshold: float = 0.3, margin: int = 14) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) around every pixel of a detector's map above ``threshold``.
+
+    The map marks the core of the text; ``margin`` pixels around it belong to the letters.
+    """
     rows, columns = np.nonzero(probability[0, 0] > threshold)
     if not len(rows):
         raise ValueError("the detector found no text")

@@ -338,6 +338,18 @@ def test_a_device_gives_the_references_bits() -> None:
     assert here.tobytes() == loaded.run({"x": x})["y"].tobytes()
 
 
+def test_other_weights_replace_those_on_the_device() -> None:
+    loaded = load(linear())
+    before = loaded.run({"x": X23})["y"]
+    assert (loaded.run({"x": X23})["y"] == before).all()
+    state = loaded.state_dict()
+    state["b"] = state["b"] + 1
+    loaded.load_state_dict(state)
+    here, wanted = (loaded.run({"x": X23}, device)["y"] for device in (None, "reference"))
+    assert here.tobytes() == wanted.tobytes()
+    assert (loaded.run({"x": X23})["y"] != before).any()
+
+
 def test_the_facade() -> None:
     assert isinstance(fm.onnx.load(linear()), fm.Model)
     assert isinstance(fm.onnx.load(linear()), fm.nn.Module)

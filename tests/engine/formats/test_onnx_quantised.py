@@ -130,3 +130,46 @@ def test_dynamic_quantisation_of_a_product_loses_little() -> None:
     step = (x.max() - x.min()) / 255
     limit = step / 2 * np.abs(matrix).sum(0) + 1e-4
     assert (np.abs(found - (x @ matrix + bias)) <= limit).all()
+
+
+def quantised_product(x: Array, codes: Array, scale: Array, zero: Array) -> Array:
+    """x, rounded to uint8 over its own range, by a quantised matrix."""
+    top, bottom = max(x.max(), 0), min(x.min(), 0)
+    step = np.float32((top - bottom) / np.float32(255))
+    middle = np.rint(-bottom / step)
+    return step * (np.rint(x / step).clip(-middle, 255 - middle) @ decoded(codes, scale, zero))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_an_lstm_with_quantised_weights_quantises_its_state_in_every_step(
+    per_channel: bool,
+) -> None:
+    steps, batch, size, hidden = 5, 2, 6, 4
+    x = RANDOM.normal(size=(steps, batch, size)).astype(np.float32)
+    w = integers(-128, 128, (2, size, 4 * hidden), np.int8)
+    r = integers(-128, 128, (2, hidden, 4 * hidden), np.int8)
+    bias = RANDOM.normal(size=(2, 8 * hidden)).astype(np.float32)
+    shape = (2, 4 * hidden) if per_channel else (2,)
+    scales = [RANDOM.uniform(0.002, 0.01, shape).astype(np.float32) for _ in range(2)]
+    zeros = [integers(-9, 9, shape, np.int8) for _ in range(2)]
+    found, last, last_cell = run(
+        "DynamicQuantizeLSTM", x, w, r, bias, None, None, None, None,
+        scales[0], zeros[0], scales[1], zeros[1],
+        outputs=3, domain="com.microsoft", hidden_size=hidden, direction="bidirectional",
+    )  # fmt: skip
+    for at, order in enumerate((range(steps), reversed(range(steps)))):
+        projected = quantised_product(x, w[at], scales[0][at], zeros[0][at])
+        h = c = np.zeros((batch, hidden))
+        for step in order:
+            gates = projected[step] + bias[at, : 4 * hidden] + bias[at, 4 * hidden :]
+            if h.any():
+                gates = gates + quantised_product(
+                    h.astype(np.float32), r[at], scales[1][at], zeros[1][at]
+                )
+            i, o, f, g = np.split(gates, 4, -1)
+            i, o, f = (1 / (1 + np.exp(-gate)) for gate in (i, o, f))
+            c = f * c + i * np.tanh(g)
+            h = o * np.tanh(c)
+            np.testing.assert_allclose(found[step, at], h, atol=1e-5)
+        np.testing.assert_allclose(last[at], h, atol=1e-5)
+        np.testing.assert_allclose(last_cell[at], c, atol=1e-5)

@@ -25,7 +25,9 @@ def bind(specs: Sequence[ValueSpec], shapes: Shapes) -> tuple[ValueSpec, ...]:
     a shape that contradicts the model.
     """
     lengths = {name: n for name, n in shapes.items() if isinstance(n, int)}
-    whole = {name: tuple(n) for name, n in shapes.items() if not isinstance(n, int)}
+    whole = {name: _whole(name, n) for name, n in shapes.items() if not isinstance(n, int)}
+    if wrong := [name for name, n in lengths.items() if n < 0]:
+        raise OnnxIllegal(f"{wrong[0]!r} has no length {lengths[wrong[0]]}", code="ONNX_SHAPES")
     dimensions = {d for s in specs for d in (s.type.shape or ()) if isinstance(d, str)}
     for spec in specs:
         if spec.name in whole:
@@ -38,6 +40,14 @@ def bind(specs: Sequence[ValueSpec], shapes: Shapes) -> tuple[ValueSpec, ...]:
             hint=f"dimensions: {', '.join(sorted(dimensions)) or 'none'}",
         )
     return tuple(_bound(spec, whole.get(spec.name), lengths) for spec in specs)
+
+
+def _whole(name: str, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, Sequence) or not all(
+        isinstance(n, int | np.integer) and n >= 0 for n in shape
+    ):
+        raise OnnxIllegal(f"{name!r} has no shape {shape!r}", code="ONNX_SHAPES")
+    return tuple(int(n) for n in shape)
 
 
 def _bound(spec: ValueSpec, shape: tuple[int, ...] | None, lengths: Mapping[str, int]) -> ValueSpec:
@@ -105,16 +115,30 @@ def _typed(name: str, kind: ValueType, data: Any) -> Any:
         raise OnnxIllegal(f"input {name!r} is missing", code="ONNX_FEED")
     if hasattr(data, "numpy") and not isinstance(data, np.ndarray):
         data = data.numpy()
-    array = np.asarray(data)
+    try:
+        array = np.asarray(data)
+        if kind.dtype is not None and not isinstance(data, np.ndarray | np.generic):
+            array = _converted(array, kind.dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise OnnxIllegal(f"input {name!r}: {error}", code="ONNX_FEED") from None
     if kind.dtype == object:
+        if not all(isinstance(text, str | bytes) for text in array.reshape(-1)):
+            raise OnnxIllegal(f"input {name!r} holds strings", code="ONNX_FEED")
         return array.astype(object)
-    if kind.dtype is not None and not isinstance(data, np.ndarray | np.generic):
-        array = array.astype(kind.dtype)
     if kind.dtype is not None and array.dtype != kind.dtype:
         raise OnnxIllegal(
             f"input {name!r} holds {kind.dtype.name}, not {array.dtype.name}", code="ONNX_FEED"
         )
     return array
+
+
+def _converted(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Python numbers in the declared type; raises ValueError where integers would lose by it."""
+    with np.errstate(all="ignore"):
+        found = array.astype(dtype)
+    if dtype.kind in "biu" and not np.array_equal(found, array):
+        raise ValueError(f"{dtype.name} does not hold all of these numbers")
+    return found
 
 
 def signature(data: Any) -> Hashable:

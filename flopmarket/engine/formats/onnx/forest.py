@@ -17,6 +17,7 @@ from flopmarket.engine import compose, graph
 from flopmarket.engine.dtypes import DType, bool_, int32
 from flopmarket.engine.formats.onnx import limits
 from flopmarket.engine.formats.onnx.errors import OnnxIllegal
+from flopmarket.engine.functional.tables import check_table
 from flopmarket.engine.graph import Node
 from flopmarket.engine.tensor import Tensor
 
@@ -74,6 +75,10 @@ class Forest:
             if not below:
                 return levels
             levels, live = levels + 1, below
+            if levels > limits.MAX_FOREST_DEPTH:
+                raise OnnxIllegal(
+                    f"a tree of more than {limits.MAX_FOREST_DEPTH} levels", code="ONNX_LIMIT"
+                )
 
     def leaves(self, x: Tensor) -> Node:
         """int32 [rows, trees]: the leaf where each row of ``x`` [rows, features] ends."""
@@ -84,43 +89,75 @@ class Forest:
         flat = graph.reshape(x.node, (rows * features,))
         first = graph.mul(graph.iota(0, shape), graph.filled(features, int32, shape))
         at = compose.broadcast_to(_table(self.roots, int32), shape)
+        tables = self._tables(x.dtype)
         for _ in range(self.depth()):
-            place = graph.add(first, graph.gather(_table(self.feature, int32), at, 0))
-            value = graph.gather(flat, place, 0)
-            split = graph.gather(_table(self.split, x.dtype), at, 0)
-            taken = self._compared(value, split, at)
-            yes = graph.gather(_table(self.yes, int32), at, 0)
-            at = graph.where(taken, yes, graph.gather(_table(self.no, int32), at, 0))
+            place = graph.add(first, graph.gather(tables.feature, at, 0))
+            taken = self._compared(graph.gather(flat, place, 0), at, tables)
+            yes, no = graph.gather(tables.yes, at, 0), graph.gather(tables.no, at, 0)
+            at = graph.where(taken, yes, no)
         return at
 
-    def _compared(self, value: Node, split: Node, at: Node) -> Node:
+    def _tables(self, dtype: DType) -> _Tables:
+        return _Tables(
+            _table(self.feature, int32),
+            _table(self.split, dtype),
+            _table(self.mode, int32),
+            _table(self.yes, int32),
+            _table(self.no, int32),
+            _table(self.missing, bool_),
+            self._members(dtype) if self.members else None,
+        )
+
+    def _members(self, dtype: DType) -> Node:
+        """[nodes, length of the longest set]: sets are padded with NaN."""
+        width = max(1, *map(len, self.members.values()))
+        check_table(len(self.feature) * width)
+        table = np.full((len(self.feature), width), np.nan)
+        for number, values in self.members.items():
+            table[number, : len(values)] = values
+        return _table(table, dtype)
+
+    def _compared(self, value: Node, at: Node, tables: _Tables) -> Node:
         inner = [n for n, (yes, no) in enumerate(zip(self.yes, self.no, strict=True)) if yes != no]
         used = sorted({self.mode[number] for number in inner})
-        mode = graph.gather(_table(self.mode, int32), at, 0)
+        mode, split = graph.gather(tables.mode, at, 0), graph.gather(tables.split, at, 0)
         result = graph.cmp("eq", value, split)
         for place, kind in enumerate(used):
-            held = self._member(value, at) if MODES[kind] == "MEMBER" else None
-            held = _holds(MODES[kind], value, split) if held is None else held
+            held = _holds(MODES[kind], value, split, at, tables)
             mine = graph.cmp("eq", mode, compose.like(kind, mode))
             result = graph.where(mine, held, result) if place else held
         if any(self.missing[number] for number in inner):
-            tracks = graph.gather(_table(self.missing, bool_), at, 0)
+            tracks = graph.gather(tables.missing, at, 0)
             no_number = compose.invert(graph.cmp("eq", value, value))
             result = graph.bit("or", result, graph.bit("and", no_number, tracks))
         return result
 
-    def _member(self, value: Node, at: Node) -> Node:
-        """Whether each value is in the set of its node; sets are padded with NaN."""
-        width = max(map(len, self.members.values()), default=0)
-        table = np.full((len(self.feature), max(1, width)), np.nan)
-        for number, values in self.members.items():
-            table[number, : len(values)] = values
-        known = graph.gather(_table(table, value.dtype), at, 0)
-        shown = graph.expand(graph.reshape(value, (*value.shape, 1)), known.shape)
-        return graph.reduce("max", graph.cmp("eq", shown, known), (2,))
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """A forest's columns as nodes."""
+
+    feature: Node
+    split: Node
+    mode: Node
+    yes: Node
+    no: Node
+    missing: Node
+    members: Node | None
 
 
-def _holds(mode: str, a: Node, b: Node) -> Node:
+def _is_member(value: Node, at: Node, members: Node | None) -> Node:
+    """Whether each value is in the set of its node; without any sets none is."""
+    if members is None:
+        return graph.filled(False, bool_, value.shape)
+    known = graph.gather(members, at, 0)
+    shown = graph.expand(graph.reshape(value, (*value.shape, 1)), known.shape)
+    return graph.reduce("max", graph.cmp("eq", shown, known), (2,))
+
+
+def _holds(mode: str, a: Node, b: Node, at: Node, tables: _Tables) -> Node:
+    if mode == "MEMBER":
+        return _is_member(a, at, tables.members)
     less, more, same = graph.cmp("lt", a, b), graph.cmp("lt", b, a), graph.cmp("eq", a, b)
     if mode in ("EQ", "NEQ"):
         return same if mode == "EQ" else compose.invert(same)
@@ -150,6 +187,7 @@ class Votes:
         if any(not 0 <= target < targets for target in self.targets):
             raise OnnxIllegal(f"a vote for a target outside 0..{targets - 1}")
         absent = {"MIN": np.inf, "MAX": -np.inf}.get(kind, 0.0)
+        check_table(len(forest.feature) * targets)
         table = np.full((len(forest.feature), targets), absent, dtype=dtype.numpy)
         for leaf, target, weight in zip(self.leaves, self.targets, self.weights, strict=True):
             held = table[leaf, target]

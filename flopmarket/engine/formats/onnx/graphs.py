@@ -27,6 +27,9 @@ from flopmarket.engine.formats.onnx.parsed import (
 from flopmarket.engine.formats.onnx.signatures import check_signature
 from flopmarket.engine.formats.onnx.tensors import TensorReader, decoded
 
+_LARGEST_VERSION = 2**31 - 1
+"""The largest opset version that onnx can be asked about."""
+
 
 class GraphReader:
     """Decodes graphs and counts what the limits bound."""
@@ -35,6 +38,7 @@ class GraphReader:
         self._tensors = tensors
         self._nodes = 0
         self._initialisers = 0
+        self._attribute_items = 0
 
     # ------------------------------------------------------------ graphs
 
@@ -62,7 +66,7 @@ class GraphReader:
         captured |= {spec.name for spec in outputs}
         given = tuple(spec for spec in inputs if spec.name not in initialisers)
         return Graph(
-            proto.name,
+            checked_name(proto.name, "graph"),
             given,
             outputs,
             initialisers,
@@ -177,6 +181,10 @@ class GraphReader:
         label = f"{title} {proto.name}"
         if kind in ("FLOAT", "INT"):
             return getattr(proto, kind[0].lower())
+        if kind in ("FLOATS", "INTS", "STRINGS"):
+            self._attribute_items += len(getattr(proto, kind.lower()))
+            if self._attribute_items > limits.MAX_ATTRIBUTE_ITEMS:
+                over("items of attributes", self._attribute_items, limits.MAX_ATTRIBUTE_ITEMS)
         if kind in ("FLOATS", "INTS"):
             return list(getattr(proto, kind.lower()))
         if kind == "STRING":
@@ -241,11 +249,13 @@ def opsets_of(imports: Iterable[Any], owner: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for entry in imports:
         domain = domain_of(entry.domain)
-        newest = onnx.defs.onnx_opset_version() if domain == "ai.onnx" else None
-        if entry.version < 1 or (newest is not None and entry.version > newest):
+        newest = onnx.defs.onnx_opset_version() if domain == "ai.onnx" else _LARGEST_VERSION
+        if not 1 <= entry.version <= newest:
             raise OnnxUnsupported(
                 f"{owner} uses opset {entry.version} of {domain}, read are 1 to {newest}",
                 code="ONNX_OPSET",
             )
+        if found.get(domain, entry.version) != entry.version:
+            raise OnnxIllegal(f"{owner} imports {domain} in two versions", code="ONNX_OPSET")
         found[domain] = int(entry.version)
     return found

@@ -33,6 +33,7 @@ from flopmarket.engine.formats.onnx.parsed import (
 from flopmarket.engine.formats.onnx.registry import OpNode, Value
 from flopmarket.engine.formats.onnx.values import (
     as_value,
+    check_host,
     error_in,
     leaf_arrays,
     literal_of,
@@ -52,10 +53,30 @@ _HANDLER_ERRORS = (
     AssertionError,
     AttributeError,
     LookupError,
+    MemoryError,
+    RuntimeError,
     TypeError,
     ValueError,
 )
 """What a handler may raise on a model that is wrong in a way nobody checked before."""
+
+_HINTS = {
+    "com.microsoft.nchwc": "ONNX Runtime laid this model out for one processor: save it with "
+    "ORT_ENABLE_EXTENDED, or take the model it was made from",
+}
+"""What to do about operators of a domain that is not computed."""
+
+
+_UNFOLDED = frozenset({"DequantizeLinear"})
+"""Operators whose stored bytes are worth more than their result: products read them as integers."""
+
+
+_ITEMS_PER_NODE = 64
+"""Elements of a sequence that cost as much as the evaluation of a node."""
+
+
+_NODES_PER_BODY = 30
+"""Nodes that cost as much as what control flow does around its bodies."""
 
 
 @dataclass(slots=True)
@@ -181,7 +202,7 @@ class Interpreter:
         self._scopes.append(scope)
         try:
             for step in steps:
-                self._evaluated += 1
+                self._evaluated += self._price(step, scope)
                 if self._evaluated > limits.MAX_EVALUATED_NODES:
                     raise OnnxIllegal(
                         f"more than {limits.MAX_EVALUATED_NODES} nodes are evaluated",
@@ -192,6 +213,13 @@ class Interpreter:
                     scope.values.pop(name, None)
         finally:
             self._scopes.pop()
+
+    @staticmethod
+    def _price(step: Step, scope: Scope) -> int:
+        """As how many nodes a step counts: sequences are copied, bodies tried in several ways."""
+        values = (scope.find(name) for name in step.inputs)
+        items = sum(len(value) for value in values if isinstance(value, list))
+        return 1 + items // _ITEMS_PER_NODE + _NODES_PER_BODY * _captures(step)
 
     def _run_step(self, step: Step, scope: Scope) -> None:
         inputs = [scope.find(name) for name in step.inputs]
@@ -212,7 +240,8 @@ class Interpreter:
             results = self._apply(step_now, inputs, scope)
         if len(results) < len(step.outputs):
             raise OnnxIllegal(f"{step.title} has {len(results)} outputs", code="ONNX_NODE")
-        foldable = all(_is_known(value) for value in inputs) and not _captures(step)
+        foldable = step.op_type not in _UNFOLDED and not _captures(step)
+        foldable = foldable and all(_is_known(value) for value in inputs)
         for name, value in zip(step.outputs, results, strict=False):
             if name:
                 scope.values[name] = self._folded(value) if foldable else value
@@ -226,11 +255,15 @@ class Interpreter:
             )
         handler = registry.find(step.op_type, step.domain, opset)
         if handler is None:
-            function = defined.function_of(step, opset, inputs)
+            try:
+                function = defined.function_of(step, opset, inputs)
+            except _HANDLER_ERRORS as error:
+                raise error_in(step.title, error) from error
             if function is None:
                 raise OnnxUnsupported(
                     f"{step.title}: operator {step.op_type} of {step.domain} is not computed",
                     code="ONNX_OPERATOR",
+                    hint=_HINTS.get(step.domain, ""),
                 )
             return self.call(function, step, scope, scope.opsets)
         attributes = {
@@ -256,7 +289,11 @@ class Interpreter:
             raise  # names the node that asked
         except _HANDLER_ERRORS as error:
             raise error_in(step.title, error) from error
-        return results if isinstance(results, tuple) else (results,)
+        found = results if isinstance(results, tuple) else (results,)
+        for value in found:
+            if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+                check_host(value.size)
+        return found
 
     @staticmethod
     def _with_named_values(

@@ -11,7 +11,7 @@ MAX_NODES = 100_000
 MAX_EXPANDED_NODES = 200_000
 """Nodes of the main graph after every function call is replaced by its body."""
 
-MAX_EVALUATED_NODES = 1_000_000
+MAX_EVALUATED_NODES = 300_000
 """Nodes evaluated in one pass over the model, loop iterations counted one by one."""
 
 MAX_FUNCTIONS = 10_000
@@ -31,6 +31,12 @@ MAX_TENSOR_ELEMENTS = 2**34
 
 MAX_INITIALISER_BYTES = 64 * 2**30
 """Bytes of all initialisers together, external data included."""
+
+MAX_SPARSE_BYTES = 256 * 2**20
+"""Bytes of all sparse tensors of a file once they are dense: a few bytes may ask for any size."""
+
+MAX_ATTRIBUTE_ITEMS = 2**24
+"""Numbers and strings in the lists of all attributes of a file together."""
 
 MAX_RANK = 16
 """Axes of one tensor in the file."""
@@ -71,14 +77,26 @@ MAX_TRACED_PROGRAMS = 16
 MAX_REFERENCE_BYTES = 4 * 2**30
 """One value of a model that runs on the reference, which has no memory plan."""
 
+MAX_REFERENCE_LOOP_WORK = 2**20
+"""Nodes that the loops of one evaluation by the reference compute, every turn counted."""
+
+MAX_TEXT_CHARACTERS = 2**24
+"""Characters of all strings that one operator makes."""
+
 MAX_PATTERN_CHARACTERS = 4_096
 """Length of one regular expression."""
 
 MAX_PATTERN_STATES = 10_000
 """States of one regular expression's automaton; repetition counts multiply them."""
 
+MAX_FOREST_DEPTH = 1_000
+"""Levels of one decision tree; each is a step of the graph."""
+
+MAX_SKIPS = 1_000
+"""Distances between the words of an n-gram that are counted one by one."""
+
 MAX_FOREST_NODES = 1_000_000
 """Nodes of all trees of one ensemble."""
 
-MAX_COUPLED_CLASSES = 32
-"""Classes whose pairwise probabilities one elimination couples; its graph grows with their cube."""
+MAX_COUPLED_CLASSES = 64
+"""Classes whose pairwise probabilities are coupled; the graph grows with their number."""

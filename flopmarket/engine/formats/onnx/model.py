@@ -11,10 +11,11 @@ of the file and whose ``forward`` is the graph.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from flopmarket.engine import dtypes, graph, nn, random
 from flopmarket.engine.formats.onnx import feeds, limits, weights
 from flopmarket.engine.formats.onnx.errors import OnnxDataDependent, OnnxIllegal
 from flopmarket.engine.formats.onnx.feeds import Shapes
+from flopmarket.engine.formats.onnx.integer_products import with_integer_products
 from flopmarket.engine.formats.onnx.interpret import Interpreter
 from flopmarket.engine.formats.onnx.narrow import Narrow, to_host
 from flopmarket.engine.formats.onnx.parsed import ParsedModel, ValueSpec
@@ -30,6 +32,7 @@ from flopmarket.engine.formats.onnx.registry import Value
 from flopmarket.engine.formats.onnx.values import (
     engine_dtype,
     given_value,
+    hold,
     leaf_arrays,
     realise,
     tensors_in,
@@ -38,6 +41,9 @@ from flopmarket.engine.graph import Node
 from flopmarket.engine.program import Program, TensorSpec
 from flopmarket.engine.tensor import Tensor
 from flopmarket.engine.trace import trace, without_unread
+
+if TYPE_CHECKING:  # running opens OpenCL, reading a model does not
+    from flopmarket.engine.runtime.realise import Held
 
 Array = np.ndarray[Any, Any]
 
@@ -56,10 +62,12 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class _Traced:
-    """A graph built for some shapes: outputs over placeholders."""
+    """A graph built for some shapes: outputs over placeholders, and where it is ready to run."""
 
     outputs: dict[str, Value]
     placeholders: dict[Node, tuple[str, int | None]]
+    nodes: tuple[Node, ...]
+    held: dict[str | None, Held]
 
 
 class Model(nn.Module):
@@ -119,6 +127,8 @@ class Model(nn.Module):
     def load_state_dict(self, state: Mapping[str, Array | Tensor]) -> Self:
         """Take other values, such as those of a finished training job."""
         super().load_state_dict(state)
+        self._traced.clear()  # values may have decided shapes, and lie on devices
+        self._decisions.clear()
         for name, value in state.items():
             array = value.numpy() if isinstance(value, Tensor) else np.asarray(value)
             self._arrays[name] = dtypes.canonical(array)
@@ -193,8 +203,9 @@ class Model(nn.Module):
         ``device`` is a name as in ``fm.devices()``, "reference", or None for the first one.
         Random operators without a seed of their own draw from ``seed``.
 
-        The graph is built once per set of shapes and kept. Integer and bool inputs that decide a
-        shape become constants of it; where computed values decide, the model runs in parts.
+        The graph is built once per set of shapes and kept, with the weights on the device: a call
+        moves inputs and outputs only. Integer and bool inputs that decide a shape become constants
+        of it; where computed values decide, the model runs in parts.
         """
         data = feeds.check(self._inputs, feed)
         form = feeds.signature(data)
@@ -210,11 +221,11 @@ class Model(nn.Module):
                 else:
                     self._decisions[form] = None
                 continue
-            return self._fetch(traced.outputs, _fill(traced.placeholders, data), device)
+            return self._evaluate(traced, _fill(traced.placeholders, data), device)
         given = {name: given_value(item) for name, item in data.items()}
         with random.scope(seed, 0):
             outputs = self._interpret(given, *self._frozen(), device)
-        return self._fetch(outputs, {}, device)
+        return self._fetch(outputs, device)
 
     def _traced_for(
         self, data: dict[str, Any], form: Hashable, bound: frozenset[str], seed: int
@@ -231,10 +242,12 @@ class Model(nn.Module):
             free = frozenset(n for n, item in data.items() if feeds.bindable(item)) - bound
             with random.scope(seed, 0):
                 outputs = self._interpret(given, *self._frozen(), None, free)
-            found = self._traced[key] = _Traced(outputs, placeholders)
+            nodes = tuple(_nodes_of(outputs))
+            found = self._traced[key] = _Traced(outputs, placeholders, nodes, {})
             while len(self._traced) > limits.MAX_TRACED_PROGRAMS:
                 self._traced.popitem(last=False)
-        self._traced.move_to_end(key)
+        with contextlib.suppress(KeyError):  # another thread may have pushed it out
+            self._traced.move_to_end(key)
         return found
 
     def _frozen(self) -> tuple[dict[str, Tensor], dict[Node, Array]]:
@@ -255,16 +268,30 @@ class Model(nn.Module):
     ) -> dict[str, Value]:
         initialisers = {name: values[m.name] for name, m in self._initialisers.items()}
         interpreter = Interpreter(self._parsed, known, device, bindable)
-        return interpreter.run({**given, **self._constants}, initialisers)
+        found = interpreter.run({**given, **self._constants}, initialisers)
+        return with_integer_products(found)
 
-    def _fetch(
-        self, outputs: Mapping[str, Value], fed: Mapping[Node, Array], device: str | None
+    def _evaluate(
+        self, traced: _Traced, fed: Mapping[Node, Array], device: str | None
     ) -> dict[str, Any]:
-        nodes = list(dict.fromkeys(t.node for t in tensors_in(list(outputs.values()))))
-        known = self._frozen()[1] | dict(fed)
-        leaves, _ = leaf_arrays(nodes, known)
+        """Outputs of a traced graph, which is made ready by the first call for ``device``."""
+        held = traced.held.get(device)
+        if held is None and traced.nodes:
+            fixed, _ = leaf_arrays(traced.nodes, self._frozen()[1])
+            held = traced.held[device] = hold(traced.nodes, fixed, device)
+        arrays = {} if held is None else dict(zip(traced.nodes, held.run(fed), strict=True))
+        return {name: _plain(value, arrays) for name, value in traced.outputs.items()}
+
+    def _fetch(self, outputs: Mapping[str, Value], device: str | None) -> dict[str, Any]:
+        """Outputs of a graph that is evaluated once."""
+        nodes = _nodes_of(outputs)
+        leaves, _ = leaf_arrays(nodes, self._frozen()[1])
         arrays = dict(zip(nodes, realise(nodes, leaves, device), strict=True)) if nodes else {}
         return {name: _plain(value, arrays) for name, value in outputs.items()}
+
+
+def _nodes_of(outputs: Mapping[str, Value]) -> list[Node]:
+    return list(dict.fromkeys(t.node for t in tensors_in(list(outputs.values()))))
 
 
 def _constants(specs: Sequence[ValueSpec], values: Mapping[str, Any]) -> dict[str, Value]:

@@ -17,9 +17,17 @@ def over(what: str, count: int, limit: int) -> NoReturn:
 
 
 def text(value: Any, what: str) -> str:
-    """A protobuf string; those that are no UTF-8 arrive as bytes."""
+    """A protobuf string of bounded length; those that are no UTF-8 arrive as bytes.
+
+    Raises OnnxIllegal (ONNX_LIMIT, ONNX_NAME).
+    """
     if not isinstance(value, str):
         raise OnnxIllegal(f"{what} {value[:40]!r} is no UTF-8", code="ONNX_NAME")
+    if len(value) > limits.MAX_NAME_BYTES or len(value.encode()) > limits.MAX_NAME_BYTES:
+        raise OnnxIllegal(
+            f"{what} ({value[:40]!r}...) has more than {limits.MAX_NAME_BYTES} bytes",
+            code="ONNX_LIMIT",
+        )
     return str(value)
 
 
@@ -31,14 +39,7 @@ def domain_of(value: Any) -> str:
 
 def checked_name(name: Any, what: str) -> str:
     """A name of bounded length; raises OnnxIllegal (ONNX_LIMIT, ONNX_NAME)."""
-    checked = text(name, f"the name of a {what}")
-    if len(checked.encode("utf-8", "replace")) > limits.MAX_NAME_BYTES:
-        raise OnnxIllegal(
-            f"the name of a {what} ({checked[:40]!r}...) has more than "
-            f"{limits.MAX_NAME_BYTES} bytes",
-            code="ONNX_LIMIT",
-        )
-    return checked
+    return text(name, f"the name of a {what}")
 
 
 def title_of(proto: Any) -> str:
@@ -83,5 +84,5 @@ def _dimensions(tensor: Any, label: str) -> tuple[int | str | None, ...]:
             shape.append(int(dimension.dim_value) if dimension.dim_value >= 0 else None)
         else:
             name = text(dimension.dim_param, "dimension") if kind == "dim_param" else ""
-            shape.append(None if name in ("", "?") else name)
+            shape.append(None if name in ("", "?", "None") else name)
     return tuple(shape)

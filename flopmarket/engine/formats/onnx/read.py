@@ -71,17 +71,20 @@ def _proto(source: Source) -> tuple[Any, Path | None]:
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         try:
+            if path.exists() and not path.is_file():
+                raise OnnxIllegal(f"{str(path)!r} is no file", code="ONNX_FILE")
             size = path.stat().st_size
             if size > limits.MAX_MODEL_BYTES:
                 over("bytes of the model file", size, limits.MAX_MODEL_BYTES)
             data = path.read_bytes()
-        except OSError as error:
-            raise OnnxIllegal(
-                f"the model {str(path)!r} cannot be read: {error.strerror}", code="ONNX_FILE"
-            ) from None
+        except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+            raise OnnxIllegal(f"the model cannot be read: {error}", code="ONNX_FILE") from None
         folder = path.parent
     elif hasattr(source, "read"):
-        data = source.read(limits.MAX_MODEL_BYTES + 1)
+        try:
+            data = source.read(limits.MAX_MODEL_BYTES + 1)
+        except OSError as error:
+            raise OnnxIllegal(f"the model cannot be read: {error}", code="ONNX_FILE") from None
     else:
         data = source
     if not isinstance(data, bytes | bytearray | memoryview):

@@ -42,6 +42,7 @@ class TensorReader:
     def __init__(self, folder: Path | None) -> None:
         self._folder = None if folder is None else folder.resolve()
         self._bytes = 0
+        self._sparse_bytes = 0
 
     def dense(self, proto: Any, label: str) -> Array:
         """The value of a TensorProto.
@@ -85,14 +86,19 @@ class TensorReader:
         if values.dtype == object or values.ndim != 1 or indices.dtype != np.int64:
             raise OnnxIllegal(f"sparse tensor {label!r} is malformed", code="ONNX_TENSOR")
         elements = prod(shape)
-        self._count(elements * values.dtype.itemsize, label)
+        self._sparse_bytes += elements * values.dtype.itemsize
+        if self._sparse_bytes > limits.MAX_SPARSE_BYTES:
+            raise OnnxIllegal(
+                f"sparse tensors up to {label!r} have more than {limits.MAX_SPARSE_BYTES} bytes",
+                code="ONNX_LIMIT",
+            )
         if indices.ndim == 2 and indices.shape == (len(values), len(shape)):
             inside = bool(((indices >= 0) & (indices < np.asarray(shape))).all())
-            flat = np.ravel_multi_index(tuple(indices.T), shape) if inside and len(values) else []
+            strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+            flat = indices @ np.asarray(strides, dtype=np.int64)
         else:
             inside = indices.shape == values.shape
             flat = indices
-        flat = np.asarray(flat, dtype=np.int64)
         if not inside or (flat.size and (flat.min() < 0 or flat.max() >= elements)):
             raise OnnxIllegal(
                 f"sparse tensor {label!r} has indices out of range", code="ONNX_TENSOR"
@@ -110,7 +116,8 @@ class TensorReader:
         shape = tuple(int(n) for n in dims)
         if min(shape, default=0) < 0:
             raise OnnxIllegal(f"tensor {label!r} has shape {list(shape)}", code="ONNX_TENSOR")
-        if prod(shape) > limits.MAX_TENSOR_ELEMENTS:
+        # Axes of length 0 are left out, so that no empty tensor has axes beyond any index.
+        if prod(n for n in shape if n) > limits.MAX_TENSOR_ELEMENTS:
             raise OnnxIllegal(
                 f"tensor {label!r} of shape {list(shape)} has more than "
                 f"{limits.MAX_TENSOR_ELEMENTS} elements",

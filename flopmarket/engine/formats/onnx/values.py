@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flopmarket.engine import buffers, dtypes, graph
+from flopmarket.engine import buffers, dtypes, graph, loop
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.formats.onnx import limits
 from flopmarket.engine.formats.onnx.errors import OnnxIllegal, OnnxUnsupported
@@ -15,6 +15,9 @@ from flopmarket.engine.formats.onnx.narrow import Narrow
 from flopmarket.engine.formats.onnx.registry import Value
 from flopmarket.engine.graph import Node, Op
 from flopmarket.engine.tensor import Tensor
+
+if TYPE_CHECKING:
+    from flopmarket.engine.runtime.realise import Held
 
 Array = np.ndarray[Any, Any]
 
@@ -43,6 +46,12 @@ def as_tensor(value: Value) -> Tensor:
 def as_value(array: Array) -> Value:
     """A host array as a Tensor where the engine has its type, else as it is."""
     return array if engine_dtype(array.dtype) is None else Tensor(array)
+
+
+def check_host(elements: int) -> None:
+    """Raise OnnxIllegal (ONNX_LIMIT) before a host array of so many objects is made."""
+    if elements * np.dtype(object).itemsize > limits.MAX_HOST_BYTES:
+        raise OnnxIllegal(f"{elements} elements on the host are too many", code="ONNX_LIMIT")
 
 
 def given_value(data: Any) -> Value:
@@ -108,27 +117,64 @@ def leaf_arrays(
 
 
 def work_of(nodes: Sequence[Node]) -> tuple[int, int]:
-    """(elements, bytes) of everything that the reference goes through for ``nodes``."""
+    """(elements, bytes) of everything that the reference goes through for ``nodes``.
+
+    Every turn of a loop counts its body's elements, and one for each of its nodes.
+    """
     below = [n for n in graph.topological(nodes) if n.op not in (Op.INPUT, Op.CONST)]
-    return sum(n.elements for n in below), sum(n.size_bytes for n in below)
+    elements = sum(n.elements for n in below)
+    for group in loop.groups(below):
+        turn = sum(node.elements for node in group.body.nodes)
+        elements += group.count * (turn + group.body.work)
+    return elements, sum(n.size_bytes for n in below)
 
 
 def realise(nodes: Sequence[Node], leaves: Mapping[Node, Array], device: str | None) -> list[Array]:
     """Values of ``nodes`` on ``device``, given the data of their leaves.
 
-    The reference has no memory plan: one value over the limit is refused with OnnxIllegal.
+    Raises OnnxIllegal (ONNX_LIMIT) for what is too large for the reference.
     """
-    largest = max(
-        (n.size_bytes for n in graph.topological(nodes) if n.op is not Op.VIEW), default=0
-    )
-    if device == "reference" and largest > limits.MAX_REFERENCE_BYTES:
+    _check_reference(nodes, device)
+    from flopmarket.engine.runtime import realise as runtime  # opens OpenCL: only when asked to
+
+    return runtime.realise(nodes, leaves, device)
+
+
+def hold(nodes: Sequence[Node], fixed: Mapping[Node, Array], device: str | None) -> Held:
+    """``nodes`` made ready on ``device`` for many evaluations with the ``fixed`` data of leaves.
+
+    Raises OnnxIllegal (ONNX_LIMIT) for what is too large for the reference.
+    """
+    _check_reference(nodes, device)
+    from flopmarket.engine.runtime import realise as runtime  # opens OpenCL: only when asked to
+
+    return runtime.held(nodes, fixed, device)
+
+
+def _check_reference(nodes: Sequence[Node], device: str | None) -> None:
+    """The reference has no memory plan and is slow: what is too large for it is refused."""
+    if device != "reference":
+        return
+    order = graph.topological(nodes)
+    largest = max((n.size_bytes for n in order if n in nodes or not _is_free(n)), default=0)
+    if largest > limits.MAX_REFERENCE_BYTES:
         raise OnnxIllegal(
             f"a value of {largest} bytes, the reference takes {limits.MAX_REFERENCE_BYTES}",
             code="ONNX_LIMIT",
         )
-    from flopmarket.engine.runtime import realise as runtime  # opens OpenCL: only when asked to
+    work = sum(group.count * group.body.work for group in loop.groups(order))
+    if work > limits.MAX_REFERENCE_LOOP_WORK:
+        raise OnnxIllegal(
+            f"loops evaluate {work} nodes, the reference takes {limits.MAX_REFERENCE_LOOP_WORK}",
+            code="ONNX_LIMIT",
+        )
 
-    return runtime.realise(nodes, leaves, device)
+
+def _is_free(node: Node) -> bool:
+    """Whether numpy has the node's value without memory of its own."""
+    return node.op is Op.IOTA or (
+        node.op is Op.VIEW and node.arg[0] in ("expand", "permute", "slice")
+    )
 
 
 def error_in(title: str, error: Exception) -> EngineError:
@@ -137,6 +183,8 @@ def error_in(title: str, error: Exception) -> EngineError:
         error.message = f"{title}: {error.message}"
         error.args = (error.message,)
         return error
+    if isinstance(error, MemoryError):
+        return OnnxIllegal(f"{title} wants more memory than there is", code="ONNX_LIMIT")
     return OnnxUnsupported(
         f"{title}: {type(error).__name__}: {error}",
         code="ONNX_NODE",

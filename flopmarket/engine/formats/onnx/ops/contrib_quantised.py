@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flopmarket.engine import compose, contraction, graph
-from flopmarket.engine.compose import like
-from flopmarket.engine.dtypes import float32, int32, uint8
+from flopmarket.engine import compose, graph
+from flopmarket.engine.dtypes import float32, uint8
 from flopmarket.engine.formats.onnx.errors import OnnxIllegal, OnnxUnsupported
-from flopmarket.engine.formats.onnx.ops import integers
+from flopmarket.engine.formats.onnx.ops import integers, recurrent
 from flopmarket.engine.formats.onnx.ops.quantisation import (
     dequantised,
     dynamic_range,
     quantised,
 )
 from flopmarket.engine.formats.onnx.registry import OpNode, Value, find, op, tensor
-from flopmarket.engine.graph import Node
 from flopmarket.engine.tensor import Tensor, common_device
 
 _MICROSOFT = "com.microsoft"
@@ -194,12 +192,50 @@ def dynamic_quantize_matmul(
     bias: Value | None = None,
 ) -> Tensor:
     """A float matrix, quantised to uint8 over its own range, by a quantised one."""
-    x = tensor(a).to(float32)
-    scale, zero = dynamic_range(x)
-    codes = quantised(x, scale.expand(*x.shape), zero.expand(*x.shape), uint8)
-    factor = scale * tensor(b_scale).to(float32)
-    product = _scaled_product(codes, tensor(b), factor, (zero, _flat(b_zero)))
-    return _plus_bias(product, bias)
+    return _plus_bias(_by_codes(tensor(a), tensor(b), tensor(b_scale), _flat(b_zero)), bias)
+
+
+def _by_codes(x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+    """float32 product of floats, quantised over their own range, and a quantised matrix."""
+    x = x.to(float32)
+    step, x_zero = dynamic_range(x)
+    x_codes = quantised(x, step.expand(*x.shape), x_zero.expand(*x.shape), uint8)
+    return _scaled_product(x_codes, codes, step * scale.to(float32), (x_zero, zero))
+
+
+@op("DynamicQuantizeLSTM", domain=_MICROSOFT)
+def dynamic_quantize_lstm(
+    node: OpNode,
+    x: Value,
+    w: Value,
+    r: Value,
+    b: Value,
+    lengths: Value,
+    initial: Value,
+    initial_cell: Value,
+    peepholes: Value,
+    w_scale: Value,
+    w_zero: Value,
+    r_scale: Value,
+    r_zero: Value,
+) -> tuple[Tensor, ...]:
+    """LSTM whose weights [directions, K, 4 H] are bytes, with scales [directions] or per column.
+
+    All inputs are quantised together, the states of a batch anew in every step.
+    """
+
+    def product(scales: Value, zeros: Value) -> recurrent.Product:
+        def apply(x: Tensor, codes: Tensor, bias: Tensor | None, at: int) -> Tensor:
+            found = _by_codes(x, codes.T, tensor(scales)[at], _flat(tensor(zeros)[at]))
+            return found if bias is None else found + bias
+
+        return apply
+
+    products = recurrent.Products(product(w_scale, w_zero), product(r_scale, r_zero))
+    weights = (tensor(w).mT, tensor(r).mT, b)
+    return recurrent.lstm_with(
+        node, x, weights, lengths, (initial, initial_cell), peepholes, products
+    )
 
 
 @op("QGemm", domain=_MICROSOFT)
@@ -233,60 +269,3 @@ def qgemm(
         raise OnnxIllegal("an output scale wants an output zero point")
     step = factor / tensor(y_scale).reshape(())
     return integers.requantised(sums, step, tensor(y_zero).reshape(()))
-
-
-@op("MatMulNBits", domain=_MICROSOFT)
-def matmul_n_bits(
-    node: OpNode,
-    a: Value,
-    packed: Value,
-    scales: Value,
-    zero_points: Value | None = None,
-    group_index: Value | None = None,
-    bias: Value | None = None,
-) -> Tensor:
-    """a [.., K] by weights [N, K] of 2, 4 or 8 bits, each block of K with its own scale."""
-    terms, columns = int(node.get("K")), int(node.get("N"))
-    bits, block = int(node.get("bits", 4)), int(node.get("block_size"))
-    if bits not in (2, 4, 8):
-        raise OnnxUnsupported(f"weights of {bits} bits")
-    x, blocks = tensor(a), -(-terms // block)
-    codes = _unpacked(tensor(packed).reshape(columns, -1).node, bits, columns, blocks * block)
-    step = tensor(scales).reshape(columns, blocks).to(float32)
-    zero = _zero_points(zero_points, bits, columns, blocks)
-    if group_index is None:
-        shape = (columns, blocks, block)
-        spread = [t.unsqueeze(-1).expand(*shape).reshape(columns, -1) for t in (step, zero)]
-    else:  # reordered columns say which block they belong to
-        index = tensor(group_index).to(int32)
-        spread = [t.gather_rows(index, 1) for t in (step, zero)]
-        codes = compose.part(codes, 1, 0, terms)
-    values = graph.mul(compose.subtract(graph.cast(codes, float32), spread[1].node), spread[0].node)
-    weights = graph.permute(compose.part(values, 1, 0, terms), (1, 0))
-    product = Tensor(contraction.matmul(x.to(float32).node, weights), device=x.device)
-    return _plus_bias(product, bias).to(x.dtype)
-
-
-def _unpacked(packed: Node, bits: int, rows: int, count: int) -> Node:
-    """uint8 codes [rows, count] of bytes that hold 8 / bits of them, the lowest bits first."""
-    each = 8 // bits
-    parts = []
-    for at in range(each):
-        shifted = graph.bit("shr", packed, like(at * bits, packed))
-        parts.append(graph.bit("and", shifted, like(2**bits - 1, packed)))
-    stacked = graph.concat([graph.reshape(p, (*p.shape, 1)) for p in parts], 2)
-    flat = graph.reshape(stacked, (rows, packed.shape[1] * each))
-    if flat.shape[1] < count:
-        raise OnnxIllegal(f"{flat.shape[1]} packed values in a row, wants {count}")
-    return compose.part(flat, 1, 0, count)
-
-
-def _zero_points(given: Value | None, bits: int, columns: int, blocks: int) -> Tensor:
-    """float32 [columns, blocks]; the middle of the range where none are given."""
-    if given is None:
-        return Tensor(graph.filled(float(2 ** (bits - 1)), float32, (columns, blocks)))
-    zero = tensor(given)
-    if zero.dtype.is_float:
-        return zero.reshape(columns, blocks).to(float32)
-    codes = _unpacked(zero.reshape(columns, -1).node, bits, columns, blocks)
-    return Tensor(codes, device=zero.device).to(float32)

@@ -129,13 +129,22 @@ def attention(
     past_length: Value = None,
 ) -> Attended:
     """Self-attention with one joint projection: (output, keys and values [2, B, H, S, D])."""
-    if past_length is not None or node.get("do_rotary", 0):
-        raise OnnxUnsupported("a past in a shared buffer, or rotary embedding inside Attention")
-    heads = node.attributes["num_heads"]
+    if past_length is not None:
+        raise OnnxUnsupported("a past in a shared buffer")
     projection = tensor(weights)
-    width = projection.shape[1] // 3
-    sizes = node.ints("qkv_hidden_sizes") or (width, width, width)
     joint = linear(tensor(x), projection.T, None if bias is None else tensor(bias))
+    return self_attention(node, joint, mask, past, attention_bias)
+
+
+def self_attention(
+    node: OpNode, joint: Tensor, mask: Value, past: Value, attention_bias: Value = None
+) -> Attended:
+    """:func:`attention` of queries, keys and values that are projected and joined already."""
+    if node.get("do_rotary", 0):
+        raise OnnxUnsupported("rotary embedding inside Attention")
+    heads = node.attributes["num_heads"]
+    width = joint.shape[-1] // 3
+    sizes = node.ints("qkv_hidden_sizes") or (width, width, width)
     q, k, v = (split_heads(part, heads) for part in joint.split(sizes, -1))
     if past is not None:
         before = tensor(past)

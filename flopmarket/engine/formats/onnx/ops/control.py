@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from flopmarket.engine import creation
+from flopmarket.engine import limits as engine_limits
 from flopmarket.engine.compose import axis_of
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.formats.onnx import limits
@@ -103,7 +104,7 @@ def loop(node: OpNode, trips: Value, condition: Value, *carried: Value) -> tuple
     count = None if trips is None else node.host_ints(trips, "the trip count")[0]
     going = condition is None or bool(node.host(condition, "the condition").reshape(()))
     state = list(carried)
-    if going and count is not None and count >= LOOP_TRIPS:
+    if going and count is not None and LOOP_TRIPS <= count <= engine_limits.MAX_LOOP_TURNS:
         whole = _whole_loop(node, count, state)
         if whole is not None:
             return whole
@@ -148,9 +149,18 @@ def _stacked(values: Sequence[Value], spec: ValueSpec, axis: int) -> Value:
 # ---------------------------------------------------------------- Scan
 
 
+def _scanned(node: OpNode, values: Sequence[Value]) -> int:
+    """How many of a Scan's values it scans."""
+    count = int(node.get("num_scan_inputs"))
+    kept = len(values) - count
+    if count < 1 or not 0 <= kept <= len(node.graph("body").graph.outputs):
+        raise OnnxIllegal(f"it scans {count} of {len(values)} values")
+    return count
+
+
 @op("Scan", since=9)
 def scan(node: OpNode, *values: Value) -> tuple[Value, ...]:
-    scanned = node.get("num_scan_inputs")
+    scanned = _scanned(node, values)
     given = len(values) - scanned
     outputs = len(node.graph("body").graph.outputs) - given
     return _scan(
@@ -167,7 +177,7 @@ def scan(node: OpNode, *values: Value) -> tuple[Value, ...]:
 @op("Scan", since=8)
 def scan_batch(node: OpNode, lengths: Value, *values: Value) -> tuple[Value, ...]:
     """Opset 8: a batch axis first, the scanned axis second, maybe a length per example."""
-    scanned = node.get("num_scan_inputs")
+    scanned = _scanned(node, values)
     given = len(values) - scanned
     directions = node.ints("directions", (0,) * scanned) or ()
     outputs = len(node.graph("body").graph.outputs) - given

@@ -6,9 +6,10 @@ from math import comb
 
 import numpy as np
 
-from flopmarket.engine import arithmetic, compose, elementary, graph
+from flopmarket.engine import arithmetic, elementary, graph
 from flopmarket.engine.compose import like
-from flopmarket.engine.dtypes import float32, int64
+from flopmarket.engine.creation import cat
+from flopmarket.engine.dtypes import bool_, float32, int64
 from flopmarket.engine.formats.onnx import limits
 from flopmarket.engine.formats.onnx.errors import OnnxIllegal, OnnxUnsupported
 from flopmarket.engine.formats.onnx.ops.features import ML, floats, row
@@ -20,7 +21,15 @@ from flopmarket.engine.formats.onnx.ops.scores import (
     transformed,
 )
 from flopmarket.engine.formats.onnx.registry import OpNode, Value, op
+from flopmarket.engine.functional.control import scan
+from flopmarket.engine.functional.tables import check_table
 from flopmarket.engine.tensor import Tensor
+
+_COUPLING_TURNS = 100
+_COUPLING_TOLERANCE = 0.005
+"""libsvm's: so many turns at most (or one a class), and this over the number of classes."""
+
+Tensors = tuple[Tensor, ...]
 
 
 def _rows(x: Value) -> Tensor:
@@ -123,7 +132,7 @@ def svm_classifier(node: OpNode, x: Value) -> tuple[Value, Tensor]:
         scores = rows.matmul(weights.T) + float(node.get("rho")[0])
         votes = scores
     else:
-        if classes < 2 or len(per_class) != classes:
+        if classes < 2 or len(per_class) != classes or min(per_class) < 0:
             raise OnnxIllegal(f"{len(per_class)} groups of support vectors, {classes} classes")
         scores = _pair_scores(node, rows, per_class)
         votes = _votes(scores, classes)
@@ -151,6 +160,7 @@ def _pair_scores(node: OpNode, x: Tensor, per_class: tuple[int, ...]) -> Tensor:
     classes, count = len(per_class), sum(per_class)
     coefficients = np.asarray(node.get("coefficients"), np.float32).reshape(classes - 1, count)
     starts = np.concatenate([[0], np.cumsum(per_class)])
+    check_table((count + classes) * comb(classes, 2))
     weights = np.zeros((count, comb(classes, 2)), np.float32)
     for at, (i, j) in enumerate(_pairs(classes)):
         first, second = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
@@ -178,52 +188,56 @@ def _probabilities(node: OpNode, scores: Tensor, classes: int) -> Tensor:
     """[N, classes] from pairwise probabilities (Platt's sigmoid of every decision)."""
     slope, offset = row(node.get("prob_a"), float32), row(node.get("prob_b"), float32)
     pairwise = (-(scores * slope + offset)).sigmoid().clamp(1e-7, 1.0 - 1e-7)
-    if classes == 2:
-        first = pairwise.reshape(-1)
-        return columns(first, 1.0 - first)
     return _coupled(pairwise, classes)
 
 
 def _coupled(pairwise: Tensor, classes: int) -> Tensor:
-    """Wu, Lin and Weng, "Probability estimates for multi-class classification", 2004: the vector
-    p that minimises their quadratic form p Q p among those of sum 1.
+    """Wu, Lin and Weng, "Probability estimates for multi-class classification", 2004, algorithm 2:
+    the vector p of sum 1 that minimises their quadratic form p Q p, coordinate by coordinate.
 
-    It solves Q p = constant. Pairs that agree with each other make Q singular, so the square of the
-    sum, constant too, is added to the form; the elimination then needs no pivoting.
+    It stops where libsvm does, well before the minimum: those are the probabilities that the model
+    was judged by when it was trained.
     """
     if classes > limits.MAX_COUPLED_CLASSES:
         raise OnnxUnsupported(f"probabilities of more than {limits.MAX_COUPLED_CLASSES} classes")
+    form = _quadratic_form(pairwise, classes)
+    rows = [form[:, t] for t in range(classes)]
+    tolerance = _COUPLING_TOLERANCE / classes
+
+    def turn(carry: Tensors, _: Tensors) -> tuple[Tensors, Tensors]:
+        p, done = carry
+        product = (form * p.unsqueeze(1)).sum(2)
+        value = (p * product).sum(1, keepdim=True)
+        done = done | ((product - value).abs().amax(1, keepdim=True) < tolerance)
+        after = p
+        for t, line in enumerate(rows):
+            own, slope = line[:, t : t + 1], product[:, t : t + 1]
+            step = (value - slope) / own
+            scale = step + 1.0
+            value = (value + step * (step * own + slope * 2.0)) / scale / scale
+            product = (product + step * line) / scale
+            after = cat([after[:, :t], after[:, t : t + 1] + step, after[:, t + 1 :]], 1) / scale
+        return (p.where(done, after), done), ()
+
     count = pairwise.shape[0]
-    cells: dict[tuple[int, int], Tensor] = {}
-    for at, (i, j) in enumerate(_pairs(classes)):
-        value = Tensor(graph.reshape(compose.part(pairwise.node, 1, at, 1), (count,)))
-        cells[i, j], cells[j, i] = value, 1.0 - value
-    one = Tensor(graph.filled(1.0, float32, (count,)))
-    zero = one * 0.0
-    rows: list[list[Tensor]] = []
-    for t in range(classes):
-        square = zero
-        for j in range(classes):
-            if j != t:
-                square = square + cells[j, t] * cells[j, t]
-        line = [-(cells[j, t] * cells[t, j]) if j != t else square for j in range(classes)]
-        rows.append([*(entry + 1.0 for entry in line), one])
-    solution = _solved(rows)
-    total = solution[0]
-    for part in solution[1:]:
-        total = total + part
-    return columns(*(part / total for part in solution))
+    start = Tensor(graph.filled(1.0 / classes, float32, (count, classes)), device=pairwise.device)
+    open_ = Tensor(graph.filled(False, bool_, (count, 1)), device=pairwise.device)
+    (found, _), _ = scan(turn, (start, open_), length=max(_COUPLING_TURNS, classes))
+    return found
 
 
-def _solved(rows: list[list[Tensor]]) -> list[Tensor]:
-    """The solutions of a symmetric positive definite system [A | b] of tensors [N]."""
-    size = len(rows)
-    for pivot in range(size):
-        for other in range(size):
-            if other != pivot:
-                factor = rows[other][pivot] / rows[pivot][pivot]
-                rows[other] = [
-                    a - factor * b if at > pivot else a
-                    for at, (a, b) in enumerate(zip(rows[other], rows[pivot], strict=True))
-                ]
-    return [rows[at][size] / rows[at][at] for at in range(size)]
+def _quadratic_form(pairwise: Tensor, classes: int) -> Tensor:
+    """Q [N, classes, classes] of pairwise probabilities [N, pairs]: -r_jt r_tj, and on the diagonal
+    the sum of the squares of r_jt over the others."""
+    count, pairs = pairwise.shape[0], _pairs(classes)
+    first, second = np.full((2, classes, classes), len(pairs), np.int64)
+    for at, (i, j) in enumerate(pairs):
+        first[i, j], second[j, i] = at, at
+    nothing = Tensor(graph.filled(0.0, float32, (count, 1)), device=pairwise.device)
+    given, rest = cat([pairwise, nothing], 1), cat([1.0 - pairwise, nothing], 1)
+    places = (Tensor(table.reshape(-1)) for table in (first, second))
+    above, below = (x.gather_rows(at, 1) for x, at in zip((given, rest), places, strict=True))
+    r = (above + below).reshape(count, classes, classes)
+    diagonal = Tensor(np.eye(classes, dtype=np.bool_))
+    squares = (r * r).sum(1).unsqueeze(1).expand(count, classes, classes)
+    return (-(r * r.mT)).where(~diagonal, squares)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from flopmarket.engine import arithmetic, compose, graph, rounding
 from flopmarket.engine.formats.onnx.narrow import Narrow, is_narrow, narrow_of
 from flopmarket.engine.formats.onnx.ops.operands import binary, elementwise, is_text, unary
 from flopmarket.engine.formats.onnx.registry import OpNode, Value, op
+from flopmarket.engine.formats.onnx.values import check_host
 from flopmarket.engine.tensor import Tensor
 
 
@@ -17,7 +19,9 @@ from flopmarket.engine.tensor import Tensor
 def equal(node: OpNode, a: Value, b: Value) -> Tensor:
     """Elementwise ==; strings are compared on the host."""
     if is_text(a) or is_text(b):
-        return Tensor(np.asarray(np.asarray(a, object) == np.asarray(b, object), dtype=np.bool_))
+        left, right = np.asarray(a, object), np.asarray(b, object)
+        check_host(prod(compose.broadcast_shapes(left.shape, right.shape)))
+        return Tensor(np.asarray(left == right, dtype=np.bool_))
     return elementwise(lambda x, y: graph.cmp("eq", x, y), a, b)
 
 
@@ -25,7 +29,9 @@ def equal(node: OpNode, a: Value, b: Value) -> Tensor:
 def where(node: OpNode, condition: Value, a: Value, b: Value) -> Value:
     """a where the condition holds, else b; any type that both share."""
     if is_text(a) or is_text(b):
-        return np.where(node.host(condition, "the condition on strings"), a, b)
+        chosen = node.host(condition, "the condition on strings")
+        check_host(prod(compose.broadcast_shapes(*(v.shape for v in (chosen, a, b)))))
+        return np.where(chosen, a, b)
     if is_narrow(a) or is_narrow(b):
         left, right = narrow_of(a), narrow_of(b)
         return Narrow(elementwise(graph.where, condition, left.codes, right.codes), left.format)

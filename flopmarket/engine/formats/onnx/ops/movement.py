@@ -15,9 +15,10 @@ import numpy as np
 from flopmarket.engine import creation
 from flopmarket.engine.compose import axes_of, axis_of, broadcast_shapes
 from flopmarket.engine.formats.onnx import limits
-from flopmarket.engine.formats.onnx.errors import OnnxIllegal, OnnxUnsupported
+from flopmarket.engine.formats.onnx.errors import OnnxIllegal
 from flopmarket.engine.formats.onnx.narrow import Narrow, is_narrow, narrow_of
 from flopmarket.engine.formats.onnx.registry import OpNode, Value, op
+from flopmarket.engine.formats.onnx.values import check_host
 from flopmarket.engine.tensor import Tensor
 
 Shape = tuple[int, ...]
@@ -151,6 +152,7 @@ def joined(values: Sequence[Value], axis: int) -> Value:
         return Narrow(creation.cat([part.codes for part in parts], at), parts[0].format)
     if not all(isinstance(value, np.ndarray) for value in values):
         raise OnnxIllegal("it joins values of different types")
+    check_host(sum(value.size for value in values))
     return np.concatenate(list(values), axis=at)
 
 
@@ -176,7 +178,7 @@ def cut(x: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
 
 def _even(total: int, count: int) -> list[int]:
     """``count`` sizes as ONNX rounds them: all equal but the last ones."""
-    if count < 1:
+    if not 1 <= count <= limits.MAX_NODE_VALUES:
         raise OnnxIllegal(f"{count} parts")
     size = -(-total // count)
     return [max(0, min(size, total - at * size)) for at in range(count)]
@@ -259,8 +261,7 @@ def tile(node: OpNode, x: Value, repeats: Value) -> Value:
     if len(counts) != len(x.shape) or min(counts, default=0) < 0:
         raise OnnxIllegal(f"repeats {list(counts)} for shape {list(x.shape)}")
     if isinstance(x, np.ndarray):
-        if prod(x.shape) * prod(counts) > limits.MAX_HOST_BYTES:
-            raise OnnxUnsupported("a host array is repeated too often", code="ONNX_LIMIT")
+        check_host(prod(x.shape) * prod(counts))
         return np.tile(x, counts)
     return moved(x, lambda t: _tiled(t, counts))
 

@@ -11,6 +11,7 @@ from flopmarket.engine.creation import where
 from flopmarket.engine.dtypes import int32
 from flopmarket.engine.formats.onnx.errors import OnnxIllegal
 from flopmarket.engine.formats.onnx.registry import OpNode, Value, op, tensor
+from flopmarket.engine.functional.tables import check_table
 from flopmarket.engine.tensor import Tensor
 
 
@@ -67,6 +68,7 @@ class _Line:
 
 def _line(start: Tensor, size: Tensor, cells: int, counts: np.ndarray, length: int) -> _Line:
     most = max(1, int(counts.max(initial=0)))
+    check_table(most * len(counts))
     cell = (size / float(cells)).reshape(-1, 1, 1)
     ramp = Tensor(graph.iota(1, (1, cells, 1))).float()
     inner = np.arange(most) + 0.5

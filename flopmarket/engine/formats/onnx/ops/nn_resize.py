@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import floor
+from math import floor, inf
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from flopmarket.engine.functional.resample import (
     nearest_taps,
     triangle,
 )
+from flopmarket.engine.functional.tables import positions
 from flopmarket.engine.graph import Node
 from flopmarket.engine.tensor import Tensor
 
@@ -141,8 +142,8 @@ def upsample_image(node: OpNode, x: Value) -> Tensor:
 
 
 def _by_scales(node: OpNode, x: Tensor, factors: Sequence[float]) -> Tensor:
-    if len(factors) != x.ndim:
-        raise OnnxIllegal(f"{len(factors)} scales for {x.ndim} axes")
+    if len(factors) != x.ndim or not all(0 < factor < inf for factor in factors):
+        raise OnnxIllegal(f"scales {factors} for {x.ndim} axes: one positive number each")
     resized = [
         (at, _Axis(n, floor(n * s), s, 0.0, 1.0))
         for at, (n, s) in enumerate(zip(x.shape, factors, strict=True))
@@ -170,7 +171,7 @@ def _resized(
         result = graph.cast(result, float32)
     outside: Node | None = None
     for at, axis in resized:
-        places = _COORDINATES[transformation](axis, np.arange(axis.target, dtype=np.float64))
+        places = _COORDINATES[transformation](axis, positions(0, axis.target).astype(np.float64))
         result = _taps(node, mode, axis, places, rounding).apply(result, at)
         if transformation == "tf_crop_and_resize":
             beyond = (places < 0) | (places > axis.source - 1)
@@ -197,7 +198,7 @@ def _taps(
     support = 1.0
     if mode == "cubic":
         kernel, support = cubic(float(node.get("cubic_coeff_a", -0.75))), 2.0
-    shrink = max(1.0, 1.0 / axis.scale) if node.get("antialias", 0) else 1.0
+    shrink = max(1.0, 1.0 / axis.scale) if node.get("antialias", 0) and axis.scale else 1.0
     dropped = bool(node.get("exclude_outside", 0))
     return kernel_taps(places, axis.source, kernel, support, shrink=shrink, drop_outside=dropped)
 
@@ -242,9 +243,11 @@ def _targets(
             f"scales {list(scales)} and sizes {list(sizes)} for lengths {list(lengths)}"
         )
     if scales:
-        if min(scales) <= 0:
+        if not all(0 < scale < inf for scale in scales):
             raise OnnxIllegal(f"scales {list(scales)} are not positive")
         return list(scales), [floor(n * s) for n, s in zip(lengths, scales, strict=True)]
+    if min(sizes) < 0 or min(lengths) < 1:
+        raise OnnxIllegal(f"a resize of {list(lengths)} to {list(sizes)}")
     factors = [o / n for n, o in zip(lengths, sizes, strict=True)]
     policy = str(node.get("keep_aspect_ratio_policy", "stretch"))
     if policy == "stretch":

@@ -68,6 +68,25 @@ def _activation(
     return apply
 
 
+Product = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
+"""(x [.., K], weights [G, K], bias [G], number of the direction) -> [.., G]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """How inputs and states meet their weights, where that is no plain product of floats."""
+
+    input: Product
+    hidden: Product
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, _: int) -> Tensor:
+    return linear(x, weight, bias)
+
+
+_FLOATS = Products(_linear, _linear)
+
+
 @dataclass(frozen=True, slots=True)
 class _Direction:
     """Weights and functions of one direction: input and hidden [G, ..], their biases [G]."""
@@ -91,6 +110,7 @@ def _run(
     weights: tuple[Value, Value, Value],
     lengths: Value,
     initial: tuple[Value, ...],
+    products: Products = _FLOATS,
 ) -> tuple[Tensor, ...]:
     """Y [T, directions, N, H] and the last state(s) [directions, N, H], or batch first."""
     kept = tensor(x).dtype
@@ -116,7 +136,7 @@ def _run(
         direction = _Direction(input_[at], hidden[at], biases[0], biases[1], own)
         output, last = recur(
             cell(direction, at),
-            linear(data, direction.input, direction.input_bias),
+            products.input(data, direction.input, direction.input_bias, at),
             tuple(start[at] for start in starts),
             reverse=reverse,
             lengths=None if lengths is None else tensor(lengths),
@@ -210,6 +230,18 @@ def lstm(
     initial_cell: Value = None,
     peepholes: Value = None,
 ) -> tuple[Tensor, ...]:
+    return lstm_with(node, x, (w, r, b), lengths, (initial, initial_cell), peepholes)
+
+
+def lstm_with(
+    node: OpNode,
+    x: Value,
+    weights: tuple[Value, Value, Value],
+    lengths: Value,
+    initial: tuple[Value, Value],
+    peepholes: Value,
+    products: Products = _FLOATS,
+) -> tuple[Tensor, ...]:
     """Gates input, output, forget, cell; ``peepholes`` [directions, 3 H] of the first three."""
     coupled = bool(node.get("input_forget", 0))
 
@@ -222,8 +254,8 @@ def lstm(
 
         def step(projected: Tensor, state: State) -> State:
             hidden, cell = state
-            gates = projected + linear(hidden, weights.hidden, weights.hidden_bias)
-            i, o, forget, c = gates.chunk(4, -1)
+            ours = products.hidden(hidden, weights.hidden, weights.hidden_bias, at)
+            i, o, forget, c = (projected + ours).chunk(4, -1)
             entering = f(seen(i, cell, 0))
             kept = 1.0 - entering if coupled else f(seen(forget, cell, 2))
             after = kept * cell + entering * g(c)
@@ -231,12 +263,4 @@ def lstm(
 
         return step
 
-    return _run(
-        node,
-        cell,
-        ("Sigmoid", "Tanh", "Tanh"),
-        x,
-        (w, r, b),
-        lengths,
-        (initial, initial_cell),
-    )
+    return _run(node, cell, ("Sigmoid", "Tanh", "Tanh"), x, weights, lengths, initial, products)

@@ -6,7 +6,7 @@ import numpy as np
 
 from flopmarket.engine.compose import axis_of
 from flopmarket.engine.formats.onnx import limits
-from flopmarket.engine.formats.onnx.errors import OnnxIllegal
+from flopmarket.engine.formats.onnx.errors import OnnxIllegal, OnnxUnsupported
 from flopmarket.engine.formats.onnx.ops.movement import cut, joined, reshaped
 from flopmarket.engine.formats.onnx.parsed import ValueType
 from flopmarket.engine.formats.onnx.registry import OpNode, Value, op
@@ -19,6 +19,13 @@ def _items(sequence: Value) -> list[Value]:
     return sequence
 
 
+def _element(value: Value) -> Value:
+    """``value``, which is no sequence: those of sequences would grow without bound."""
+    if isinstance(value, list):
+        raise OnnxUnsupported("a sequence of sequences")
+    return value
+
+
 def _position(node: OpNode, position: Value, count: int, last: int) -> int:
     at = node.host_ints(position, "the position")
     if len(at) != 1 or not -count <= at[0] <= last:
@@ -28,7 +35,7 @@ def _position(node: OpNode, position: Value, count: int, last: int) -> int:
 
 @op("SequenceConstruct", since=11)
 def sequence_construct(node: OpNode, *values: Value) -> Value:
-    return list(values)
+    return [_element(value) for value in values]
 
 
 @op("SequenceEmpty", since=11)
@@ -52,7 +59,7 @@ def sequence_insert(node: OpNode, sequence: Value, value: Value, position: Value
     at = len(items)
     if position is not None:
         at = _position(node, position, len(items), len(items))
-    items.insert(at, value)
+    items.insert(at, _element(value))
     return items
 
 
@@ -120,7 +127,7 @@ def sequence_map(node: OpNode, sequence: Value, *others: Value) -> Value:
             for other in others
         ]
         for column, value in zip(columns, body(items[at], *given), strict=True):
-            column.append(value)
+            column.append(_element(value))
     return tuple(columns)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from flopmarket.engine import dtypes, graph
-from flopmarket.engine.formats.onnx import limits
 from flopmarket.engine.formats.onnx.errors import OnnxIllegal
 from flopmarket.engine.formats.onnx.registry import OpNode, Value, op
-from flopmarket.engine.formats.onnx.values import as_value, engine_dtype
+from flopmarket.engine.formats.onnx.values import as_value, check_host, engine_dtype
 from flopmarket.engine.tensor import Tensor
 
 
@@ -43,8 +42,7 @@ def constant_of_shape(node: OpNode, shape: Value) -> Value:
     dtype = engine_dtype(value.dtype)
     if dtype is not None:
         return Tensor(graph.filled(value.reshape(())[()], dtype, lengths))
-    if prod(lengths) * value.dtype.itemsize > limits.MAX_HOST_BYTES:
-        raise OnnxIllegal(f"{value.dtype.name}{list(lengths)} is too large", code="ONNX_LIMIT")
+    check_host(prod(lengths))
     return np.full(lengths, value.reshape(())[()], dtype=value.dtype)
 
 

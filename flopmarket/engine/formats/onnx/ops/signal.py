@@ -15,6 +15,7 @@ from flopmarket.engine.formats.onnx.errors import OnnxIllegal
 from flopmarket.engine.formats.onnx.fourier import Complex
 from flopmarket.engine.formats.onnx.ops.cast import engine_type
 from flopmarket.engine.formats.onnx.registry import OpNode, Value, op, tensor
+from flopmarket.engine.functional.tables import check_table
 from flopmarket.engine.graph import Node
 from flopmarket.engine.tensor import Tensor
 
@@ -146,6 +147,7 @@ def _window(name: str, weights: Callable[[Array], Array]) -> None:
         count = node.host_ints(size, "the size")[0]
         if count < 0:
             raise OnnxIllegal(f"a window of {count} points")
+        check_table(count)
         periods = count if node.get("periodic", 1) else max(1, count - 1)
         turns = 2 * np.pi * np.arange(count) / periods
         return Tensor(graph.const(weights(turns), _output_type(node), (count,)))
@@ -171,6 +173,7 @@ def mel_weight_matrix(
     edges = [float(node.host(v, "an edge").reshape(())) for v in (low, high)]
     if count < 1 or points < 1 or samples < 1:
         raise OnnxIllegal(f"{count} mel bins of {points} points at {samples} Hz")
+    check_table((points // 2 + 1) * (count + 2))
     mels = [2595 * np.log10(1 + hertz / 700) for hertz in edges]
     # The distance that the operator defines is the range by the number of edges, not of gaps.
     centres = mels[0] + np.arange(count + 2) * (mels[1] - mels[0]) / (count + 2)

@@ -9,10 +9,12 @@ import numpy as np
 
 from flopmarket.engine import compose, graph
 from flopmarket.engine.dtypes import float32, int64
+from flopmarket.engine.formats.onnx import limits
 from flopmarket.engine.formats.onnx.errors import OnnxIllegal
 from flopmarket.engine.formats.onnx.ops.operands import is_text
 from flopmarket.engine.formats.onnx.ops.patterns import Pattern
 from flopmarket.engine.formats.onnx.registry import OpNode, Value, op, tensor
+from flopmarket.engine.formats.onnx.values import check_host
 from flopmarket.engine.graph import Node
 from flopmarket.engine.tensor import Tensor
 
@@ -33,10 +35,23 @@ def _mapped(x: Array, change: Any, dtype: Any = object) -> Array:
     return flat.reshape(x.shape)
 
 
+def _characters(x: Array) -> int:
+    return sum(len(str(text)) for text in x.reshape(-1))
+
+
+def _check_characters(count: int) -> None:
+    if count > limits.MAX_TEXT_CHARACTERS:
+        raise OnnxIllegal(
+            f"{count} characters, at most {limits.MAX_TEXT_CHARACTERS}", code="ONNX_LIMIT"
+        )
+
+
 @op("StringConcat")
 def string_concat(node: OpNode, a: Value, b: Value) -> Array:
     """Elementwise concatenation with numpy's broadcasting."""
     left, right = np.broadcast_arrays(_strings(a), _strings(b))
+    check_host(left.size)
+    _check_characters(_characters(left) + _characters(right))
     joined = np.empty(left.shape, dtype=object)
     for place in np.ndindex(left.shape):
         joined[place] = str(left[place]) + str(right[place])
@@ -47,12 +62,15 @@ def string_concat(node: OpNode, a: Value, b: Value) -> Array:
 def string_split(node: OpNode, x: Value) -> tuple[Array, Tensor]:
     """Substrings along a new last axis, padded with '', and how many there are of each."""
     given = _strings(x)
+    check_host(given.size)
+    _check_characters(_characters(given))
     delimiter = node.get("delimiter") or None
     most = node.get("maxsplit")
     parts = [
         str(text).split(delimiter, -1 if most is None else int(most)) for text in given.reshape(-1)
     ]
     width = max(map(len, parts), default=0)
+    check_host(len(parts) * width)
     padded = np.full((len(parts), width), "", dtype=object)
     for row, pieces in zip(padded, parts, strict=True):
         row[: len(pieces)] = pieces
@@ -151,9 +169,10 @@ def _hits(rows: Node, entries: Array, skips: range) -> Node:
     batch, count = rows.shape
     wanted = graph.reshape(graph.const(entries, int64, entries.shape), (grams, 1, 1, length))
     total = graph.filled(0, int64, (grams, batch))
-    for skip in skips:
-        if (length - 1) * (skip + 1) >= count:
-            continue
+    reach = (count - 1) // (length - 1) if length > 1 else 1  # the largest distance that fits
+    if min(len(skips), reach) > limits.MAX_SKIPS:
+        raise OnnxIllegal(f"n-grams with more than {limits.MAX_SKIPS} distances", code="ONNX_LIMIT")
+    for skip in skips[: max(0, reach)]:
         windows = graph.window(rows, [(1, length, 1, skip + 1)])
         seen = graph.reshape(windows, (1, *windows.shape))
         equal = graph.cmp("eq", *compose.broadcast(seen, wanted))
