@@ -114,7 +114,8 @@ def _work(nodes: Sequence[Node], border: Sequence[Node]) -> _Work:
     roots = dict(sorted(roots.items(), key=lambda item: item[1]))
     plain = [root for root in roots if root.op is not Op.LOOP]
     total = _Work(flops, 0, len(plain), 0)
-    total.bytes_moved = sum(root.size_bytes + sum(_read_bytes(root, roots)) for root in plain)
+    bases = _bases(nodes, roots)
+    total.bytes_moved = sum(root.size_bytes + _read_bytes(root, bases) for root in plain)
     beside: dict[Node, int] = {}
     for group, results in loops.items():
         turn = _turn(group, results)
@@ -197,17 +198,23 @@ def _roots(nodes: Sequence[Node], border: Sequence[Node]) -> dict[Node, int]:
     return roots
 
 
-def _read_bytes(root: Node, roots: Mapping[Node, int]) -> list[int]:
-    """Bytes each operand of ``root`` reads: what its region needs, not more than it holds."""
-    sizes = []
+def _bases(nodes: Sequence[Node], roots: Mapping[Node, int]) -> dict[Node, Node]:
+    """What every node lies in: itself, or what it is a view of; ``nodes`` have sources first."""
+    bases: dict[Node, Node] = {}
+    for node in nodes:
+        is_view = node.op is Op.VIEW and node not in roots
+        bases[node] = bases[node.src[0]] if is_view else node
+    return bases
+
+
+def _read_bytes(root: Node, bases: Mapping[Node, Node]) -> int:
+    """Bytes that ``root`` reads: what its region needs of every operand, not more than it holds."""
+    size = 0
     for source in root.src:
-        node = source
-        while node.op is Op.VIEW and node not in roots:
-            node = node.src[0]
-        if node.op in (Op.CONST, Op.IOTA):
-            continue
-        sizes.append(min(node.size_bytes, max(source.size_bytes, 1)))
-    return sizes
+        base = bases[source]
+        if base.op not in (Op.CONST, Op.IOTA):
+            size += min(base.size_bytes, max(source.size_bytes, 1))
+    return size
 
 
 def _peak_intermediates(

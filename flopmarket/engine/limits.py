@@ -14,6 +14,9 @@ MAX_NODES = 100_000
 MAX_SOURCES = 1_024
 """Sources of one CONCAT or LOOP (every other operation takes at most three)."""
 
+MAX_EDGES = 2**20
+"""Sources of all nodes of one program together."""
+
 MAX_CONSTANT_BYTES = 16 * 2**20
 """All literal data of one program together; weights are inputs, not constants."""
 
@@ -55,7 +58,13 @@ MAX_CACHED_PLANS = 64
 MAX_CACHED_PLAN_BYTES = 512 * 2**20
 """Device memory that those plans may keep between calls."""
 
-# Front-end (trace.py)
+MAX_HELD_BYTES = 4 * 2**30
+"""Device memory that the graphs of loaded models, weights included, may keep between calls."""
+
+# ---------------------------------------------------------------- front-end
+
+MAX_TABLE_ELEMENTS = 2**25
+"""Elements of one table of positions or weights that is made while a graph is being built."""
 
 MAX_TRACED_CONSTANT_BYTES = 64 * 2**10
 """One realised tensor that a step may close over; it becomes a literal of the program."""

@@ -80,6 +80,7 @@ class NodeReader:
         self._reader = reader
         self._bodies: list[Body] = []
         self._nodes_left = limits.MAX_NODES
+        self._edges_left = limits.MAX_EDGES
         self._literal_bytes_left = limits.MAX_CONSTANT_BYTES
 
     def nodes(self, depth: int = 0) -> list[Node]:
@@ -94,7 +95,9 @@ class NodeReader:
                 malformed(f"node {at} has unknown operation {number}", "PROGRAM_UNKNOWN_OP")
             dtype, shape = read_form(reader)
             sources = []
-            for _ in range(reader.natural(limits.MAX_SOURCES, "sources")):
+            edges = reader.natural(min(limits.MAX_SOURCES, self._edges_left), "sources")
+            self._edges_left -= edges
+            for _ in range(edges):
                 index = reader.natural(limits.MAX_NODES, "source")
                 if index >= at:
                     malformed(f"node {at} uses node {index}: a cycle", "PROGRAM_CYCLE")

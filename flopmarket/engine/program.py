@@ -119,12 +119,11 @@ class Program:
                     f"{node.dtype}{list(node.shape)}"
                 )
         self._check_loops()
-        literals = sum(
-            len(node.arg)
-            for nodes in (self.nodes, *(body.nodes for body in loop.bodies(self.nodes)))
-            for node in nodes
-            if node.op is Op.CONST
-        )
+        everything = [*self.nodes, *(n for body in loop.bodies(self.nodes) for n in body.nodes)]
+        edges = sum(len(node.src) for node in everything)
+        if edges > limits.MAX_EDGES:
+            _refuse(f"{edges} sources, at most {limits.MAX_EDGES}", "PROGRAM_LIMIT")
+        literals = sum(len(node.arg) for node in everything if node.op is Op.CONST)
         if literals > limits.MAX_CONSTANT_BYTES:
             _refuse(
                 f"{literals} bytes of constants, at most {limits.MAX_CONSTANT_BYTES}; "

@@ -25,10 +25,14 @@ Array = np.ndarray[Any, Any]
 def evaluate(outputs: Iterable[Node], leaves: Mapping[Node, Array]) -> list[Array]:
     """Values of ``outputs``, canonical, given one array per INPUT node below them.
 
-    Raises EngineError (INPUT_MISSING, INPUT_SHAPE) when a leaf is absent or of another form.
+    Raises EngineError (INPUT_MISSING, INPUT_SHAPE) when a leaf is absent or of another form, and
+    DEVICE_MEMORY when a value does not fit into memory.
     """
     outputs = list(outputs)
-    return _evaluate(topological(outputs), outputs, leaves)
+    try:
+        return _evaluate(topological(outputs), outputs, leaves)
+    except MemoryError as error:
+        raise EngineError(f"the reference: {error}", code="DEVICE_MEMORY", retryable=True) from None
 
 
 def _evaluate(

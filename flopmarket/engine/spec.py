@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,6 +25,8 @@ CMP_KINDS = ("lt", "eq")
 SCATTER_KINDS = ("add", "set")
 _POSITIONS = frozenset(map(str, range(limits.MAX_SOURCES)))
 INDEX_DTYPES = (dtypes.int32, dtypes.int64, dtypes.uint32)
+_SELECTING = ("reshape", "permute", "expand", "slice")
+_ranges: WeakKeyDictionary[Node, tuple[int, int]] = WeakKeyDictionary()
 
 
 def check(node: Node) -> None:
@@ -375,14 +378,29 @@ def _scatter(node: Node) -> None:
 
 
 def _check_constant_index(node: Node, index: Node, length: int) -> None:
-    while index.op is Op.VIEW and index.arg[0] in ("reshape", "permute", "expand", "slice"):
+    low, high = _constant_range(index)
+    if low < 0 or high >= length:
+        worst = low if low < 0 else high
+        _illegal(node, f"constant index {worst} outside 0..{length - 1}", "GRAPH_INDEX_RANGE")
+
+
+def _constant_range(index: Node) -> tuple[int, int]:
+    """Least and largest element of the literal that ``index`` is a view of; (0, -1) without one.
+
+    Remembered for every view on the way: a program may read one literal through as many views, and
+    as often, as it has nodes.
+    """
+    passed: list[Node] = []
+    while index not in _ranges and index.op is Op.VIEW and index.arg[0] in _SELECTING:
+        passed.append(index)
         index = index.src[0]
-    if index.op is Op.CONST and index.elements:
+    found = _ranges.get(index, (0, -1))
+    if index not in _ranges and index.op is Op.CONST and index.elements:
         values = np.frombuffer(index.arg, dtype=index.dtype.numpy)
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= length:
-            worst = low if low < 0 else high
-            _illegal(node, f"constant index {worst} outside 0..{length - 1}", "GRAPH_INDEX_RANGE")
+        found = int(values.min()), int(values.max())
+        passed.append(index)
+    _ranges.update(dict.fromkeys(passed, found))
+    return found
 
 
 def _concat(node: Node) -> None:

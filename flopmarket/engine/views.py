@@ -208,6 +208,24 @@ def remainder(form: Linear, by: int) -> Linear:
     return Linear(((atom, 1),), 0)
 
 
+def divisors(forms: Iterable[Linear], name: str, count: int) -> list[int]:
+    """By what ``forms`` divide the variable ``name`` alone, ascending: its axes' inner lengths.
+
+    Only proper divisors of ``count``, the length of the variable's range.
+    """
+    found: set[int] = set()
+    for form in forms:
+        for inner in form.forms():
+            for atom, _ in inner.terms:
+                if atom.kind not in ("div", "mod") or count % atom.by:
+                    continue
+                assert atom.of is not None
+                counted = (a.key for f in atom.of.forms() for a, _ in f.terms if a.kind == "var")
+                if set(counted) == {name}:
+                    found.add(atom.by)
+    return sorted(found - {1, count})
+
+
 # ---------------------------------------------------------------- shapes
 
 

@@ -28,7 +28,7 @@ def test_digest_is_pinned() -> None:
     assert linear_step().digest.hex() == DIGEST
 
 
-DIGEST = "c16b482a44ce5fd70e587dc9692ab5f7a0720777137596a6504cbc0d3d997c92"
+DIGEST = "9886300bf11cfc677fe7c253eaff8912bda275549ccf3669e662158a7011f40e"
 
 
 def test_cost_is_counted_exactly() -> None:

@@ -109,7 +109,7 @@ def test_sum_of_products_lanes_are_fma_chains_from_plus_zero() -> None:
     assert got == chain(totals, np.add)
 
 
-@pytest.mark.parametrize("k", [0, 1, 511, 512, 513, 1030])
+@pytest.mark.parametrize("k", [0, 1, 255, 256, 257, 1030])
 def test_dot_adds_chunks_of_fma_chains(k: int) -> None:
     rng = np.random.default_rng(k)
     a = rng.standard_normal((1, 2, k)).astype(np.float32)
@@ -118,9 +118,9 @@ def test_dot_adds_chunks_of_fma_chains(k: int) -> None:
     for m in range(2):
         for n in range(2):
             total = np.float32(0)
-            for start in range(0, k, 512):
+            for start in range(0, k, 256):
                 acc = np.float32(0)
-                for i in range(start, min(start + 512, k)):
+                for i in range(start, min(start + 256, k)):
                     acc = reference.fma32(a[0, m, i], b[0, i, n], acc)
                 total = total + acc
             want[0, m, n] = total

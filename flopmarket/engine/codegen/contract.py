@@ -1,41 +1,26 @@
-"""DOT in the order of FX1: the general kernel, and the packed one with everything fused around it.
+"""DOT in the order of FX1: which kernel computes it, and the packed one with all around it fused.
 
-The general kernel takes any shape, a valid length, and every dtype. Large products of floats up to
-32 bits and of 8-bit integers go through ``templates/gemm.py``: their operands' prologues become
-packing kernels (``pack.py``) and the epilogue becomes the store of the product kernel.
+Large products of floats up to 32 bits and of 8-bit integers go through ``templates/gemm.py``: their
+operands' prologues become packing kernels (``pack.py``) and the epilogue becomes the store of the
+product kernel. The others, and products with a valid length, are computed by ``direct.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import prod
-
 from flopmarket.engine import dtypes, views
 from flopmarket.engine.codegen import nest as nests
 from flopmarket.engine.codegen import opencl
-from flopmarket.engine.codegen.emit import Emitter, Temp
-from flopmarket.engine.codegen.loops import (
-    Array,
-    Assign,
-    Let,
-    Loop,
-    Scope,
-    Statement,
-    Value,
-    render,
-)
+from flopmarket.engine.codegen.direct import lower_direct
+from flopmarket.engine.codegen.emit import Temp
+from flopmarket.engine.codegen.loops import Scope, Value, render
 from flopmarket.engine.codegen.lower import Lowering
 from flopmarket.engine.codegen.opencl import OPAQUE
 from flopmarket.engine.codegen.pack import pack
 from flopmarket.engine.codegen.templates import gemm
 from flopmarket.engine.exact import DOT_CHUNK
-from flopmarket.engine.graph import Node, Shape
+from flopmarket.engine.graph import Node
 from flopmarket.engine.schedule.fuse import Kernel, is_packed_dot
-from flopmarket.engine.views import Linear, variable
-
-VECTOR_WIDTH = 64
-"""Neighbouring outputs that one work-item of the general kernel accumulates."""
-ITEM_FMAS = 32 * 1024
+from flopmarket.engine.views import variable
 
 
 def lower_dot(lowering: Lowering, kernel: Kernel) -> None:
@@ -45,116 +30,7 @@ def lower_dot(lowering: Lowering, kernel: Kernel) -> None:
     if lowering.target.is_cpu and is_packed_dot(node):
         _packed(lowering, kernel, node)
     else:
-        _general(lowering, kernel, node)
-
-
-# ---------------------------------------------------------------- the general kernel
-
-
-def _general(lowering: Lowering, kernel: Kernel, node: Node) -> None:
-    scratch = lowering.emitter(kernel, wide=True)
-    _general_body(lowering, kernel, node, scratch)
-    emitter = lowering.emitter(kernel, wide=nests.is_wide(scratch.forms))
-    body, size, local = _general_body(lowering, kernel, node, emitter)
-    flops = 2 * node.elements * node.src[0].shape[2]
-    lowering.calls.append(nests.make_call("dot", emitter, body, size, local, flops=flops))
-
-
-def _general_body(
-    lowering: Lowering, kernel: Kernel, node: Node, emitter: Emitter
-) -> tuple[list[Statement], tuple[int, ...], tuple[int, ...]]:
-    """A row of the nest is one index of the outer axis and one block of the vector axis.
-
-    The vector axis is N, or M where that is much the longer one.
-    """
-    batch, M, N = node.shape
-    K = node.src[0].shape[2]
-    along_m = N < 8 < M
-    outer, inner = (N, M) if along_m else (M, N)
-    width = min(VECTOR_WIDTH, inner) if lowering.target.is_cpu else 1
-    blocks = -(-inner // width)
-    space: Shape = (batch, outer, blocks)
-    kind, register = emitter.index_type, opencl.register_type(node.dtype)
-    if lowering.target.is_cpu:
-        per_item = max(1, ITEM_FMAS // max(1, width * K))
-        per_item = max(1, min(per_item, prod(space) // (4 * lowering.target.compute_units)))
-        nest = nests.rows(emitter, space, per_item)
-    else:
-        nest = nests.elements(emitter, space, lowering.target)
-    scope = nest.scope
-    b, o, block = nest.index
-    live = str(width)
-    if inner % width:
-        left = f"{inner} - {emitter.index(block * width)}"
-        scope.body.append(Let(kind, "live", f"{left} < {width} ? {left} : {width}"))
-        live = "live"
-
-    def place(at: Scope) -> tuple[Linear, Linear]:
-        # A name of its own, so that its range is the axis and not whole blocks.
-        text = emitter.index(block * width + variable("w", width, at.depth))
-        at.body.append(Let(kind, "lane", text))
-        v = variable("lane", inner, at.depth)
-        return (v, o) if along_m else (o, v)
-
-    scope.body.append(Array(register, "chunk", width))
-    scope.body.append(Array(register, "total", width))
-    zero = opencl.literal(node.dtype.numpy.type(0), node.dtype)
-    scope.body.append(Loop(kind, "w", "0", live, [Assign("total[w]", zero)]))
-    if K:
-        scope.body.append(_chunks(emitter, node, scope, b, place, along_m, live, K, zero))
-    inner_body: list[Statement] = []
-    inner_scope = scope.child(inner_body)
-    inner_body.append(Let(register, "result", "total[w]"))
-    m, n = place(inner_scope)
-    flat = views.flatten((b, m, n), node.shape)
-    emitter.bind(node, flat, Value("result", inner_scope.depth))
-    lowering.store_roots(emitter, kernel, flat, inner_scope)
-    scope.body.append(Loop(kind, "w", "0", live, inner_body))
-    return nest.close(), nest.global_size, nest.local_size
-
-
-def _chunks(
-    emitter: Emitter,
-    node: Node,
-    scope: Scope,
-    b: Linear,
-    place: Callable[[Scope], tuple[Linear, Linear]],
-    along_m: bool,
-    live: str,
-    K: int,
-    zero: str,
-) -> Loop:
-    kind, dtype = emitter.index_type, node.dtype
-    chunk_body: list[Statement] = []
-    chunk_scope = scope.child(chunk_body)
-    turns: list[Statement] = []
-    turn_scope = chunk_scope.child(turns)
-    each: list[Statement] = []
-    vector_scope = turn_scope.child(each)
-    k = variable("k", K, turn_scope.depth)
-    m, n = place(vector_scope)
-    a_value = emitter.value(node.src[0], (b, m, k), vector_scope)
-    b_value = emitter.value(node.src[1], (b, k, n), vector_scope)
-    text = opencl.multiply_add(dtype, a_value, b_value, "chunk[w]")
-    stop = "stop"
-    chunk_body.append(Let(kind, "stop", f"c + {DOT_CHUNK} < {K} ? c + {DOT_CHUNK} : {K}"))
-    if len(node.src) == 3:
-        valid = node.src[2]
-        if along_m:
-            count = emitter.value(valid, (b, m), vector_scope)
-            text = f"k < {count.text} ? {text} : chunk[w]"
-        else:
-            count = emitter.value(valid, (b, m), scope)
-            # Terms beyond the valid length are skipped, whatever they hold.
-            chunk_body.append(Let(kind, "valid", f"{count.text} < stop ? {count.text} : stop"))
-            stop = "valid"
-    each.append(Assign("chunk[w]", text))
-    turns.append(Loop(kind, "w", "0", live, each))
-    chunk_body.append(Loop(kind, "w", "0", live, [Assign("chunk[w]", zero)]))
-    chunk_body.append(Loop(kind, "k", "c", stop, turns))
-    total = opencl.combine("sum", dtype, "total[w]", "chunk[w]")
-    chunk_body.append(Loop(kind, "w", "0", live, [Assign("total[w]", total)]))
-    return Loop(kind, "c", "0", str(K), chunk_body, str(DOT_CHUNK))
+        lower_direct(lowering, kernel, node)
 
 
 # ---------------------------------------------------------------- the packed kernel

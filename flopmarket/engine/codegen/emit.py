@@ -295,8 +295,8 @@ class Emitter:
 
 
 def _is_gathered(flat: Linear) -> bool:
-    """Whether an index has quotients or remainders: neighbours may lie anywhere."""
-    return any(atom.kind != "var" for atom, _ in flat.terms)
+    """Whether the innermost loop counts in quotients or remainders: neighbours lie anywhere."""
+    return any(atom.kind != "var" and atom.depth == flat.depth for atom, _ in flat.terms)
 
 
 def _is_constant(node: Node, args: list[Value]) -> bool:

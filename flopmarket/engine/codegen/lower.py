@@ -86,10 +86,14 @@ class Lowering:
 
     def emitter(self, kernel: Kernel, *, wide: bool) -> Emitter:
         """An emitter that loads what other kernels store."""
+        turn = None if self.frame.turns is None else turn_form(self.frame.turns)
+        return Emitter(self.target, self.is_stored(kernel), wide=wide, turn=turn)
+
+    def is_stored(self, kernel: Kernel) -> Callable[[Node], bool]:
+        """Whether ``kernel`` finds a node in memory."""
         own = set(kernel.roots) | {kernel.core}
         stored = self.schedule.stored
-        turn = None if self.frame.turns is None else turn_form(self.frame.turns)
-        return Emitter(self.target, lambda n: n in stored and n not in own, wide=wide, turn=turn)
+        return lambda node: node in stored and node not in own
 
     def temp(self, dtype: DType, elements: int) -> Temp:
         """A new temporary buffer."""

@@ -5,29 +5,32 @@
 of k: k outside, lanes inside, so that stores are contiguous and the lanes vectorise.
 
 Operands that are windows of a tensor (convolutions) have quotients and remainders of the lane's
-number in their indices. Their values do not depend on k, so they are tabulated once for a work-item
-and the inner loop adds, compares and gathers. Computing them at each element took five times as
-long.
+number in their indices. Where the rows of the image are whole panels, or a panel whole rows, lanes
+are counted by row and place instead, and what they read is contiguous. Elsewhere the quotients,
+which do not depend on k, are tabulated once for a work-item and the inner loop adds, compares and
+gathers (in one network twice as slow). Computing them at each element took five times as long.
 """
 
 from __future__ import annotations
 
+from flopmarket.engine import views
 from flopmarket.engine.codegen import nest as nests
 from flopmarket.engine.codegen import opencl
 from flopmarket.engine.codegen.emit import Temp
 from flopmarket.engine.codegen.loops import Array, Assign, Let, Loop, Scope, Statement, Value
 from flopmarket.engine.codegen.lower import Lowering
 from flopmarket.engine.codegen.nest import Call
+from flopmarket.engine.codegen.pack_plain import STEPS, pack_plain
 from flopmarket.engine.codegen.templates.gemm import UNROLL, GemmSpec
 from flopmarket.engine.graph import Node
 from flopmarket.engine.schedule.fuse import Kernel
 from flopmarket.engine.views import Atom, Index, Linear, variable
 
-STEPS = 64
-"""k steps that one work-item packs."""
-
 LANE = "x"
 """Name of the variable that counts rows of A or columns of B."""
+
+MIN_RUN = 8
+"""Lanes in a row of an image from which they are counted by row and place."""
 
 
 def pack(
@@ -40,10 +43,14 @@ def pack(
     temp: Temp,
 ) -> Call:
     """The launch that fills ``temp`` with packed ``operand`` ('a' or 'b') of ``spec``."""
+    plain = pack_plain(lowering, kernel, spec, operand, source, shared, temp)
+    if plain is not None:
+        return plain
     scratch = _Packing(lowering, kernel, spec, operand, source, shared, wide=True)
     scratch.body(temp)
     wide = nests.is_wide(scratch.emitter.forms)
     packing = _Packing(lowering, kernel, spec, operand, source, shared, wide=wide)
+    packing.run = scratch.row_length()
     return packing.call(temp)
 
 
@@ -73,6 +80,15 @@ class _Packing:
         self._panels_first = self._count < self._K
         self._tables: dict[str, str] = {}
         self._filling: list[Statement] = []
+        self.run: int | None = None
+        """Lanes of a row, where rows and panels fit into each other."""
+
+    def row_length(self) -> int | None:
+        """What :attr:`run` should be, after :meth:`body` has shown the accesses."""
+        for by in views.divisors(self.emitter.forms, LANE, self._count):
+            if by >= MIN_RUN and (by % self._width == 0 or self._width % by == 0):
+                return by
+        return None
 
     def call(self, temp: Temp) -> Call:
         """The finished call."""
@@ -99,7 +115,7 @@ class _Packing:
         top.body.append(Let(kind, "base", f"matrix * {self._steps * width}"))
         top.body.append(Let(kind, "x0", f"panel * {width}"))
         top.body.append(Let(kind, "left", f"{self._count} - x0"))
-        ragged = bool(self._count % width)
+        ragged = self.run is None and bool(self._count % width)
         turns = self._turns(out, top, clamped=ragged)
         if self._tables:
             lane = Let(kind, LANE, _clamped("x0 + lane", self._count) if ragged else "x0 + lane")
@@ -131,6 +147,9 @@ class _Packing:
         kind, width = self.emitter.index_type, self._width
         turns: list[Statement] = []
         turn_scope = top.child(turns)
+        if self.run is not None:
+            turns.append(self._by_rows(out, top, turn_scope, self.run))
+            return turns
         lanes: list[Statement] = []
         scope = turn_scope.child(lanes)
         lanes.append(
@@ -143,9 +162,41 @@ class _Packing:
         turns.append(Loop(kind, "lane", "0", str(width), lanes))
         return turns
 
-    def _value(self, scope: Scope) -> Value:
+    def _by_rows(self, out: str, top: Scope, scope: Scope, run: int) -> Loop:
+        """The loop over lanes, as one part of a row or as several rows of ``run`` lanes."""
+        kind, width, count = self.emitter.index_type, self._width, self._count
+        lanes: list[Statement] = []
+        inner = scope.child(lanes)
+        if run % width == 0:
+            parts = run // width
+            self._once(top, Let(kind, "line", f"panel / {parts}"))
+            self._once(top, Let(kind, "part", f"panel % {parts}"))
+            x = variable("line", count // run, 0) * run + variable("part", parts, 0) * width
+            value = self._value(inner, x + variable("lane", width, inner.depth)).text
+            lanes.append(Assign(f"{out}[base + k * {width} + lane]", value))
+            return Loop(kind, "lane", "0", str(width), lanes)
+        rows, lines = width // run, count // run
+        row: list[Statement] = []
+        middle = scope.child(row)
+        inner = middle.child(lanes)
+        here = f"panel * {rows} + row"
+        row.append(Let(kind, "line", _clamped(here, lines) if lines % rows else here))
+        x = variable("line", lines, middle.depth) * run + variable("lane", run, inner.depth)
+        value = self._value(inner, x).text
+        if lines % rows:
+            value = f"{here} < {lines} ? {value} : 0.0f"
+        lanes.append(Assign(f"{out}[base + k * {width} + row * {run} + lane]", value))
+        row.append(Loop(kind, "lane", "0", str(run), lanes))
+        return Loop(kind, "row", "0", str(rows), row)
+
+    def _once(self, scope: Scope, statement: Let) -> None:
+        if statement not in scope.body:
+            scope.body.append(statement)
+
+    def _value(self, scope: Scope, x: Linear | None = None) -> Value:
         batch = variable("b", self._batch, 0)
-        k, x = variable("k", self._K, 1), variable(LANE, self._count, 2)
+        k = variable("k", self._K, 1)
+        x = variable(LANE, self._count, 2) if x is None else x
         index: Index = (batch, x, k) if self._operand == "a" else (batch, k, x)
         return self.emitter.value(self._source, index, scope)
 

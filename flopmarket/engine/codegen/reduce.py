@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+
 from flopmarket.engine import views
 from flopmarket.engine.codegen import nest as nests
 from flopmarket.engine.codegen import opencl
@@ -168,14 +170,30 @@ def _probe(lowering: Lowering, fold: Fold) -> tuple[Shape, bool, bool]:
     return shape, nests.is_wide(scratch.forms), columns
 
 
-def _accumulate(fold: Fold, emitter: Emitter, target: str, values: list[Value], first: bool) -> str:
-    """The new value of a lane after an element."""
+def _accumulate(fold: Fold, target: str, values: list[Value], first: bool) -> str:
+    """The new value of a lane after an element; ``first``: there is none before it."""
     if fold.kind == "sumprod":
-        start = opencl.literal(fold.dtype.numpy.type(0), fold.dtype) if first else target
+        start = _start(fold) if first else target
         return opencl.multiply_add(fold.dtype, values[0], values[1], start)
     if first:
         return values[0].text
     return opencl.combine(fold.kind, fold.dtype, target, values[0].text)
+
+
+def _start(fold: Fold) -> str:
+    """What changes no bit of a lane's first element: -0 for a sum, and +0 where FMAs begin."""
+    dtype, kind = fold.dtype, fold.kind
+    numpy = dtype.numpy.type
+    if kind in ("max", "min") and dtype.is_float:
+        return opencl.literal(numpy(-np.inf if kind == "max" else np.inf), dtype)
+    if kind in ("max", "min") and dtype.is_integer:
+        info = np.iinfo(dtype.numpy)
+        return opencl.literal(numpy(info.min if kind == "max" else info.max), dtype)
+    if kind in ("max", "min"):
+        return opencl.literal(numpy(kind == "min"), dtype)
+    if kind == "prod":
+        return opencl.literal(numpy(1), dtype)
+    return opencl.literal(numpy(-0.0 if kind == "sum" and dtype.is_float else 0), dtype)
 
 
 def _tree_steps(lanes: int) -> list[tuple[int, int]]:
@@ -191,27 +209,40 @@ def _tree_steps(lanes: int) -> list[tuple[int, int]]:
     return steps
 
 
+def _column_tree(fold: Fold, kind: str, lanes: int, width: int, live_columns: str) -> Loop:
+    """The same tree over the lanes of ``width`` columns, as one loop over its steps: it is short
+    beside what came before, and a loop for each step took drivers long to compile."""
+    target = f"lane[j * {width} + w]"
+    text = opencl.combine(_tree_kind(fold), fold.dtype, target, f"lane[(j + step) * {width} + w]")
+    half = REDUCE_LANES // 2
+    present = f"{REDUCE_LANES} >> level"
+    body: list[Statement] = [
+        Let(kind, "step", f"{half} >> level"),
+        Let(kind, "present", f"{present} < {lanes} ? {present} : {lanes}"),
+        Let(kind, "live_lanes", "present - step < step ? present - step : step"),
+    ]
+    columns = Loop(kind, "w", "0", live_columns, [Assign(target, text)])
+    body.append(Loop(kind, "j", "0", "live_lanes", [columns]))
+    return Loop(kind, "level", "0", str(half.bit_length()), body)
+
+
 def _tree_kind(fold: Fold) -> str:
     return "sum" if fold.kind == "sumprod" else fold.kind
 
 
-def _phases(size: int) -> list[tuple[str, str, int, bool]]:
-    """(first turn, end of turns, lanes, is first) of the loops that cover a row of ``size``."""
+def _phases(size: int) -> list[tuple[int, int, int]]:
+    """(first turn, end of turns, lanes) of the loops that cover a row of ``size``."""
     chunks, tail = divmod(size, REDUCE_LANES)
-    if not chunks:
-        return [("0", "1", tail, True)]
-    phases = [("0", "1", REDUCE_LANES, True)]
-    if chunks > 1:
-        phases.append(("1", str(chunks), REDUCE_LANES, False))
+    phases = [(0, chunks, REDUCE_LANES)] if chunks else []
     if tail:
-        phases.append((str(chunks), str(chunks + 1), tail, False))
+        phases.append((chunks, chunks + 1, tail))
     return phases
 
 
-def _turn(start: str, stop: str, size: int, depth: int) -> Linear:
+def _turn(start: int, stop: int, size: int, depth: int) -> Linear:
     """The form of the turn counter: a constant where there is one turn."""
-    if int(stop) - int(start) == 1:
-        return views.constant(int(start))
+    if stop - start == 1:
+        return views.constant(start)
     return variable("t", -(-size // REDUCE_LANES), depth)
 
 
@@ -227,7 +258,11 @@ def _rows(
     scope = nest.scope
     index = views.unflatten(views.flatten(nest.index, shape), fold.space)
     scope.body.append(Array(register, "lane", min(REDUCE_LANES, fold.size)))
-    for start, stop, lanes, first in _phases(fold.size):
+    single = fold.size <= REDUCE_LANES
+    if not single:
+        begin = [Assign("lane[j]", _start(fold))]
+        scope.body.append(Loop(kind, "j", "0", str(REDUCE_LANES), [*begin]))
+    for start, stop, lanes in _phases(fold.size):
         turns: list[Statement] = []
         turn_scope = scope.child(turns)
         turn = _turn(start, stop, fold.size, turn_scope.depth)
@@ -235,9 +270,9 @@ def _rows(
         lane_scope = turn_scope.child(inner)
         at = turn * REDUCE_LANES + variable("j", lanes, lane_scope.depth)
         values = fold.source(emitter, index, at, lane_scope)
-        inner.append(Assign("lane[j]", _accumulate(fold, emitter, "lane[j]", values, first)))
+        inner.append(Assign("lane[j]", _accumulate(fold, "lane[j]", values, single)))
         turns.append(Loop(kind, "j", "0", str(lanes), inner))
-        scope.body.append(Loop(kind, "t", start, stop, turns))
+        scope.body.append(Loop(kind, "t", str(start), str(stop), turns))
     for step, live in _tree_steps(min(REDUCE_LANES, fold.size)):
         text = opencl.combine(_tree_kind(fold), dtype, "lane[j]", f"lane[j + {step}]")
         scope.body.append(Loop(kind, "j", "0", str(live), [Assign("lane[j]", text)]))
@@ -273,7 +308,11 @@ def _columns(
 
     lanes_total = min(REDUCE_LANES, fold.size)
     scope.body.append(Array(register, "lane", lanes_total * width))
-    for start, stop, lanes, first in _phases(fold.size):
+    single = fold.size <= REDUCE_LANES
+    if not single:
+        begin = [Assign("lane[i]", _start(fold))]
+        scope.body.append(Loop(kind, "i", "0", str(lanes_total * width), [*begin]))
+    for start, stop, lanes in _phases(fold.size):
         turns: list[Statement] = []
         turn_scope = scope.child(turns)
         turn = _turn(start, stop, fold.size, turn_scope.depth)
@@ -284,16 +323,11 @@ def _columns(
         at = turn * REDUCE_LANES + variable("j", lanes, lane_scope.depth)
         values = fold.source(emitter, index_at(column_scope), at, column_scope)
         target = f"lane[j * {width} + w]"
-        inner.append(Assign(target, _accumulate(fold, emitter, target, values, first)))
+        inner.append(Assign(target, _accumulate(fold, target, values, single)))
         each.append(Loop(kind, "w", "0", live_columns, inner))
         turns.append(Loop(kind, "j", "0", str(lanes), each))
-        scope.body.append(Loop(kind, "t", start, stop, turns))
-    for step, live in _tree_steps(lanes_total):
-        target = f"lane[j * {width} + w]"
-        other = f"lane[(j + {step}) * {width} + w]"
-        text = opencl.combine(_tree_kind(fold), dtype, target, other)
-        column_loop = Loop(kind, "w", "0", live_columns, [Assign(target, text)])
-        scope.body.append(Loop(kind, "j", "0", str(live), [column_loop]))
+        scope.body.append(Loop(kind, "t", str(start), str(stop), turns))
+    scope.body.append(_column_tree(fold, kind, lanes_total, width, live_columns))
     inner = []
     column_scope = scope.child(inner)
     inner.append(Let(register, "result", "lane[w]"))

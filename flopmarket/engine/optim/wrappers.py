@@ -100,8 +100,6 @@ class Accumulated:
         inner = {name: value for name, value in state.items() if name not in own}
         moved, memory = self.optimizer.update(params, means, inner)
         kept = {name: where(due, value, inner[name]) for name, value in memory.items()}
-        kept |= {
-            f"accumulate.{name}": where(due, 0.0, value) for name, value in sums.items()
-        }
+        kept |= {f"accumulate.{name}": where(due, 0.0, value) for name, value in sums.items()}
         kept[_COUNT] = where(due, 0, count)
         return {name: where(due, value, params[name]) for name, value in moved.items()}, kept

@@ -324,6 +324,22 @@ class Device:
                     self.queue, _as_words(array), buffer.handle, src_offset=offset, is_blocking=True
                 )
 
+    def download_all(self, pairs: Iterable[tuple[Buffer, np.ndarray[Any, Any]]]) -> None:
+        """Fill arrays, each whole, C-contiguous and writable, from buffers; waits once for all."""
+        waiting = []
+        try:
+            for buffer, array in pairs:
+                _check_range("download", buffer, 0, array.nbytes)
+                if array.nbytes:
+                    with _attempt(f"download {array.nbytes} bytes"):
+                        waiting.append(
+                            cl.enqueue_copy(
+                                self.queue, _as_words(array), buffer.handle, is_blocking=False
+                            )
+                        )
+        finally:
+            self.finish()
+
     def copy(
         self,
         source: Buffer,

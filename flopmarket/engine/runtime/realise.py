@@ -1,15 +1,18 @@
-"""One-shot evaluation of a graph on a device: what ``Tensor.numpy()`` calls.
+"""Evaluation of graphs on devices outside sessions: what ``Tensor.numpy()`` and models call.
 
-Plans and their device memory are kept in memory, keyed by the *structure* of the graph (the names
-of realised tensors do not count), because a training loop written eagerly asks for the same graph
-with other leaves every time. The store is bounded and belongs to one :class:`Realiser`; the
-function :func:`realise` uses one per process.
+:func:`realise` is for one shot. Plans and their device memory are kept, keyed by the *structure* of
+the graph (the names of realised tensors do not count), because a training loop written eagerly asks
+for the same graph with other leaves every time. :func:`held` is for a graph that is evaluated again
+and again with the same weights: they stay on the device. Both stores are bounded and belong to one
+:class:`Realiser`; the functions use one per process.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +35,38 @@ REFERENCE = "reference"
 """The device name of the bit-exact interpreter."""
 
 
+class Held:
+    """A graph whose fixed leaves stay on the device; made by :func:`held`.
+
+    What it holds there is made by the first :meth:`run`, may be dropped when others need the memory
+    (the next run makes it again), and is given back when the object is collected.
+    """
+
+    __slots__ = ("__weakref__", "_realiser", "device", "fixed", "number", "outputs")
+
+    def __init__(
+        self,
+        realiser: Realiser,
+        outputs: Sequence[Node],
+        fixed: Mapping[Node, Array],
+        device: str | None,
+        number: int,
+    ) -> None:
+        self._realiser = realiser
+        self.outputs = canonicalise(outputs)
+        below = topological(self.outputs)
+        self.fixed = {node: fixed[node] for node in below if node.op is Op.INPUT and node in fixed}
+        self.device = device
+        self.number = number
+
+    def run(self, given: Mapping[Node, Array]) -> list[Array]:
+        """Values of the outputs, canonical, given the values of the leaves that are not fixed.
+
+        Raises EngineError (INPUT_MISSING, INPUT_SHAPE, DEVICE_...).
+        """
+        return self._realiser.run_held(self, given)
+
+
 class Realiser:
     """Evaluates graphs; keeps devices open and the latest plans ready. Calls take turns."""
 
@@ -41,14 +76,19 @@ class Realiser:
         *,
         max_plans: int = limits.MAX_CACHED_PLANS,
         max_kept_bytes: int = limits.MAX_CACHED_PLAN_BYTES,
+        max_held_bytes: int = limits.MAX_HELD_BYTES,
     ) -> None:
         self._options = CompileOptions() if options is None else options
         self._max_plans = max_plans
         self._max_kept_bytes = max_kept_bytes
+        self._max_held_bytes = max_held_bytes
         self._lock = threading.Lock()
         self._devices: dict[str | None, Device | None] = {}
         self._targets: dict[Device, Target] = {}
         self._ready: OrderedDict[Hashable, Prepared] = OrderedDict()
+        self._held: OrderedDict[int, Prepared] = OrderedDict()
+        self._collected: deque[int] = deque()
+        self._numbers = itertools.count()
 
     def realise(
         self, outputs: Sequence[Node], leaves: Mapping[Node, Array], device: str | None = None
@@ -61,10 +101,51 @@ class Realiser:
                 return reference.evaluate(nodes, leaves)
             return self._run(nodes, leaves, opened_device)
 
+    def held(
+        self, outputs: Sequence[Node], fixed: Mapping[Node, Array], device: str | None = None
+    ) -> Held:
+        """A graph to evaluate many times. See :func:`held`."""
+        number = next(self._numbers)
+        handle = Held(self, outputs, fixed, device, number)
+        weakref.finalize(handle, self._give_back, number).atexit = False
+        return handle
+
+    def run_held(self, handle: Held, given: Mapping[Node, Array]) -> list[Array]:
+        """What :meth:`Held.run` gives."""
+        with self._lock:
+            opened_device = self._device(handle.device)
+            if opened_device is None:
+                return reference.evaluate(handle.outputs, {**handle.fixed, **given})
+            self._free_collected()
+            ready = self._held.get(handle.number)
+            if ready is None:
+                ready = self._prepare(handle.outputs, opened_device, handle.fixed)
+                self._held[handle.number] = ready
+                _trim(self._held, limits.MAX_CACHED_PLANS, self._max_held_bytes)
+            self._held.move_to_end(handle.number)
+            found = ready.run({leaf: leaf_value(leaf, given) for leaf in ready.given})
+        return _in_order(handle.outputs, found)
+
+    def _give_back(self, number: int) -> None:
+        """A handle is gone. Collection may happen inside a call, which holds the lock then."""
+        self._collected.append(number)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free_collected()
+            finally:
+                self._lock.release()
+
+    def _free_collected(self) -> None:
+        while self._collected:
+            ready = self._held.pop(self._collected.popleft(), None)
+            if ready is not None:
+                ready.release()
+
     def close(self) -> None:
         """Overwrite and release everything."""
         with self._lock:
             self._ready.clear()
+            self._held.clear()
             for device in set(self._devices.values()):
                 if device is not None:
                     device.close()
@@ -96,7 +177,7 @@ class Realiser:
         ready = self._ready.get(place)
         if ready is None:
             ready = self._ready[place] = self._prepare(wanted, device)
-            self._trim()
+            _trim(self._ready, self._max_plans, self._max_kept_bytes)
         self._ready.move_to_end(place)
         # The graph that the plan was made from has other leaves, in the same order.
         theirs = _structure(ready.plan.outputs)[1]
@@ -106,36 +187,41 @@ class Realiser:
             if leaf in ready.plan.leaves
         }
         found = ready.run(given)
-        values = {
-            mine: found[theirs_] for mine, theirs_ in zip(wanted, ready.plan.outputs, strict=True)
-        }
-        first = {node: nodes.index(node) for node in wanted}
-        return [values[n] if first[n] == at else values[n].copy() for at, n in enumerate(nodes)]
+        mine = dict(zip(wanted, ready.plan.outputs, strict=True))
+        return _in_order(nodes, {node: found[theirs_] for node, theirs_ in mine.items()})
 
-    def _prepare(self, nodes: tuple[Node, ...], device: Device) -> Prepared:
+    def _prepare(
+        self,
+        nodes: Sequence[Node],
+        device: Device,
+        fixed: Mapping[Node, Array] | None = None,
+    ) -> Prepared:
         target = self._targets.get(device)
         if target is None:
             target = self._targets[device] = open_target(device)
         try:
-            return Prepared(nodes, device, target, self._options)
+            return Prepared(nodes, device, target, self._options, fixed)
         except EngineError as error:
-            if error.code != "DEVICE_MEMORY" or not self._ready:
+            if error.code != "DEVICE_MEMORY" or not (self._ready or self._held):
                 raise
-            self._drop_all()  # what is kept for speed must not be in the way
-            return Prepared(nodes, device, target, self._options)
+            # What is kept for speed must not be in the way.
+            _trim(self._ready, 0, 0)
+            _trim(self._held, 0, 0)
+            return Prepared(nodes, device, target, self._options, fixed)
 
-    def _trim(self) -> None:
-        def kept() -> int:
-            return sum(ready.size_bytes for ready in self._ready.values())
 
-        while len(self._ready) > 1 and (
-            len(self._ready) > self._max_plans or kept() > self._max_kept_bytes
-        ):
-            self._ready.popitem(last=False)[1].release()
+def _in_order(nodes: Sequence[Node], found: Mapping[Node, Array]) -> list[Array]:
+    """An array for each of ``nodes``, none twice."""
+    first = {node: at for at, node in reversed(list(enumerate(nodes)))}
+    return [found[n] if first[n] == at else found[n].copy() for at, n in enumerate(nodes)]
 
-    def _drop_all(self) -> None:
-        while self._ready:
-            self._ready.popitem(last=False)[1].release()
+
+def _trim(kept: OrderedDict[Any, Prepared], most: int, most_bytes: int) -> None:
+    """Release the least recently used ones beyond the limits; the latest stays, unless 0 may."""
+    while len(kept) > min(1, most) and (
+        len(kept) > most or sum(ready.size_bytes for ready in kept.values()) > most_bytes
+    ):
+        kept.popitem(last=False)[1].release()
 
 
 def _structure(outputs: Sequence[Node]) -> tuple[Hashable, list[Node]]:
@@ -168,3 +254,11 @@ def realise(
     DEVICE_...).
     """
     return _process.realise(outputs, leaves, device)
+
+
+def held(outputs: Sequence[Node], fixed: Mapping[Node, Array], device: str | None = None) -> Held:
+    """``outputs`` made ready for many evaluations, the leaves in ``fixed`` having these values.
+
+    The arrays must not change while the handle lives. ``device`` as for :func:`realise`.
+    """
+    return _process.held(outputs, fixed, device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -200,9 +200,13 @@ def check_memory(device: Device, needed: int, options: CompileOptions) -> None:
 
 
 def plan_for(
-    outputs: Sequence[Node], device: Device, target: Target, options: CompileOptions
+    outputs: Sequence[Node],
+    device: Device,
+    target: Target,
+    options: CompileOptions,
+    fixed: Collection[Node] = (),
 ) -> Plan:
-    """The plan of canonical ``outputs`` under a device's limits.
+    """The plan of canonical ``outputs`` under a device's limits, some leaves being ``fixed``.
 
     A schedule that code generation finds no index for is compiled without fusion instead: slower,
     and the same bits. Raises ``DEVICE_DTYPE`` for float64 on a device that has none.
@@ -215,6 +219,7 @@ def plan_for(
             target,
             fusion=fusion,
             tile=options.gemm_tile,
+            fixed=fixed,
         )
 
     try:

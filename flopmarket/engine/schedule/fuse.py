@@ -68,7 +68,7 @@ def is_packed_dot(node: Node) -> bool:
     if node.dtype is not float32 and not (node.dtype is int32 and bytes_only):
         return False
     (_, M, K), N = node.src[0].shape, node.shape[2]
-    return M >= 4 and N >= 8 and K >= 16 and M * N * K >= limits.MIN_PACKED_DOT_FMAS
+    return M >= 4 and N >= 8 and K >= 4 and M * N * K >= limits.MIN_PACKED_DOT_FMAS
 
 
 def is_plain_view(node: Node) -> bool:

@@ -8,7 +8,7 @@ into buffers and bound launches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flopmarket.engine import limits
@@ -82,9 +82,11 @@ def make_plan(
     *,
     fusion: bool = True,
     tile: GemmTile | None = None,
+    fixed: Collection[Node] = (),
 ) -> Plan:
     """Compile canonical ``outputs`` for ``target``. Depends on nothing but the arguments.
 
+    ``fixed`` are leaves whose values never change, beside those that are frozen tensors.
     Raises EngineError ``PLAN_TOO_LARGE`` past a limit.
     """
     frame = Frame.of_step(outputs)
@@ -105,7 +107,7 @@ def make_plan(
                 code="PLAN_TOO_LARGE",
             )
     source, steps = _name_kernels(calls, target)
-    flags = once_flags(calls, frozenset(outputs), _is_frozen)
+    flags = once_flags(calls, frozenset(outputs), lambda key: key in fixed or _is_frozen(key))
     once = tuple(step for step, flag in zip(steps, flags, strict=True) if flag)
     steps = tuple(step for step, flag in zip(steps, flags, strict=True) if not flag)
     used = dict.fromkeys(key for step in (*once, *steps) for key in step.call.arguments)

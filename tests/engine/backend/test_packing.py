@@ -37,7 +37,8 @@ CASES = (
     Case(3, 3, 12, 19, 2, False),  # K = 27, no multiple of anything; 19 columns
     Case(2, 8, 10, 32, 1, True),
     Case(5, 16, 7, 24, 2, True),  # odd side: the last tap hangs over
-    Case(9, 64, 4, 16, 1, False),  # K = 576: two chunks, several k blocks
+    Case(9, 64, 4, 16, 1, False),  # K = 576: several chunks, several k blocks
+    Case(1, 4, 16, 32, 1, True),  # a row of the image is whole panels
 )
 
 
@@ -62,6 +63,41 @@ def convolution(case: Case) -> tuple[list[Node], list[Node]]:
     forward = graph.dot(a, graph.permute(w, (0, 2, 1)))
     backward = graph.dot(graph.permute(a, (0, 2, 1)), g)
     return [forward, backward], [x, bias, w, g]
+
+
+@pytest.mark.parametrize("size", [(9, 8), (6, 16), (3, 64)], ids=str)
+def test_panels_of_whole_rows_and_rows_of_whole_panels(size: tuple[int, int], check: Check) -> None:
+    """Pixels as columns of the product, so that a panel takes several short rows of the image."""
+    height, width = size
+    x, w = leaf("x", 1, 5, height, width), leaf("w", 1, 24, 45)
+    padded = graph.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    taps = graph.window(padded, ((2, 3, 1, 1), (3, 3, 1, 1)))
+    columns = graph.permute(taps, (0, 1, 4, 5, 2, 3))
+    product = graph.dot(w, graph.reshape(columns, (1, 45, height * width)))
+    assert is_packed_dot(product)
+    (call,) = (
+        step.call
+        for step in make_plan(canonicalise([product]), Target(vector_floats=16)).steps
+        if step.call.family == "pack" and x in step.call.arguments
+    )
+    assert "line" in call.text and "table" not in call.text
+    rng = np.random.default_rng(width)
+    check([product], {n: rng.standard_normal(n.shape).astype(np.float32) for n in (x, w)})
+
+
+def test_matrices_of_all_sizes_are_packed_by_one_kernel(check: Check) -> None:
+    """Weights transposed or not, batched, sliced, and of another type."""
+    outputs: list[Node] = []
+    values: dict[Node, Array] = {}
+    rng = np.random.default_rng(3)
+    for at, (m, n, k) in enumerate(((33, 65, 100), (128, 16, 70), (9, 200, 48))):
+        a, b = leaf(f"a{at}", 2, m, k), leaf(f"b{at}", 2, n + 3, k)
+        weights = graph.slice_(b, ((0, 1, 2), (3, 1, n), (0, 1, k)))
+        outputs.append(graph.dot(a, graph.permute(weights, (0, 2, 1))))
+        values |= {x: rng.standard_normal(x.shape).astype(np.float32) for x in (a, b)}
+    plan = make_plan(canonicalise(outputs), Target(), tile=GemmTile(6, 2, 8))
+    assert len({step.name for step in plan.steps if step.call.family == "pack"}) == 2
+    check(outputs, values)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.channels}to{case.filters}")

@@ -17,6 +17,7 @@ from tests.engine.frontend.exact import EXACT
 
 Array = np.ndarray[Any, Any]
 
+
 def evaluate(output: Node, leaves: Mapping[Node, Array]) -> Array:
     """The value of ``output`` with every float32 node computed in float64 (small graphs only)."""
     return _value(output, dict(leaves))

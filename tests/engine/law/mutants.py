@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from flopmarket.engine.errors import EngineError
+from flopmarket.engine.exact import DOT_CHUNK
 from flopmarket.engine.runtime.cache import KernelCache
 from flopmarket.engine.runtime.opencl import Buffer, Device, Module
 
@@ -210,8 +211,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         programs=("dot float32", "softmax"),
     ),
     Mutation(
-        "chunks of 256 terms",
-        rewrite=substituted(r"\b(c|k0) \+= 512\b", r"\1 += 256"),
+        "chunks of half as many terms",
+        rewrite=substituted(rf"\b(c|k0) \+= {DOT_CHUNK}\b", rf"\1 += {DOT_CHUNK // 2}"),
         programs=("dot float32",),
     ),
     Mutation(

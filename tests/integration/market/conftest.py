@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from flopmarket.demo.processes import environment, flop
+from flopmarket.engine.exact import ADMISSION, PROFILE
 from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.cache import default_directory
 from flopmarket.jobs.prepared import PreparedJob, run_local
@@ -34,9 +35,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibration(cache: Path) -> Path:
     """What a worker remembers of this machine's device, kept beside the kernels between runs.
 
-    Rates only decide prices here. A worker that cannot use the file measures again by itself.
+    Rates only decide prices here. A worker that cannot use the file measures again by itself, and
+    would ask another price than its neighbours: so the folder's name says what was admitted.
     """
-    work = default_directory().parent / "test-worker"
+    work = default_directory().parent / f"test-worker-{PROFILE}-{ADMISSION}"
     folder = work / "calibration"
     if not folder.is_dir() or not any(folder.glob("*.json")):
         subprocess.run(

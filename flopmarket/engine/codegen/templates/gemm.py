@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flopmarket.engine.errors import EngineError
+from flopmarket.engine.exact import DOT_CHUNK
 
 if TYPE_CHECKING:  # generating code needs no OpenCL
     from flopmarket.engine.runtime.devices import DeviceInfo
@@ -43,8 +44,10 @@ if TYPE_CHECKING:  # generating code needs no OpenCL
 Store = Callable[[str, str, str, str], str]
 """(batch, row, column, value) as C expressions -> C statements that store the float ``value``."""
 
-CHUNK = 512
+CHUNK = DOT_CHUNK
 """Terms of one FMA chain. A constant of profile FX1: another number is another profile."""
+MAX_INTEGER_CHUNK = 512
+"""Terms of one chain of a product of integers, whose sums are exact in any order."""
 UNROLL = 4
 """k steps of one turn of the inner loop; packed operands have K rounded up to it."""
 MAX_BLOCK_ROWS = 128
@@ -146,11 +149,11 @@ class GemmSpec:
 
 
 def exact_chunk(largest_product: int) -> int:
-    """The longest chunk, up to :data:`CHUNK`, whose sums of such integer products floats hold.
+    """The longest chunk, up to :data:`MAX_INTEGER_CHUNK`, of such products whose sum floats hold.
 
     0 where not even one turn of the inner loop is exact.
     """
-    return min(CHUNK, 2**24 // largest_product) // UNROLL * UNROLL
+    return min(MAX_INTEGER_CHUNK, 2**24 // largest_product) // UNROLL * UNROLL
 
 
 def legal_tiles(info: DeviceInfo) -> tuple[GemmTile, ...]:
