@@ -58,6 +58,7 @@ proto: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.bench_gemm
 	$(BIN)/python -m tests.bench.bench_steps
+	$(BIN)/python -m tests.bench.bench_models
 
 onnx-suite: $(STAMP)
 	$(BIN)/python -m tests.onnx_suite --document
