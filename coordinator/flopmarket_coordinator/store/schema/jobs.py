@@ -1,0 +1,144 @@
+"""Tables of the demand side: jobs, leases, segments and their story."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, LargeBinary, Text
+
+from flopmarket_coordinator.core.lifecycle import JobState, LeaseState, SegmentState
+from flopmarket_coordinator.store.schema.base import (
+    LIVE_LEASE,
+    LIVE_SEGMENT,
+    Serial,
+    big,
+    blob,
+    flag,
+    metadata,
+    one_of,
+    partial,
+    reference,
+    text,
+)
+
+job = sa.Table(
+    "job",
+    metadata,
+    Column("number", Serial, primary_key=True, autoincrement=True),
+    Column("job_id", Text, nullable=False, unique=True),
+    reference("buyer", "account.account_id"),
+    text("title"),
+    text("kind"),
+    text("state"),
+    text("reason"),
+    text("ending"),  # final state it is on its way to, once outstanding audits are done
+    blob("envelope"),
+    blob("spec"),
+    text("program_artifact"),
+    text("frozen_artifact"),
+    text("state_artifact"),
+    text("data_artifact"),
+    flag("stateless"),
+    text("work"),
+    big("peak_memory_bytes"),
+    big("steps"),
+    big("segment_steps"),
+    big("ceiling_nano"),
+    big("billed_nano"),
+    big("fee_nano"),
+    text("hold_id"),
+    big("hold_number"),
+    big("hold_nano"),
+    big("fence"),
+    big("event_count"),
+    big("created_at_us"),
+    big("deadline_us"),
+    big("ended_at_us"),
+    Column("receipt", LargeBinary, nullable=True),
+    CheckConstraint("billed_nano <= ceiling_nano", name="within_ceiling"),
+    one_of("state", JobState),
+)
+Index("ix_job_buyer_number", job.c.buyer, job.c.number)
+Index("ix_job_state", job.c.state)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    Column("lease_id", Text, primary_key=True),
+    Column("job_id", Text, sa.ForeignKey("job.job_id"), nullable=False, index=True),
+    big("fence"),
+    Column("offer_id", Text, sa.ForeignKey("offer.offer_id"), nullable=False),
+    Column("device_key_id", Text, nullable=False, index=True),
+    text("device_id"),
+    text("device_name"),
+    text("account_id"),
+    flag("chain"),
+    big("first_step"),
+    big("step_count"),
+    big("first_segment"),
+    text("state_artifact"),
+    blob("state_root"),
+    big("ask_nano_per_hour"),
+    big("step_picoseconds"),
+    big("next_step"),
+    big("next_segment"),
+    blob("next_root"),
+    text("state"),
+    text("reason"),
+    text("detail"),
+    flag("told"),  # whether the worker was told the offer, or the revocation
+    big("created_at_us"),
+    big("expires_at_us"),
+    big("ended_at_us"),
+    sa.UniqueConstraint("job_id", "fence"),
+    one_of("state", LeaseState),
+)
+partial("uq_lease_one_live_per_chain", f"chain AND {LIVE_LEASE}", lease.c.job_id)
+partial("uq_lease_one_live_per_offer", LIVE_LEASE, lease.c.offer_id)
+Index("ix_lease_state_expires", lease.c.state, lease.c.expires_at_us)
+
+segment = sa.Table(
+    "segment",
+    metadata,
+    Column("segment_id", Serial, primary_key=True, autoincrement=True),
+    Column("job_id", Text, sa.ForeignKey("job.job_id"), nullable=False, index=True),
+    Column("lease_id", Text, sa.ForeignKey("lease.lease_id"), nullable=False, index=True),
+    Column("segment_index", BigInteger, nullable=False),
+    big("first_step"),
+    big("steps"),
+    text("state"),
+    text("reason"),
+    text("account_id"),
+    text("device_key_id"),
+    text("device_id"),
+    text("device_name"),
+    text("offer_id"),
+    big("price_nano"),
+    big("fee_nano"),
+    big("to_bond_nano"),
+    big("to_held_nano"),
+    text("held_state"),  # '', held, released, forfeited: where to_held_nano is
+    blob("root_before"),
+    blob("root_after"),
+    blob("outputs_root"),
+    text("outputs_artifact"),
+    text("checkpoint_artifact"),
+    blob("commitment"),
+    Column("commitment_digest", LargeBinary, nullable=False, unique=True),
+    Column("verdict", LargeBinary, nullable=True),
+    flag("verdict_accepted"),
+    big("committed_at_us"),
+    one_of("state", SegmentState),
+)
+partial("uq_segment_live_step", LIVE_SEGMENT, segment.c.job_id, segment.c.first_step)
+Index("ix_segment_state", segment.c.state, segment.c.segment_id)
+
+event = sa.Table(
+    "event",
+    metadata,
+    Column("job_id", Text, sa.ForeignKey("job.job_id"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    big("time_us"),
+    text("kind"),
+    text("text"),
+    text("cause"),
+)

@@ -1,0 +1,34 @@
+"""Tables of the supply side: offers and the workers behind them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Text
+
+from flopmarket_coordinator.store.schema.base import big, blob, flag, metadata, reference, text
+
+offer = sa.Table(
+    "offer",
+    metadata,
+    Column("offer_id", Text, primary_key=True),
+    reference("account_id", "account.account_id"),
+    Column("device_key_id", Text, sa.ForeignKey("account_key.key_id"), nullable=False, index=True),
+    text("device_id"),
+    blob("envelope"),
+    blob("terms"),
+    flag("listed"),
+    big("updated_at_us"),
+    big("verified_segments"),
+    big("rejected_segments"),
+    big("streak"),
+)
+
+worker = sa.Table(
+    "worker",
+    metadata,
+    Column("device_key_id", Text, sa.ForeignKey("account_key.key_id"), primary_key=True),
+    text("session_id"),
+    text("agent_version"),
+    flag("connected"),
+    big("last_seen_us"),
+)
