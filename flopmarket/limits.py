@@ -42,6 +42,39 @@ MAX_BUNDLE_BYTES = 8 << 30  # one file of named tensors
 MAX_SEGMENT_OUTPUT_BYTES = 1 << 30  # outputs of one segment, all steps stacked
 MAX_CONTROL_LINE_BYTES = 1 << 20  # one message between an engine process and its parent
 
+# --- market: orders ---------------------------------------------------------------------------
+
+MAX_ORDER_REGIONS = 32  # in one list of an order
+MAX_ORDER_OWNERS = 64  # in one list of an order
+MAX_REGION_CHARACTERS = 32  # of a region's name
+MAX_EXPLAINED_OFFERS = 64  # of one account, in one answer
+QUOTED_OFFERS = 8  # the cheapest that fit: a quote's ceiling is the dearest of them
+
+# --- market: the tape -----------------------------------------------------------------------------
+
+MAX_MINUTE_CANDLES = 10_080  # kept of one class, the newest: a week of trading minutes
+MAX_FIVE_MINUTE_CANDLES = 8_928  # 31 days
+MAX_HOUR_CANDLES = 9_600  # 400 days
+MAX_DAY_CANDLES = 7_320  # 20 years
+MAX_PRICE_SNAPSHOTS = 20_000  # signed ones that are kept, the newest: 69 days of one in 5 minutes
+MAX_SNAPSHOT_BYTES = 64 << 10  # one signed price snapshot file
+MAX_SNAPSHOT_FILES = 10_000  # verified in one go
+MAX_OFFER_FILTERS = 16  # conditions of one list of offers
+DEFAULT_BOOK_LEVELS = 20
+MAX_BOOK_LEVELS = 200  # of one side, in one answer
+STREAMED_BOOK_LEVELS = 50  # of one side, followed by a stream
+MAX_STREAM_SUBSCRIBERS = 2_000  # of one coordinator's market streams
+MAX_STREAM_QUEUE_MESSAGES = 64  # waiting for one slow subscriber; then its stream is ended
+MAX_STREAM_REPLAY_MESSAGES = 1_024  # of one class's book, kept for those who come back
+MAX_STREAM_REPLAY_TRADES = 2_000  # repeated to a subscriber who comes back
+MAX_STREAM_BATCH_TRADES = 500  # in one message
+STREAM_SNAPSHOT_TRADES = 100  # newest trades that a new stream begins with
+STREAM_INTERVAL_SECONDS = 0.25  # shortest time between two messages of one market stream
+MAX_STREAM_BURST = 10  # subscribers that are written to at once, without a pause
+STREAM_BURST_SECONDS = 0.04  # from one burst to the next: 250 messages a second a feed at most
+STREAM_ALIVE_SECONDS = 15.0  # silence on a market stream before it says that nothing happened
+STREAM_WRITE_SECONDS = 30.0  # for one message to leave for a subscriber who does not read
+
 # --- coordinator's edge: calls, streams, uploads --------------------------------------------------
 
 MAX_MESSAGE_BYTES = 4 << 20  # one gRPC message either way; never raised
@@ -68,10 +101,25 @@ MAX_PAGE_SIZE = 1000
 MAX_REQUEST_TEXT_CHARACTERS = 256  # ids, labels, page tokens of a request
 DEFAULT_PAGE_SIZE = 100
 MAX_WATCH_EVENTS = 256  # read from the store at once
-MAX_QUOTED_OFFERS = 100  # listed in a quote, cheapest first; all of them are counted
 MAX_REASON_CHARACTERS = 1024  # why a worker gave a lease back
 AUDIT_STEP_SECONDS = 1800  # silence of the auditing engine; then it is ended and tried again
 AUDIT_RETRY_MAX_SECONDS = 60.0  # between two tries of one job
+MAX_INLINE_SEGMENTS = 500  # of a job in one message; ListSegments has all of them
+MAX_INLINE_RECEIPT_BYTES = 3 << 20  # in one message; longer receipts are downloaded in chunks
+MAX_CI_KEYS_PER_ACCOUNT = 100
+MAX_WEBHOOKS_PER_ACCOUNT = 10
+MAX_WEBHOOK_URL_CHARACTERS = 2048
+MAX_PENDING_DELIVERIES = 1_000  # of one webhook; one more disables it
+MAX_WEBHOOK_ATTEMPTS = 16  # of one message, 23 hours in all; then it is given up
+MAX_WEBHOOK_FAILURES = 20  # attempts in a row that fail; then the webhook is disabled
+MAX_WEBHOOK_RESPONSE_BYTES = 64 << 10  # read of an answer and ignored; the rest is not read
+MAX_CONCURRENT_DELIVERIES = 16
+WEBHOOK_SECONDS = 10.0  # one attempt: resolve, connect, send, answer
+WEBHOOK_TEST_SECONDS = 15.0  # that the owner waits for a test's outcome
+WEBHOOK_FIRST_PAUSE_SECONDS = 5  # after the first failed attempt; doubled after each
+WEBHOOK_LONGEST_PAUSE_SECONDS = 6 * 3600
+WEBHOOK_TOLERANCE_SECONDS = 300  # clock difference that a receiver accepts
+KEPT_DELIVERIES = 100  # of one webhook, ended ones; older ones are forgotten
 
 # --- client and command line ----------------------------------------------------------------------
 
@@ -85,6 +133,12 @@ CLIENT_SESSION_LIFETIME_US = 5 * 60 * 1_000_000  # of a signed request for a ses
 CLIENT_SESSION_MARGIN_US = 60 * 1_000_000  # a token this near its end is renewed
 CLIENT_PAGE_SIZE = 200
 MAX_CLIENT_PAGES = 1000  # of one listing
+MAX_STATEMENT_TRANSFERS = 1_000_000  # of one statement with proofs
+MAX_STATEMENT_FILE_BYTES = 1 << 30  # of one statement with proofs
+MAX_STORED_HEADS = 256  # ledger heads of one coordinator that a client keeps, oldest go first
+MAX_INPUT_FILES = 1_000_000  # samples of one folder
+MAX_MODEL_BATCH = 1 << 20  # rows of one step of a model's job
+DEFAULT_MODEL_BATCH = 32  # where the model leaves it open and the buyer does not say
 
 # --- worker: leases, transfers, connection --------------------------------------------------------
 
@@ -100,7 +154,15 @@ MAX_LEASE_JOURNAL_BYTES = 256 << 20  # what one lease writes down about its segm
 MAX_RECOVERED_LEASES = 256  # lease folders looked at when a worker starts
 MAX_CALIBRATION_BYTES = 1 << 20  # cached admission and benchmark of one device
 MAX_TRANSFER_CHUNK_BYTES = 1 << 20
+MIN_LINK_SAMPLE_BYTES = 128 << 10  # a smaller transfer says nothing about the link's speed
+LINK_SAMPLES = 15  # transfers each way whose median is the link's speed
 MAX_PROGRAM_ARTIFACT_BYTES = 32 << 20  # as the engine's own limit on programs
+MAX_ASK_CHARACTERS = 200  # of an owner's formula
+MAX_ASK_BITS = 256  # of any value a formula comes to on its way
+MAX_TARIFF_BYTES = 64 << 10  # a tariff's file
+MAX_TARIFF_WINDOWS = 500  # of one tariff
+MAX_SCHEDULE_SPANS = 50  # of one owner's hours
+MAX_AGENT_STATE_BYTES = 1 << 20  # what a worker writes down about itself
 DEFAULT_ARTIFACT_CACHE_BYTES = 20 << 30  # fetched artifacts kept between jobs, oldest go first
 MIN_FREE_DISK_BYTES = 256 << 20  # a download stops before the disk is fuller than this
 SLOWEST_TRANSFER_BYTES_PER_SECOND = 64 << 10  # what a transfer's deadline allows for
@@ -120,6 +182,55 @@ MAX_REQUEST_ID_LENGTH = 128  # characters
 MAX_RELEASE_DETAIL_LENGTH = 500  # characters kept of what a worker says when it gives a lease back
 MAX_OFFERS_PER_WORKER = 64  # offers of one hello
 MAX_PAGE_ROWS = 500  # rows of one page of any list
+SEGMENTS_READ_AT_ONCE = 16  # of a job, behind its verified ones
 MAX_CACHED_PROGRAMS = 64  # programs whose cost is remembered
+MAX_CALIBRATED_PROGRAMS = 128  # of one offer; step time and setup of a program count apart
+MAX_ACCURACY_DELIVERIES = 5_000  # newest segments that a report of prediction errors looks at
+MAX_ACCURACY_ROWS = 500  # of one report
+MAX_ORDERS_AHEAD = 64  # oldest open orders that a quote on busy offers counts before its own
 MAX_COMMANDS_PER_COMMIT = 256  # commands of one database transaction
 MAX_QUEUED_COMMANDS = 4_096  # commands that wait for the writer
+MAX_LEASES_PER_TICK = 64  # given in one round of matching; the next one goes on
+MAX_SEARCHES_PER_TICK = 512  # begun in one round, each for orders that ask for the same
+MAX_ORDERS_READ_PER_TICK = 500  # jobs that changed, in one round of matching
+MAX_ORDER_PIECES = 1_024  # open ranges of one job kept in memory; later ones follow
+MAX_EXACT_REASONS = 1_024  # offers decided one by one when reasons are counted
+MAX_LEDGER_CHUNK = 1_000  # transfers of one round of statements
+MAX_OVERDRAFT_NANO = 10**18  # below zero that one account of a flopcoin market may go
+MAX_OVERDUE_PER_ROUND = 100  # pending transfers that one command voids because their time is over
+MAX_OPEN_WITHDRAWALS = 20  # of one account
+MAX_PROVED_TRANSFERS = 200  # of one page of a statement with proofs
+PAYMENT_ANSWER_SECONDS = 30  # a payment provider waits so long for us, and we for its message
+MAX_PAYMENT_BODY_BYTES = 16 << 10  # of one message of a payment provider
+MAX_PAYMENT_CLOCK_SKEW_US = 5 * 60 * 1_000_000  # between a payment provider's clock and ours
+MAX_COLLECTED_ARTIFACTS = 500  # freed in one database transaction
+MAX_BACKUP_MANIFEST_BYTES = 256 << 20  # names of all artifacts of one backup
+
+# --- price board ----------------------------------------------------------------------------------
+
+BOARD_PAGE_ROWS = 50  # offers of one page
+MAX_BOARD_PAGE_ROWS = 200  # offers of one JSON answer
+MAX_BOARD_CANDLES = 2_000  # of one chart; the newest
+BOARD_CACHE_SECONDS = 2.0  # one upstream answer serves every viewer this long
+BOARD_HISTORY_CACHE_SECONDS = 10.0
+BOARD_PATIENCE_SECONDS = 1.5  # how long a page with an older figure waits for a newer one
+BOARD_CALL_SECONDS = 5.0  # deadline of one upstream call
+MAX_BOARD_STALE_SECONDS = 900.0  # older figures are not shown while the coordinator is away
+MAX_BOARD_CACHE_ENTRIES = 512
+MAX_BOARD_UPSTREAM_CALLS = 32  # running or waiting; one more is refused
+BOARD_UPSTREAM_THREADS = 4
+MAX_BOARD_LISTENERS = 256  # browsers that follow live figures
+MAX_BOARD_LISTENER_MESSAGES = 64  # waiting for one slow browser; then it is let go
+BOARD_TAPE_TRADES = 60  # kept of each class, for new viewers
+BOARD_STREAM_TRADES = 20  # first event of a live page
+MAX_BOARD_CLASSES = 64  # classes of work that the tape keeps
+MAX_BOARD_WATCHED_JOBS = 16  # jobs followed at the same time
+MAX_BOARD_JOB_EVENTS = 200  # kept of one job's story
+MAX_BOARD_LOSS_POINTS = 2_000  # kept of one scalar; then every second one goes
+MAX_BOARD_JOBS = 200  # listed
+MAX_BOARD_EARNING_OFFERS = 64  # devices whose sums by day are remembered
+MAX_BOARD_QUERY_CHARACTERS = 2_048
+MAX_BOARD_NAME_CHARACTERS = 120  # shown of a name somebody else chose
+BOARD_STORY_SECONDS = 0.4  # a job's page waits this long for its story, when nobody looked before
+BOARD_ALIVE_SECONDS = 15.0  # silence on a live connection
+BOARD_RECONNECT_SECONDS = (1.0, 15.0)  # shortest and longest pause before the tape is asked again

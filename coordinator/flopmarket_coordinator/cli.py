@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flopmarket.market.money import CURRENCIES, DOLLAR
+from flopmarket_coordinator.backup_cli import backup, restore
+from flopmarket_coordinator.web.command import board
+
 if TYPE_CHECKING:
     from flopmarket_coordinator.config import CoordinatorConfig
+    from flopmarket_coordinator.logs import LogFormat
 
 DEFAULT_LISTEN = "127.0.0.1:7443"
 SECOND_US = 1_000_000
@@ -35,23 +40,46 @@ def coordinator() -> None:
 
 @coordinator.command()
 @_data_dir
+@click.option(
+    "--currency",
+    type=click.Choice(CURRENCIES),
+    default=None,
+    help="What all amounts are in, for ever. Default: USD.",
+)
+@click.option(
+    "--overdraft",
+    default=None,
+    metavar="COINS",
+    help="How far below zero a new account of a flopcoin market may go. Default: 10.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def init(data_dir: Path | None, as_json: bool) -> None:
-    """Make the data directory: keys, TLS authority, database. What exists stays."""
+def init(data_dir: Path | None, currency: str | None, overdraft: str | None, as_json: bool) -> None:
+    """Make the data directory: keys, TLS authority, database, currency. What exists stays."""
+    from flopmarket.market.money import format_amount, parse_nano
+    from flopmarket_coordinator.application.currency import adopt, choose
     from flopmarket_coordinator.data_dir import DataDirectory, DirectoryLock
-    from flopmarket_coordinator.store.engine import open_store
+    from flopmarket_coordinator.parameters import Parameters
+    from flopmarket_coordinator.store.engine import open_store, write
     from flopmarket_coordinator.store.migrate import check_current, upgrade
 
+    overdraft_nano = None if overdraft is None else parse_nano(overdraft)
     directory = DataDirectory.create(_folder(data_dir), now_us=_now_us())
     with DirectoryLock(directory.root):
         is_new = not directory.database.exists()
         engine = open_store(directory.database_url)
         try:
             (upgrade if is_new else check_current)(engine)
+            with write(engine, _now_us()) as tx:
+                if currency is None and overdraft_nano is None:
+                    chosen = adopt(tx, Parameters())
+                else:
+                    chosen = choose(tx, currency or DOLLAR, overdraft_nano)
         finally:
             engine.dispose()
     facts = {
         "data_dir": str(directory.root),
+        "currency": chosen.currency,
+        "overdraft": format_amount(chosen.overdraft_nano, chosen.currency),
         "key_id": directory.key.key_id,
         "operator_key": str(directory.root / "keys" / "operator.pem"),
         "ca_certificate": str(directory.authority_file),
@@ -98,8 +126,38 @@ def init(data_dir: Path | None, as_json: bool) -> None:
 )
 @click.option("--bond-target", default="1", show_default=True, help="Amount, such as 0.5.")
 @click.option("--fee-ppm", type=int, default=30_000, show_default=True)
-@click.option("--currency", default="USD", show_default=True)
-@click.option("--verbose", is_flag=True, help="Log every audit and refusal to stderr.")
+@click.option(
+    "--snapshots",
+    "snapshot_seconds",
+    type=click.FloatRange(1),
+    default=300.0,
+    show_default=True,
+    help="Seconds between two signed price snapshots.",
+)
+@click.option(
+    "--strangers",
+    "stranger_calls",
+    type=click.FloatRange(1),
+    default=50.0,
+    show_default=True,
+    help="Calls a second of one host without a session; four times as many at once.",
+)
+@click.option(
+    "--private-webhooks",
+    is_flag=True,
+    help="Let buyers' webhooks go to http and to private addresses, this machine included.",
+)
+@click.option("--metrics", metavar="HOST:PORT", help="Serve /metrics for Prometheus there.")
+@click.option(
+    "--payments", metavar="HOST:PORT", help="Take a payment provider's signed messages there."
+)
+@click.option(
+    "--payments-secret",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the secret that the provider signs with; 0600.",
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.option("--verbose", is_flag=True, help="Log every call, audit and refusal to stderr.")
 def serve(
     data_dir: Path | None,
     listen: str,
@@ -114,23 +172,25 @@ def serve(
     decline_pause: float,
     bond_target: str,
     fee_ppm: int,
-    currency: str,
+    snapshot_seconds: float,
+    stranger_calls: float,
+    private_webhooks: bool,
+    metrics: str | None,
+    payments: str | None,
+    payments_secret: Path | None,
+    log_format: LogFormat,
     verbose: bool,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Prints one line, with address and key id, when ready."""
     import asyncio
-    import logging
 
     from flopmarket.market.money import parse_nano
     from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
+    from flopmarket_coordinator.logs import set_up
     from flopmarket_coordinator.parameters import Parameters
+    from flopmarket_coordinator.rpc.rates import Rate
 
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    set_up(log_format, verbose=verbose)
     address = ListenAddress.parse(listen)
     config = CoordinatorConfig(
         data_dir=_folder(data_dir),
@@ -139,9 +199,14 @@ def serve(
         audit=audit,
         audit_device=audit_device,
         cache_dir=cache_dir,
+        snapshot_interval_seconds=snapshot_seconds,
+        strangers=Rate(stranger_calls, 4 * stranger_calls),
+        metrics=None if metrics is None else ListenAddress.parse(metrics),
+        payments=None if payments is None else ListenAddress.parse(payments),
+        payments_secret=_secret(payments, payments_secret),
         parameters=Parameters(
-            currency=currency,
             fee_ppm=fee_ppm,
+            webhook_private_hosts=private_webhooks,
             bond_target_nano=parse_nano(bond_target),
             heartbeat_ms=int(heartbeat * 1000),
             lease_ttl_us=int(lease_ttl * SECOND_US),
@@ -210,6 +275,11 @@ def check(data_dir: Path | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+coordinator.add_command(backup)
+coordinator.add_command(restore)
+coordinator.add_command(board)
+
+
 async def _serve(config: CoordinatorConfig, address_file: Path | None) -> None:
     """Run until the first signal; a second one ends the process at once."""
     import asyncio
@@ -244,6 +314,20 @@ def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(text, "utf-8")
     temporary.replace(path)
+
+
+def _secret(payments: str | None, file: Path | None) -> bytes:
+    """The secret of a payment provider; needed with --payments, and only then."""
+    if (payments is None) != (file is None):
+        raise click.UsageError("--payments and --payments-secret belong together")
+    if file is None:
+        return b""
+    try:
+        if file.stat().st_mode & 0o077:
+            raise click.UsageError(f"others can read {file}: chmod 600 it")
+        return file.read_bytes().strip()
+    except OSError as error:
+        raise click.UsageError(f"{file}: {error.strerror}") from None
 
 
 def _folder(data_dir: Path | None) -> Path:

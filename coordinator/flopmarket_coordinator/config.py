@@ -58,6 +58,7 @@ class ListenAddress:
 
 
 LOOPBACK = ListenAddress("127.0.0.1", DEFAULT_PORT)
+SNAPSHOT_SECONDS = 300.0
 STRANGERS = Rate(per_second=50.0, burst=200.0)
 KNOWN = Rate(per_second=200.0, burst=1_000.0)
 MESSAGES = Rate(per_second=100.0, burst=500.0)
@@ -78,9 +79,17 @@ class CoordinatorConfig:
     """OpenCL device of the auditor; None takes the first."""
     cache_dir: Path | None = None
     """Compiled kernels of the auditor; None is the user's cache folder."""
+    metrics: ListenAddress | None = None
+    """Where Prometheus reads this process's figures; None serves none."""
+    payments: ListenAddress | None = None
+    """Where a payment provider's signed messages arrive (loopback); None takes none."""
+    payments_secret: bytes = field(default=b"", repr=False)
+    """What the provider signs with, shared with it alone."""
     parameters: Parameters = field(default_factory=Parameters)
     match_interval_seconds: float = 0.1
     """Longest time until new work is matched with idle devices."""
+    snapshot_interval_seconds: float = SNAPSHOT_SECONDS
+    """Between two signed price snapshots."""
     strangers: Rate = STRANGERS
     """Calls without a session, by host."""
     known: Rate = KNOWN
@@ -98,5 +107,13 @@ class CoordinatorConfig:
                 code="TLS_REQUIRED",
                 hint="name the hosts clients will use with --tls-host, or listen on 127.0.0.1",
             )
+        if self.payments is not None and not self.payments.is_loopback:
+            raise InvalidInput(
+                f"payments arrive on this machine's own address, not on {self.payments}",
+                code="TLS_REQUIRED",
+                hint="listen on 127.0.0.1, behind a reverse proxy that speaks TLS",
+            )
         if self.match_interval_seconds <= 0:
             raise InvalidInput("match_interval_seconds is above zero", code="PARAMETERS")
+        if self.snapshot_interval_seconds < 1:
+            raise InvalidInput("snapshots are at least a second apart", code="PARAMETERS")

@@ -34,8 +34,12 @@ from flopmarket.limits import (
     MAX_STREAMS_PER_CONNECTION,
 )
 from flopmarket.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
     artifact_pb2,
     artifact_pb2_grpc,
+    buyer_pb2,
+    buyer_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     job_pb2,
@@ -47,24 +51,35 @@ from flopmarket.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
-from flopmarket_coordinator.application import Application
+from flopmarket_coordinator.application import Application, currency
+from flopmarket_coordinator.application.administration import OrdersInForce
 from flopmarket_coordinator.artifacts import FileArtifactStore
 from flopmarket_coordinator.auditor import Auditor, Recomputer, StartEngine, start_engine_on
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
+from flopmarket_coordinator.daemons.collector import Collector
 from flopmarket_coordinator.daemons.dispatcher import Dispatcher
+from flopmarket_coordinator.daemons.snapshots import sign_prices
+from flopmarket_coordinator.daemons.webhooks import WebhookPost, WebhookSender
 from flopmarket_coordinator.data_dir import DataDirectory, DirectoryLock
+from flopmarket_coordinator.metrics import Metrics, keep_figures
+from flopmarket_coordinator.parameters import Parameters
+from flopmarket_coordinator.payments_http import serve_payments
+from flopmarket_coordinator.rails import WebhookRail
+from flopmarket_coordinator.rpc.admin import AdminService
 from flopmarket_coordinator.rpc.artifacts import ArtifactService
+from flopmarket_coordinator.rpc.buyers import BuyerService
+from flopmarket_coordinator.rpc.feeds import MarketFeeds
 from flopmarket_coordinator.rpc.identity import IdentityService
-from flopmarket_coordinator.rpc.interceptors import Gate, GateInterceptor
+from flopmarket_coordinator.rpc.interceptors import EndedCall, Gate, GateInterceptor
 from flopmarket_coordinator.rpc.jobs import JobService
 from flopmarket_coordinator.rpc.ledger import LedgerService
 from flopmarket_coordinator.rpc.market import MarketService
 from flopmarket_coordinator.rpc.rates import ConcurrencyLimiter, RateLimiter
 from flopmarket_coordinator.rpc.workers import WorkerService
-from flopmarket_coordinator.store.engine import open_store
+from flopmarket_coordinator.store.engine import Store, open_store, write
 from flopmarket_coordinator.store.migrate import check_current, upgrade
-from flopmarket_coordinator.tick import Tick
+from flopmarket_coordinator.tick import Observer, Tick
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +91,9 @@ SERVICES: Sequence[str] = tuple(
         (worker_pb2, "WorkerService"),
         (market_pb2, "MarketService"),
         (ledger_pb2, "LedgerService"),
+        (buyer_pb2, "BuyerService"),
         (artifact_pb2, "ArtifactService"),
+        (admin_pb2, "AdminService"),
     )
 )
 SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -99,6 +116,7 @@ SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
 )
 DRAIN_LEAST_MS, DRAIN_MOST_MS = 500, 5_000
 _DRAIN_SECONDS = 2.0
+_RUN_ID_CHARACTERS = 8
 _DRAIN_POLL_SECONDS = 0.02
 
 _Part = TypeVar("_Part")
@@ -145,11 +163,25 @@ class Coordinator:
         self._directory: DataDirectory | None = None
         self._backend: Backend | None = None
         self._server: aio.Server | None = None
+        self._feeds: MarketFeeds | None = None
+        self._metrics = Metrics()
+        self._metrics_address: ListenAddress | None = None
+        self._payments_address: ListenAddress | None = None
 
     @property
     def address(self) -> str:
         """``host:port`` as bound; after :meth:`start`."""
         return str(_started(self._address))
+
+    @property
+    def payments_address(self) -> str:
+        """Where payments arrive, as bound; empty without."""
+        return str(self._payments_address or "")
+
+    @property
+    def metrics_address(self) -> str:
+        """Where ``/metrics`` is served, as bound; empty without."""
+        return str(self._metrics_address or "")
 
     @property
     def key_id(self) -> str:
@@ -184,6 +216,7 @@ class Coordinator:
         await self._end_loops()
         hub = self.backend.hub
         hub.drain(lambda: random.randint(DRAIN_LEAST_MS, DRAIN_MOST_MS))
+        _started(self._feeds).drain()
         self.backend.changed.notify()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(_DRAIN_SECONDS, grace_seconds)):
@@ -202,26 +235,57 @@ class Coordinator:
         engine = open_store(directory.database_url)
         stack.callback(engine.dispose)
         await asyncio.to_thread(upgrade if is_new else check_current, engine)
+        parameters = await asyncio.to_thread(self._adopt_currency, engine)
         artifacts = FileArtifactStore(directory.artifacts, ports.new_id)
         artifacts.prepare()
         application = Application(
             key=directory.key,
-            parameters=config.parameters,
+            parameters=parameters,
             artifacts=artifacts,
             entropy=ports.entropy,
             operator_keys=[directory.operator_key.public],
         )
-        tick = Tick(engine, ports.clock_us)
+        feeds = self._feeds = MarketFeeds(ports.new_id()[:_RUN_ID_CHARACTERS])
+        observers: list[Observer] = [application.keeper, OrdersInForce(application), feeds]
+        tick = Tick(engine, ports.clock_us, observers=observers)
         await tick.start()
         stack.push_async_callback(tick.stop)
         backend = Backend(application, tick, artifacts, ports.clock_us)
         self._directory, self._backend = directory, backend
-        await self._serve(directory, backend)
+        await self._serve(directory, backend, feeds)
         stack.push_async_callback(self._end_loops)
         dispatcher = Dispatcher(
             backend, interval_seconds=config.match_interval_seconds, now=ports.now
         )
         self._loops.append(asyncio.create_task(dispatcher.run(), name="dispatcher"))
+        self._loops.append(asyncio.create_task(Collector(backend).run(), name="collector"))
+        self._loops.append(asyncio.create_task(feeds.run(backend), name="feeds"))
+        signing = sign_prices(backend, config.snapshot_interval_seconds)
+        self._loops.append(asyncio.create_task(signing, name="snapshots"))
+        if config.metrics is not None:
+            port, stop_metrics = self._metrics.serve(config.metrics.host, config.metrics.port)
+            stack.callback(stop_metrics)
+            self._metrics_address = config.metrics.with_port(port)
+            figures = keep_figures(backend, self._metrics)
+            self._loops.append(asyncio.create_task(figures, name="figures"))
+        if config.payments is not None:
+            rail = WebhookRail("provider", config.payments_secret)
+            port, stop_payments = serve_payments(
+                config.payments.host,
+                config.payments.port,
+                rail,
+                backend,
+                asyncio.get_running_loop(),
+            )
+            stack.push_async_callback(asyncio.to_thread, stop_payments)
+            self._payments_address = config.payments.with_port(port)
+        post = WebhookPost(
+            directory.key,
+            ports.clock_us,
+            private_allowed=config.parameters.webhook_private_hosts,
+        )
+        sender = WebhookSender(backend, post)
+        self._loops.append(asyncio.create_task(sender.run(), name="webhooks"))
         if config.audit:
             start_engine = self._start_engine or start_engine_on(
                 config.audit_device, config.cache_dir
@@ -232,7 +296,13 @@ class Coordinator:
         for service in SERVICES:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
-    async def _serve(self, directory: DataDirectory, backend: Backend) -> None:
+    def _adopt_currency(self, engine: Store) -> Parameters:
+        with write(engine, self._ports.clock_us()) as tx:
+            return currency.adopt(tx, self._config.parameters)
+
+    async def _serve(
+        self, directory: DataDirectory, backend: Backend, feeds: MarketFeeds
+    ) -> None:
         config, ports = self._config, self._ports
 
         async def authenticate(token: str) -> Any:
@@ -244,6 +314,8 @@ class Coordinator:
             known=RateLimiter(config.known, ports.now, max_callers=MAX_RATE_CALLERS),
             open_calls=ConcurrencyLimiter(MAX_CALLS_PER_CALLER),
             new_id=ports.new_id,
+            now=ports.now,
+            ended=self._call_ended,
         )
         server = aio.server(
             interceptors=[GateInterceptor(gate)],
@@ -251,16 +323,19 @@ class Coordinator:
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
         messages = RateLimiter(config.messages, ports.now, max_callers=MAX_RATE_CALLERS)
-        identity = IdentityService(backend, metadata.version("flopmarket"))
+        version = metadata.version("flopmarket")
+        identity = IdentityService(backend, version)
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(identity, server)
         job_pb2_grpc.add_JobServiceServicer_to_server(JobService(backend), server)
         worker = WorkerService(backend, messages)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
-        market_pb2_grpc.add_MarketServiceServicer_to_server(MarketService(backend), server)
+        market_pb2_grpc.add_MarketServiceServicer_to_server(MarketService(backend, feeds), server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(backend), server)
+        buyer_pb2_grpc.add_BuyerServiceServicer_to_server(BuyerService(backend), server)
         uploads = RateLimiter(config.uploads, ports.now, max_callers=MAX_RATE_CALLERS)
         artifact = ArtifactService(backend, uploads)
         artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact, server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(backend, version), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
@@ -291,6 +366,21 @@ class Coordinator:
                 hint="choose another port with --listen, or 0 for any",
             ) from error
         return config.listen.with_port(port)
+
+    def _call_ended(self, call: EndedCall) -> None:
+        self._metrics.call(call.method, call.code, call.seconds, unary=call.unary)
+        _log.info(
+            "%s %s",
+            call.method,
+            call.code,
+            extra={
+                "method": call.method,
+                "code": call.code,
+                "reason": call.reason,
+                "caller": call.caller,
+                "milliseconds": round(call.seconds * 1_000, 3),
+            },
+        )
 
     async def _end_loops(self) -> None:
         loops, self._loops = self._loops, []

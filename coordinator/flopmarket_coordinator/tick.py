@@ -4,30 +4,58 @@ Commands queue up; a writer thread takes up to ``max_commands`` of them, or what
 ``max_wait_seconds``, runs each in its own SAVEPOINT inside one transaction, commits once, and only
 then releases the answers. A command that raises is undone and fails alone. Queries run beside the
 writer on snapshots. Group commit is what pays for ``synchronous=FULL``.
+
+Observers hear what commands noted on their transaction: each command's changes at once, so that the
+next command finds the order book up to date, and all of them again after the commit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from flopmarket.errors import Unavailable
 from flopmarket.limits import MAX_COMMANDS_PER_COMMIT, MAX_QUEUED_COMMANDS
+from flopmarket_coordinator.core.changes import Change
 from flopmarket_coordinator.store.engine import Transaction, read, write
 
+_log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 MAX_WAIT_SECONDS = 0.005
 READER_THREADS = 2
+
+
+class Observer(Protocol):
+    """Follows what the store holds. Called on the writer thread, except for the first ``reset``."""
+
+    def applied(self, tx: Transaction, changes: Sequence[Change]) -> None:
+        """A command succeeded inside ``tx``, which is not committed yet. Reads, writes nothing.
+
+        An error fails the whole batch.
+        """
+        ...
+
+    def committed(self, changes: Sequence[Change], now_us: int) -> None:
+        """Everything that the commands of one batch noted is durable. Must not wait.
+
+        Callers get their answers afterwards. An error is logged and changes nothing.
+        """
+        ...
+
+    def reset(self, tx: Transaction) -> None:
+        """Forget everything and read the store anew: at the start, and after a failed commit."""
+        ...
 
 
 @dataclass(slots=True)
@@ -50,12 +78,15 @@ class Tick:
         engine: sa.Engine,
         clock_us: Callable[[], int],
         *,
+        observers: Sequence[Observer] = (),
         max_commands: int = MAX_COMMANDS_PER_COMMIT,
         max_wait_seconds: float = MAX_WAIT_SECONDS,
         max_queued: int = MAX_QUEUED_COMMANDS,
     ) -> None:
         self._engine = engine
         self._clock_us = clock_us
+        self._observers = tuple(observers)
+        self._stale = False  # observers saw a batch that was not committed
         self._max_commands = max_commands
         self._max_wait_seconds = max_wait_seconds
         self._queue: queue.Queue[_Command | None] = queue.Queue(max_queued)
@@ -65,9 +96,10 @@ class Tick:
         self._gate = threading.Lock()  # nothing enters the queue behind the stop mark
 
     async def start(self) -> None:
-        """Begin to take commands."""
+        """Let observers read the store, then begin to take commands."""
         if self._writer is not None:
             raise Unavailable("this tick runs already", code="TICK_RUNNING", retryable=False)
+        await asyncio.to_thread(self._reset)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
         self._writer = threading.Thread(target=self._write_forever, name="store-writer")
         self._accepting = True
@@ -147,31 +179,63 @@ class Tick:
 
     def _commit(self, batch: list[_Command]) -> None:
         try:
+            if self._stale:
+                self._reset()
             with write(self._engine, self._clock_us()) as tx:
                 for entry in batch:
-                    _run(tx, entry)
+                    self._run(tx, entry)
         except Exception as error:  # the boundary of the writer thread: it must outlive any failure
+            self._stale = True
+            self._try_reset()
             failure = _failed(error)
             for entry in batch:
                 entry.done.set_exception(entry.error or failure)
             return
+        if tx.changes:
+            self._tell(tuple(tx.changes), tx.now_us)
         for entry in batch:
             if entry.error is not None:
                 entry.done.set_exception(entry.error)
             else:
                 entry.done.set_result(entry.answer)
 
+    def _run(self, tx: Transaction, entry: _Command) -> None:
+        """One command in its own SAVEPOINT; a failure stays with the command."""
+        before = len(tx.changes)
+        try:
+            with tx.connection.begin_nested():
+                entry.answer = entry.run(tx)
+        except SQLAlchemyError as error:
+            entry.error = _failed(error)
+            entry.error.__cause__ = error
+        except Exception as error:  # whatever a command raises is the caller's to hear
+            entry.error = error
+        if entry.error is not None:
+            del tx.changes[before:]
+        elif changes := tuple(tx.changes[before:]):
+            for observer in self._observers:
+                observer.applied(tx, changes)
 
-def _run(tx: Transaction, entry: _Command) -> None:
-    """One command in its own SAVEPOINT; a failure stays with the command."""
-    try:
-        with tx.connection.begin_nested():
-            entry.answer = entry.run(tx)
-    except SQLAlchemyError as error:
-        entry.error = _failed(error)
-        entry.error.__cause__ = error
-    except Exception as error:  # whatever a command raises is the caller's to hear
-        entry.error = error
+    def _tell(self, changes: Sequence[Change], now_us: int) -> None:
+        for observer in self._observers:
+            try:
+                observer.committed(changes, now_us)
+            except Exception:  # an observer's trouble is no reason to hold answers back
+                _log.exception("an observer failed after a commit")
+
+    def _try_reset(self) -> None:
+        """Forget what was not committed. Should that fail too, the next batch tries again."""
+        try:
+            self._reset()
+        except Exception:  # the store is in trouble; the next batch will hear of it
+            _log.exception("observers could not read the store anew")
+
+    def _reset(self) -> None:
+        """Observers read what is committed; from then on they follow changes."""
+        with read(self._engine, self._clock_us()) as tx:
+            for observer in self._observers:
+                observer.reset(tx)
+        self._stale = False
 
 
 def _failed(error: Exception) -> Unavailable:

@@ -1,4 +1,4 @@
-"""``flop quote``, ``flop run`` and ``flop submit``: a JOB.py and what it costs."""
+"""``flop quote``, ``flop run`` and ``flop submit``: a JOB.py or a MODEL.onnx, and what it costs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flopmarket.cli.options import connect, connection_options, json_option, output
-from flopmarket.cli.output import Output, duration, scaled, size
+from flopmarket.cli.order_options import order_options
+from flopmarket.cli.purchase import Purchase, purchase_options, upload_line
+from flopmarket.cli.quoting import print_quote
 
 if TYPE_CHECKING:
-    from flopmarket.client.results import Quote
+    from flopmarket.client.jobs import PreparedJob
+    from flopmarket.client.orders import Order
+    from flopmarket.jobs.form import JobForm
 
-job_file = click.argument(
-    "job_file",
-    metavar="JOB.py",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
 max_price_option = click.option(
     "--max-price", metavar="AMOUNT", help="Hard cap, such as 0.25; else the quote's ceiling."
 )
@@ -30,20 +29,39 @@ verify_option = click.option(
 
 
 @click.command()
-@job_file
+@purchase_options
+@click.option("--rows", type=click.IntRange(min=1), help="Rows of a MODEL.onnx without --input.")
+@click.option(
+    "--shape",
+    "shapes",
+    metavar="NAME=3,224,224",
+    multiple=True,
+    help="With --rows: shape of one row, where the model leaves it open.",
+)
+@order_options
 @json_option
 @connection_options
-def quote(job_file: Path, as_json: bool, **connection: Any) -> None:
-    """The price of the job that JOB.py defines, before it runs. No money moves.
+def quote(
+    purchase: Purchase,
+    rows: int | None,
+    shapes: tuple[str, ...],
+    order: Order,
+    as_json: bool,
+    **connection: Any,
+) -> None:
+    """The price of a job before it runs. No money moves.
 
     JOB.py is Python of your own, run on this machine; it assigns a job to `job` or defines
-    `make_job()`.
+    `make_job()`. MODEL.onnx is applied to every row of --input, or to --rows N rows of any content.
     """
-    from flopmarket.cli.jobfile import load_job
-
-    prepared = load_job(job_file)
+    if rows is not None and (purchase.inputs or not purchase.is_model):
+        raise click.UsageError("--rows is for a MODEL.onnx without --input")
+    if shapes and rows is None:
+        raise click.UsageError("--shape goes with --rows")
+    what: PreparedJob | JobForm
+    what = purchase.load().prepared if rows is None else purchase.form(rows, shapes)
     with connect(connection) as client:
-        found = client.quote(prepared)
+        found = client.quote(what, order)
     out = output(as_json)
     if as_json:
         out.record(found)
@@ -52,27 +70,37 @@ def quote(job_file: Path, as_json: bool, **connection: Any) -> None:
 
 
 @click.command()
-@job_file
+@purchase_options
 @max_price_option
 @verify_option
 @request_id_option
+@order_options
 @json_option
 @connection_options
 def submit(
-    job_file: Path,
+    purchase: Purchase,
     max_price: str | None,
     verify: str,
     request_id: str | None,
+    order: Order,
     as_json: bool,
     **connection: Any,
 ) -> None:
-    """Buy the job that JOB.py defines and return at once; prints the job's id."""
-    from flopmarket.cli.jobfile import load_job
+    """Buy a job and return at once; prints the job's id.
 
-    prepared = load_job(job_file)
-    with connect(connection) as client:
-        handle = client.submit(prepared, max_price, verify=verify, request_id=request_id)
+    JOB.py and MODEL.onnx are as for `flop run`.
+    """
+    loaded = purchase.load()
     out = output(as_json)
+    with connect(connection) as client:
+        handle = client.submit(
+            loaded.prepared,
+            max_price,
+            verify=verify,
+            request_id=request_id,
+            order=order,
+            on_upload=lambda upload: out.say(upload_line(upload)),
+        )
     if as_json:
         out.record(handle.info)
         return
@@ -81,7 +109,7 @@ def submit(
 
 
 @click.command()
-@job_file
+@purchase_options
 @max_price_option
 @verify_option
 @request_id_option
@@ -89,37 +117,58 @@ def submit(
     "-o",
     "--out",
     "--output",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write state, outputs and receipt here.",
+    "target",
+    type=click.Path(path_type=Path),
+    help="JOB.py: folder for state, outputs and receipt. MODEL.onnx: results.npz if not given.",
 )
-@click.option("--force", is_flag=True, help="Overwrite files in the output folder.")
+@click.option("--force", is_flag=True, help="Overwrite existing results.")
+@click.option("--local", is_flag=True, help="Run here, without a market: the same digests.")
+@click.option("--device", metavar="NAME", help="With --local: a device as in `flop bench`.")
+@order_options
 @json_option
 @connection_options
 def run(
-    job_file: Path,
+    purchase: Purchase,
     max_price: str | None,
     verify: str,
     request_id: str | None,
-    folder: Path | None,
+    target: Path | None,
     force: bool,
+    local: bool,
+    device: str | None,
+    order: Order,
     as_json: bool,
     **connection: Any,
 ) -> None:
-    """Buy the job that JOB.py defines, watch it, fetch its result and verify it.
+    """Buy a job, watch it, fetch its result and verify it.
+
+    JOB.py is Python of your own that defines a job. MODEL.onnx is applied to every row of --input,
+    and its outputs are written to results.npz under the model's own names.
 
     An interrupt leaves the job running; `flop job watch` and `flop job fetch` go on from there.
     """
-    from flopmarket.cli.jobfile import load_job
     from flopmarket.cli.progress import ProgressDisplay
-    from flopmarket.cli.saving import check_folder, save_result
+    from flopmarket.cli.saving import destination
 
-    prepared = load_job(job_file)
-    if folder is not None:
-        check_folder(folder, force=force)
+    if device is not None and not local:
+        raise click.UsageError("--device goes with --local")
+    saver = destination(target, is_model=purchase.is_model, force=force)
+    loaded = purchase.load()
     out = output(as_json)
+    if local:
+        from flopmarket.cli.locally import run_here
+
+        run_here(loaded, device, saver, out)
+        return
     with connect(connection) as client:
-        handle = client.submit(prepared, max_price, verify=verify, request_id=request_id)
+        handle = client.submit(
+            loaded.prepared,
+            max_price,
+            verify=verify,
+            request_id=request_id,
+            order=order,
+            on_upload=lambda upload: out.say(upload_line(upload)),
+        )
         out.say(f"job {handle.job_id}: at most {handle.info.ceiling}")
         try:
             with ProgressDisplay() as display:
@@ -127,11 +176,7 @@ def run(
         except KeyboardInterrupt:
             out.say(f"the job goes on; `flop job watch {handle.job_id}`, or `flop job cancel` it")
             raise
-    written = {}
-    if folder is not None:
-        written = save_result(
-            folder, result.state, result.outputs, result.receipt_file, force=force
-        )
+    written = saver.save(result, loaded.model, result.receipt_file, out)
     if as_json:
         out.record(
             {
@@ -154,53 +199,3 @@ def run(
             *((name, path) for name, path in written.items()),
         ]
     )
-
-
-def print_quote(out: Output, quote: Quote) -> None:
-    """A quote for people: what is bought, from whom, for how much, how sure."""
-    pairs = [
-        (
-            f"work {work.work_class}",
-            f"{scaled(work.flops_per_step * quote.steps, 'FLOP')} "
-            f"({scaled(work.flops_per_step, 'FLOP')} a step)",
-        )
-        for work in quote.work
-        if work.flops_per_step
-    ]
-    joules = f"{scaled(quote.joules, 'J')} ({quote.joules_source})" if quote.joules else "unknown"
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(quote.ineligible.items()))
-    pairs += [
-        ("steps", str(quote.steps)),
-        ("bytes moved", size(quote.bytes_moved_per_step * quote.steps)),
-        ("peak memory", size(quote.peak_memory_bytes)),
-        ("offers", f"{len(quote.offers)} eligible" + (f"; not: {reasons}" if reasons else "")),
-    ]
-    if quote.offers:
-        pairs += [
-            ("expected", f"{quote.expected} (fee of {quote.fee_within_expected} inside)"),
-            ("ceiling", f"{quote.ceiling} (never billed more)"),
-            (
-                "finish",
-                f"{duration(quote.finish_seconds_p50)} likely, "
-                f"{duration(quote.finish_seconds_p95)} at the 95th percentile",
-            ),
-            ("energy", joules),
-        ]
-    detection = f"{quote.detection_probability:.4g}"
-    pairs.append(
-        (
-            "verification",
-            f"{quote.verification}: a wrong segment is detected with probability {detection}",
-        )
-    )
-    out.fields(pairs)
-    if quote.offers:
-        rows = [
-            (offer.offer_id, offer.device_name, str(offer.total), duration(offer.seconds))
-            for offer in quote.offers
-        ]
-        out.line("")
-        out.table(("offer", "device", ">total", ">time"), rows, "")
-    else:
-        out.say("no offer can run this job now: there is no price yet")
-    out.say("workers see the tensors they compute on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +17,35 @@ if TYPE_CHECKING:
 
 SHORT_ID = 12
 MIN_PREFIX = 4
+STATES = ("queued", "running", "verifying", "succeeded", "cancelled", "failed")
 
 job_id_argument = click.argument("job_id", metavar="JOB")
 
 
 @click.group()
 def job() -> None:
-    """Jobs: list, show, watch, cancel, fetch. JOB is an id, or the beginning of one."""
+    """Jobs: list, show, watch, wait, cancel, fetch, why. JOB is an id, or the beginning of one."""
 
 
 @job.command("list")
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(STATES),
+    multiple=True,
+    help="Only jobs in this state; repeatable.",
+)
 @json_option
 @connection_options
-def list_jobs(as_json: bool, **connection: Any) -> None:
+def list_jobs(states: tuple[str, ...], as_json: bool, **connection: Any) -> None:
     """Our jobs, newest first."""
+    from flopmarket.client.results import JobState
+
     out = output(as_json)
+    wanted = [JobState(state) for state in states]
     with connect(connection) as client:
         if as_json:
-            for found in client.jobs():
+            for found in client.jobs(wanted):
                 out.record(found)
             return
         rows = [
@@ -47,20 +59,24 @@ def list_jobs(as_json: bool, **connection: Any) -> None:
                 instant(found.created_at_us),
                 found.title,
             )
-            for found in client.jobs()
+            for found in client.jobs(wanted)
         ]
     columns = ("job", "state", "kind", ">verified", ">billed", ">ceiling", "created (UTC)", "title")
-    out.table(columns, rows, "no jobs yet; buy one with `flop run JOB.py`")
+    nothing = "no such jobs" if states else "no jobs yet; buy one with `flop run JOB.py`"
+    out.table(columns, rows, nothing)
 
 
 @job.command()
 @job_id_argument
+@click.option("--all", "every", is_flag=True, help="All segments, however many there are.")
 @json_option
 @connection_options
-def show(job_id: str, as_json: bool, **connection: Any) -> None:
+def show(job_id: str, every: bool, as_json: bool, **connection: Any) -> None:
     """How a job stands, segment by segment."""
     with connect(connection) as client:
         found = client.job(_resolve(client, job_id))
+        if every and found.segment_count > len(found.segments):
+            found = replace(found, segments=tuple(client.segments(found.job_id)))
     out = output(as_json)
     if as_json:
         out.record(found)
@@ -101,6 +117,32 @@ def watch(job_id: str, after: int, as_json: bool, **connection: Any) -> None:
 
 @job.command()
 @job_id_argument
+@click.option("--timeout", metavar="SPAN", help="Such as 2h; without it there is no end to it.")
+@json_option
+@connection_options
+def wait(job_id: str, timeout: str | None, as_json: bool, **connection: Any) -> None:
+    """Wait until a job has ended. Prints nothing but the outcome.
+
+    Exit code 0: succeeded. 1: failed or was cancelled. 7: the time was up, and the job goes on.
+    """
+    from flopmarket.cli.spans import span_seconds
+    from flopmarket.client.buying import ended_without_result
+    from flopmarket.client.results import JobState
+
+    seconds = None if timeout is None else span_seconds(timeout, "--timeout")
+    out = output(as_json)
+    with connect(connection) as client:
+        ended = client.wait(_resolve(client, job_id), timeout_seconds=seconds)
+    if as_json:
+        out.record(ended)
+    if ended.state is not JobState.SUCCEEDED:
+        raise ended_without_result(ended)
+    if not as_json:
+        out.line(f"{ended.job_id} {ended.state}, billed {ended.billed} of at most {ended.ceiling}")
+
+
+@job.command()
+@job_id_argument
 @json_option
 @connection_options
 def cancel(job_id: str, as_json: bool, **connection: Any) -> None:
@@ -120,30 +162,71 @@ def cancel(job_id: str, as_json: bool, **connection: Any) -> None:
     "-o",
     "--out",
     "--output",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write to; the job's short id if not given.",
+    "target",
+    type=click.Path(path_type=Path),
+    help="Folder, or a .npz file for rows; a folder named by the job's short id if not given.",
 )
-@click.option("--force", is_flag=True, help="Overwrite files in the folder.")
+@click.option(
+    "--model",
+    "model_file",
+    metavar="MODEL.onnx",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With a .npz file: name the outputs as this model does.",
+)
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
 @json_option
 @connection_options
-def fetch(job_id: str, folder: Path | None, force: bool, as_json: bool, **connection: Any) -> None:
-    """Fetch state, outputs and receipt, checked against their roots."""
-    from flopmarket.cli.saving import check_folder, save_result
+def fetch(
+    job_id: str,
+    target: Path | None,
+    model_file: Path | None,
+    force: bool,
+    as_json: bool,
+    **connection: Any,
+) -> None:
+    """Fetch state, outputs and receipt, checked against their roots.
 
+    With a .npz file as --out: the outputs of an inference job, one row an input row.
+    """
+    from flopmarket.cli.saving import destination
+
+    as_rows = target is not None and target.suffix == ".npz"
+    if model_file is not None and not as_rows:
+        raise click.UsageError("--model goes with --out FILE.npz")
     out = output(as_json)
     with connect(connection) as client:
         found = _resolve(client, job_id)
-        folder = folder or Path(found[:SHORT_ID])
-        check_folder(folder, force=force)
+        saver = destination(target or Path(found[:SHORT_ID]), is_model=as_rows, force=force)
         tensors = client.fetch(found)
-    written = save_result(folder, tensors.state, tensors.outputs, tensors.receipt_file, force=force)
+    model = None
+    if model_file is not None:
+        from flopmarket.engine.formats.onnx import load
+
+        model = load(model_file)
+    written = saver.save(tensors, model, tensors.receipt_file, out)
     if as_json:
         out.record({"job_id": found, "proven": tensors.receipt is not None, "files": written})
         return
     out.fields(list(written.items()))
     if tensors.receipt is None:
         out.say("the job is running: this is its last durable verified state, no receipt yet")
+
+
+@job.command()
+@job_id_argument
+@json_option
+@connection_options
+def why(job_id: str, as_json: bool, **connection: Any) -> None:
+    """Why a job waits: its place, what offers lack, and its limit beside the cheapest ask."""
+    from flopmarket.cli.reasons import print_job
+
+    with connect(connection) as client:
+        found = client.explain_job(_resolve(client, job_id))
+    out = output(as_json)
+    if as_json:
+        out.record(found)
+    else:
+        print_job(out, found)
 
 
 def _resolve(client: Client, text: str) -> str:
@@ -160,6 +243,18 @@ def _resolve(client: Client, text: str) -> str:
     return found[0]
 
 
+def _order_of(found: JobInfo) -> str:
+    """The order in a line: its kind, its limit, its end."""
+    from flopmarket.client.client import NO_DEADLINE_US
+
+    parts = [found.order_kind or "market"]
+    if found.limit_per_pflop is not None:
+        parts.append(f"at most {found.limit_per_pflop} a PFLOP of {found.work_class}")
+    if 0 < found.deadline_us < NO_DEADLINE_US:
+        parts.append(f"until {instant(found.deadline_us)} UTC")
+    return ", ".join(parts)
+
+
 def _print_job(out: Output, found: JobInfo) -> None:
     pairs = [
         ("job", found.job_id),
@@ -171,6 +266,7 @@ def _print_job(out: Output, found: JobInfo) -> None:
             f"{found.steps}: {found.steps_committed} committed, {found.steps_verified} verified",
         ),
         ("billed", f"{found.billed} of at most {found.ceiling}"),
+        ("order", _order_of(found)),
         ("created", f"{instant(found.created_at_us)} UTC"),
         ("ended", f"{instant(found.ended_at_us)} UTC" if found.ended_at_us else "-"),
         ("program", found.program_digest),
@@ -192,3 +288,5 @@ def _print_job(out: Output, found: JobInfo) -> None:
     ]
     out.line("")
     out.table((">segment", ">steps", "state", "device", ">price", "reason"), rows, "")
+    if found.segment_count > len(rows):
+        out.say(f"the first {len(rows)} of {found.segment_count} segments; --all lists them all")

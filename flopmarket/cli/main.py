@@ -19,12 +19,15 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "quote": ("flopmarket.cli.buy:quote", "The price of a job before it runs."),
     "run": ("flopmarket.cli.buy:run", "Buy a job, watch it, fetch and verify its result."),
     "submit": ("flopmarket.cli.buy:submit", "Buy a job and return at once."),
-    "job": ("flopmarket.cli.job:job", "Jobs: list, show, watch, cancel, fetch."),
+    "job": ("flopmarket.cli.job:job", "Jobs: list, show, watch, wait, cancel, fetch, why."),
     "prices": ("flopmarket.cli.prices:prices", "What work costs now; no key needed."),
     "receipt": ("flopmarket.cli.receipt:receipt", "Check a signed receipt offline."),
     "account": ("flopmarket.cli.account:account", "Account: register, balances, statement."),
     "key": ("flopmarket.cli.key:key", "Keys of this user."),
+    "budget": ("flopmarket.cli.budget:budget", "Spending limits of the account and its CI keys."),
+    "webhook": ("flopmarket.cli.webhook:webhook", "Signed messages about our jobs."),
     "bench": ("flopmarket.cli.bench:bench", "What a device here computes, and how fast."),
+    "admin": ("flopmarket.cli.admin:admin", "Operate a coordinator: drain, ban, refund, trail."),
     "demo": ("flopmarket.cli.demo:demo", "The whole market on this machine, end to end."),
 }
 MOUNTED_HELP: Mapping[str, str] = {

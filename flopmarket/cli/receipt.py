@@ -34,7 +34,7 @@ def verify(file: Path, key: str | None, as_json: bool) -> None:
     from flopmarket.client.checks import check_receipt
     from flopmarket.errors import FlopmarketError
 
-    trusted, key_id = _trusted_key(key)
+    trusted, key_id = trusted_key(key)
     out = output(as_json)
     try:
         checked = check_receipt(_read(file), trusted)
@@ -56,7 +56,7 @@ def verify(file: Path, key: str | None, as_json: bool) -> None:
         _print(out, checked, trusted=is_trusted)
 
 
-def _trusted_key(text: str | None) -> tuple[PublicKey | None, str]:
+def trusted_key(text: str | None) -> tuple[PublicKey | None, str]:
     """The key, or the id of one: 64 hex digits may be either, the receipt decides which."""
     from flopmarket.errors import InvalidInput
     from flopmarket.trust.keys import PublicKey

@@ -10,6 +10,7 @@ from flopmarket.client.client import Client
 from flopmarket.client.failures import AnswerRefused, JobEnded
 from flopmarket.client.money import Amount, Money
 from flopmarket.client.results import JobEvent, JobInfo, JobResult, JobState, Quote
+from flopmarket.client.webhooks import WebhookMessage, verify_webhook
 
 __all__ = [
     "Amount",
@@ -23,4 +24,6 @@ __all__ = [
     "JobState",
     "Money",
     "Quote",
+    "WebhookMessage",
+    "verify_webhook",
 ]

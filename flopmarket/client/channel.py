@@ -1,8 +1,9 @@
 """The gRPC channel of a client: address, transport security, keepalive, retries.
 
 Loopback addresses may be plain; everything else is TLS, always, because a bearer token travels on
-it. Retries are gRPC's own (service config, gRFC A6), on UNAVAILABLE only, and not on ``WatchJob``,
-which has a loop of its own (:mod:`flopmarket.client.watching`): no retry inside a retry.
+it. Retries are gRPC's own (service config, gRFC A6), on UNAVAILABLE only. ``WatchJob`` and
+``Upload`` have loops of their own (:mod:`flopmarket.client.watching`, ``artifacts``): no retry
+inside a retry.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0
 
 SERVICE_CONFIG = {
     "methodConfig": [
-        {"name": [{"service": "flopmarket.v1.JobService", "method": "WatchJob"}]},
+        {
+            "name": [
+                {"service": "flopmarket.v1.JobService", "method": "WatchJob"},
+                {"service": "flopmarket.v1.ArtifactService", "method": "Upload"},
+            ]
+        },
         {
             "name": [{}],
             "retryPolicy": {

@@ -8,51 +8,52 @@ from __future__ import annotations
 
 import secrets
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from flopmarket.client import buying, messages
-from flopmarket.client.artifacts import Artifacts
+from flopmarket.client.artifacts import Artifacts, OnUpload
+from flopmarket.client.banking import Banking
 from flopmarket.client.buying import JobHandle, Progress
 from flopmarket.client.channel import open_channel
 from flopmarket.client.config import Settings, key_file, load_settings
+from flopmarket.client.explaining import Explaining
 from flopmarket.client.failures import AnswerRefused
-from flopmarket.client.jobs import prepare
-from flopmarket.client.money import Amount, nano_of
+from flopmarket.client.following import JobCalls
+from flopmarket.client.jobs import PreparedJob, prepare
+from flopmarket.client.money import Amount, Money, nano_of
+from flopmarket.client.orders import (
+    ANY_OFFER,
+    Order,
+    budget_nano,
+    class_of_work,
+    order_terms,
+    order_to_proto,
+)
+from flopmarket.client.owner import OwnerCalls
+from flopmarket.client.predictions import PredictionCalls
+from flopmarket.client.prices import PriceCalls
 from flopmarket.client.results import (
-    Account,
     CoordinatorInfo,
-    Deposited,
-    JobEvent,
-    JobInfo,
     JobResult,
-    Offer,
     Quote,
-    Spot,
-    Tensors,
-    Transfer,
 )
 from flopmarket.client.session import Identity, Ports, Session
-from flopmarket.client.watching import watch_events
 from flopmarket.errors import InvalidInput
+from flopmarket.jobs.form import JobForm
 from flopmarket.limits import (
-    CLIENT_PAGE_SIZE,
     CLIENT_SESSION_LIFETIME_US,
-    MAX_CLIENT_PAGES,
-    MAX_RECEIPT_BYTES,
 )
-from flopmarket.trust.documents import AccountRegistration, CancelRequest, Deposit, DepositTarget
+from flopmarket.market.order import OrderTerms
+from flopmarket.trust.documents import AccountRegistration
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket.v1 import (
     identity_pb2,
     identity_pb2_grpc,
     job_pb2,
     job_pb2_grpc,
-    ledger_pb2,
     ledger_pb2_grpc,
-    market_pb2,
     market_pb2_grpc,
 )
 
@@ -64,7 +65,7 @@ SYSTEM_PORTS = Ports(
 )
 
 
-class Client:
+class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCalls):
     """One coordinator, one account.
 
     ``address`` is ``host:port``. ``key`` is a :class:`KeyPair`, a key file, or the name of a key of
@@ -89,7 +90,7 @@ class Client:
             role = KeyRole.CI if account_id and account_id != pair.key_id else KeyRole.OWNER
             identity = Identity(pair, account_id or pair.key_id, role)
         self._ports = ports
-        self._channel = open_channel(address, _authority(ca))
+        self._channel = open_channel(address, authority_bytes(ca))
         self._session = Session(self._channel, address, ports, identity, coordinator_key)
         self._artifacts = Artifacts(self._session)
         self._identity_service = identity_pb2_grpc.IdentityServiceStub(self._channel)
@@ -156,14 +157,35 @@ class Client:
 
     # --- buying -------------------------------------------------------------------------------
 
-    def quote(self, job: object) -> Quote:
-        """What ``job`` will cost at most, and is expected to. No money moves.
+    def quote(
+        self,
+        job: object,
+        order: Order = ANY_OFFER,
+        *,
+        inputs: object = None,
+        batch: int | None = None,
+    ) -> Quote:
+        """What ``job`` will cost at most, and is expected to, on offers that fit ``order``.
 
-        The program is shown to the coordinator, the tensors are not.
+        ``job`` may be an ``fm.Model`` with the ``inputs`` it is to be applied to (see :meth:`run`),
+        or a :class:`~flopmarket.jobs.form.JobForm` of a job whose data do not exist yet. No money
+        moves. The program is shown to the coordinator, the tensors are not.
         """
-        request = buying.quote_request(prepare(job), self._artifacts)
+        form = job if isinstance(job, JobForm) else prepare(job, inputs, batch)
+        return self._quote(form, order)[0]
+
+    def _quote(self, prepared: PreparedJob | JobForm, order: Order) -> tuple[Quote, OrderTerms]:
+        """A quote, and the order's terms in the headline class of the program."""
+        request = buying.quote_request(prepared, self._artifacts)
+        request.deadline_us = order.deadline_us
+        work_class = ""
+        if order.needs_class:  # the first quote counts the work, the second one is in its class
+            answer = self._session.call(self._jobs.QuoteJob, request)
+            work_class = class_of_work(messages.quote_from_proto(answer, self._currency))
+        terms = order_terms(order, work_class)
+        request.order.CopyFrom(order_to_proto(terms))
         answer = self._session.call(self._jobs.QuoteJob, request)
-        return messages.quote_from_proto(answer, self._currency)
+        return messages.quote_from_proto(answer, self._currency), terms
 
     def submit(
         self,
@@ -173,31 +195,50 @@ class Client:
         verify: str = "audit-all",
         request_id: str | None = None,
         deadline_seconds: float | None = None,
+        order: Order = ANY_OFFER,
+        inputs: object = None,
+        batch: int | None = None,
+        on_upload: OnUpload | None = None,
     ) -> JobHandle:
         """Upload what is missing, sign the job and submit it; its ceiling is held from now on.
 
-        ``max_price`` is a hard cap; without one it is the ceiling of a fresh quote. A repeated
+        ``inputs`` and ``batch`` are for an ``fm.Model``, as in :meth:`run`. Files that an earlier
+        job of the account brought are not sent again; ``on_upload`` hears of each.
+
+        ``order`` says which offers may run it and whether it waits for them. ``max_price`` is a
+        hard cap; without one it is the order's limit price times its work, or the ceiling of a
+        fresh quote. A repeated
         ``request_id`` with the same job, ``max_price`` and deadline gives the first answer; with
         anything else it raises Conflict REQUEST_ID_REUSED. Without ``deadline_seconds`` the job
         waits until it is cancelled.
         """
-        prepared = prepare(job)
+        prepared = prepare(job, inputs, batch)
         buying.check_verification(verify)
+        if max_price is None or order.needs_class:
+            quote, terms = self._quote(prepared, order)
+        else:
+            quote, terms = None, order_terms(order)
         if max_price is None:
-            max_price = self.quote(prepared).ceiling
+            assert quote is not None
+            max_price = Money(budget_nano(terms, quote), self._currency)
         now_us = self._ports.now_us()
-        deadline_us = NO_DEADLINE_US
+        deadline_us = order.deadline_us or NO_DEADLINE_US
         if deadline_seconds is not None:
             deadline_us = now_us + int(deadline_seconds * 1e6)
-        account_id = self._session.identity.account_id
+        identity = self._session.identity
+        account_id = identity.account_id
+        if identity.role is KeyRole.CI:  # a CI key's job ends before its grant does
+            grants = [key.expires_at_us for key in self.budget().keys]
+            deadline_us = min([deadline_us, *grants])
         request_id = request_id or self._new_id()
         spec = prepared.spec(
             buyer=account_id,
             max_price_nano=nano_of(max_price, "max_price"),
             deadline_us=deadline_us,
             nonce=buying.submission_nonce(account_id, request_id),
+            order=terms,
         )
-        digests = self._artifacts.ensure(prepared.artifacts())
+        digests = self._artifacts.ensure(prepared.artifacts(), on_upload)
         answer = self._session.call(
             self._jobs.SubmitJob,
             job_pb2.SubmitJobRequest(
@@ -223,8 +264,16 @@ class Client:
         progress: Progress | None = None,
         request_id: str | None = None,
         deadline_seconds: float | None = None,
+        order: Order = ANY_OFFER,
+        inputs: object = None,
+        batch: int | None = None,
+        on_upload: OnUpload | None = None,
     ) -> JobResult:
         """:meth:`submit`, wait for the end, fetch, and check everything against the receipt.
+
+        ``job`` is a TrainingJob or an InferenceJob; or an ``fm.Model`` to apply to every row of
+        ``inputs`` (arrays by input name with rows on the first axis, or one array), ``batch`` rows
+        a step: then ``result.outputs_of(model)`` has the outputs by the model's own names.
 
         ``progress`` is called with every event. Raises JobEnded when the job failed or was
         cancelled, AnswerRefused when what was delivered is not what the receipt proves.
@@ -235,189 +284,18 @@ class Client:
             verify=verify,
             request_id=request_id,
             deadline_seconds=deadline_seconds,
+            order=order,
+            inputs=inputs,
+            batch=batch,
+            on_upload=on_upload,
         )
         return handle.wait(progress)
 
-    # --- jobs ---------------------------------------------------------------------------------
 
-    def job(self, job_id: str) -> JobInfo:
-        """How a job stands, with its segments."""
-        request = job_pb2.GetJobRequest(job_id=_job_id(job_id))
-        answer = self._session.call(self._jobs.GetJob, request)
-        found = messages.job_from_proto(answer.job, self._currency)
-        return buying.check_asked(found, job_id)
-
-    def jobs(self) -> Iterator[JobInfo]:
-        """Our jobs, newest first, page by page."""
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = job_pb2.ListJobsRequest(page_size=CLIENT_PAGE_SIZE, page_token=token)
-            page = self._session.call(self._jobs.ListJobs, request)
-            for job in page.jobs:
-                yield messages.job_from_proto(job, self._currency)
-            token = page.next_page_token
-            if not token:
-                return
-        raise _too_many_pages("jobs")
-
-    def watch(self, job_id: str, after_sequence: int = 0) -> Iterator[JobEvent]:
-        """Events of a job until it has ended; goes on by itself after a lost connection."""
-        asked = _job_id(job_id)
-
-        def connect(after: int) -> Iterator[JobEvent]:
-            request = job_pb2.WatchJobRequest(job_id=asked, after_sequence=after)
-            with self._session.stream(
-                self._jobs.WatchJob, request, timeout_seconds=None
-            ) as answers:
-                for answer in answers:
-                    yield messages.event_from_proto(answer, self._currency)
-
-        return watch_events(connect, lambda: self.job(asked), self._ports, after_sequence)
-
-    def wait(self, job_id: str, progress: Callable[[JobEvent], None] | None = None) -> JobInfo:
-        """Wait until a job has ended; how it stands then."""
-        for event in self.watch(job_id):
-            if progress is not None:
-                progress(event)
-        return self.job(job_id)
-
-    def cancel(self, job_id: str, request_id: str | None = None) -> JobInfo:
-        """Stop a job. Finished segments stay paid, the rest of the hold is released."""
-        document = CancelRequest(
-            job_id=bytes.fromhex(_job_id(job_id)), request_id=request_id or self._new_id()
-        )
-        envelope = self._session.seal(document, lifetime_us=CLIENT_SESSION_LIFETIME_US)
-        answer = self._session.call(self._jobs.CancelJob, job_pb2.CancelJobRequest(cancel=envelope))
-        found = messages.job_from_proto(answer.job, self._currency)
-        return buying.check_asked(found, job_id)
-
-    def fetch(self, job_id: str) -> Tensors:
-        """Last durable verified state and verified outputs so far, checked against their roots."""
-        job = self.job(job_id)
-        receipt = self.receipt(job_id) if job.state.has_ended else b""
-        return buying.fetch_tensors(job, receipt, self.coordinator().public_key, self._artifacts)
-
-    def receipt(self, job_id: str) -> bytes:
-        """The signed receipt file of a job that has ended, as sent; :meth:`fetch` checks it too."""
-        request = job_pb2.GetReceiptRequest(job_id=_job_id(job_id))
-        answer = self._session.call(self._jobs.GetReceipt, request)
-        if len(answer.receipt) > MAX_RECEIPT_BYTES:
-            raise AnswerRefused("the receipt is longer than any receipt", code="RECEIPT_TOO_LONG")
-        buying.checked_receipt(answer.receipt, self.coordinator().public_key, job_id)
-        return answer.receipt
-
-    # --- market -------------------------------------------------------------------------------
-
-    def spot(self) -> Spot:
-        """The cheapest offer of each class of work; needs no key."""
-        answer = self._session.call(
-            self._market.GetSpot, market_pb2.GetSpotRequest(), authenticated=False
-        )
-        return messages.spot_from_proto(answer)
-
-    def offers(
-        self, *, order_by: str = "", min_memory_bytes: int = 0, work_class: str = ""
-    ) -> Iterator[Offer]:
-        """Live offers; needs no key.
-
-        ``order_by`` is price, flops_per_dollar, flops_per_watt or memory; a leading '-' reverses.
-        """
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = market_pb2.ListOffersRequest(
-                page_size=CLIENT_PAGE_SIZE,
-                page_token=token,
-                order_by=order_by,
-                min_memory_bytes=min_memory_bytes,
-                work_class=work_class,
-            )
-            page = self._session.call(self._market.ListOffers, request, authenticated=False)
-            for offer in page.offers:
-                yield messages.offer_from_proto(offer, self._currency)
-            token = page.next_page_token
-            if not token:
-                return
-        raise _too_many_pages("offers")
-
-    # --- money --------------------------------------------------------------------------------
-
-    def account(self) -> Account:
-        """Balances of our account."""
-        answer = self._session.call(self._ledger.GetAccount, ledger_pb2.GetAccountRequest())
-        return messages.account_from_proto(answer, self._currency)
-
-    def transfers(self) -> Iterator[Transfer]:
-        """The statement of our account, oldest first."""
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = ledger_pb2.ListTransfersRequest(page_size=CLIENT_PAGE_SIZE, page_token=token)
-            page = self._session.call(self._ledger.ListTransfers, request)
-            for transfer in page.transfers:
-                yield messages.transfer_from_proto(transfer, self._currency)
-            token = page.next_page_token
-            if not token:
-                return
-        raise _too_many_pages("transfers")
-
-    def deposit(
-        self,
-        operator_key: KeyPair | Path | str,
-        amount: Amount,
-        *,
-        account_id: str = "",
-        reference: str = "",
-        target: DepositTarget = DepositTarget.AVAILABLE,
-        request_id: str | None = None,
-    ) -> Deposited:
-        """Record money that arrived for an account (ours unless named), as the operator.
-
-        The operator's signature is the authority; no session is needed. The same ``request_id``
-        changes nothing the second time.
-        """
-        key = (
-            operator_key
-            if isinstance(operator_key, KeyPair)
-            else KeyPair.load(key_file(operator_key))
-        )
-        document = Deposit(
-            account_id=account_id or self._session.identity.account_id,
-            target=target,
-            amount_nano_usd=nano_of(amount),
-            reference=reference,
-            request_id=request_id or self._new_id(),
-        )
-        envelope = self._session.seal(document, lifetime_us=CLIENT_SESSION_LIFETIME_US, key=key)
-        answer = self._session.call(
-            self._ledger.Deposit, ledger_pb2.DepositRequest(deposit=envelope), authenticated=False
-        )
-        return messages.deposited_from_proto(answer, self._currency)
-
-    @property
-    def _currency(self) -> str:
-        return self.coordinator().currency
-
-    def _new_id(self) -> str:
-        return str(uuid.UUID(bytes=self._ports.random_bytes(16), version=4))
-
-
-def _authority(ca: bytes | Path | str | None) -> bytes | None:
+def authority_bytes(ca: bytes | Path | str | None) -> bytes | None:
     if ca is None or isinstance(ca, bytes):
         return ca
     try:
         return Path(ca).expanduser().read_bytes()
     except OSError as error:
         raise InvalidInput(f"authority file {ca}: {error.strerror}", code="CA_UNREADABLE") from None
-
-
-def _job_id(text: str) -> str:
-    if len(text) == 64 and not set(text) - set("0123456789abcdef"):
-        return text
-    raise InvalidInput(
-        f"{text[:80]!r} is not a job id",
-        code="JOB_ID_INVALID",
-        hint="64 hex digits; see `flop job list`",
-    )
-
-
-def _too_many_pages(what: str) -> AnswerRefused:
-    return AnswerRefused(f"more than {MAX_CLIENT_PAGES} pages of {what}", code="TOO_MANY_PAGES")

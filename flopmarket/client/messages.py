@@ -20,15 +20,12 @@ from flopmarket.client.results import (
     JobEvent,
     JobInfo,
     JobState,
-    Offer,
     Quote,
     SegmentInfo,
-    Spot,
-    SpotPrice,
     Transfer,
 )
 from flopmarket.trust.keys import PublicKey
-from flopmarket.v1 import identity_pb2, job_pb2, ledger_pb2, market_pb2
+from flopmarket.v1 import identity_pb2, job_pb2, ledger_pb2
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -64,29 +61,52 @@ def quote_from_proto(message: job_pb2.QuoteJobResponse, currency: str) -> Quote:
         quote_id=clean_text(message.quote_id),
         as_of_us=message.as_of_us,
         expires_at_us=message.expires_at_us,
-        ceiling=_price(message.ceiling.nano, currency),
-        expected=_price(message.expected.nano, currency),
-        fee_within_expected=_price(message.fee_within_expected.nano, currency),
+        ceiling=price_of(message.ceiling.nano, currency),
+        expected=price_of(message.expected.nano, currency),
+        fee_within_expected=price_of(message.fee_within_expected.nano, currency),
         work=tuple(ClassWork(clean_text(w.work_class), w.flops_per_step) for w in message.work),
         steps=message.steps,
         bytes_moved_per_step=message.bytes_moved_per_step,
         peak_memory_bytes=message.peak_memory_bytes,
         offers=tuple(
             EligibleOffer(
-                clean_text(offer.offer_id),
-                clean_text(offer.device_name),
-                _price(offer.total.nano, currency),
-                _finite(offer.seconds),
+                offer_id=clean_text(offer.offer_id),
+                device_name=clean_text(offer.device_name),
+                total=price_of(offer.total.nano, currency),
+                seconds=finite(offer.seconds),
+                setup_seconds=finite(offer.setup_seconds),
+                joules=finite(offer.joules),
+                joules_source=clean_text(offer.joules_source),
+                calibration_ppm=offer.calibration_ppm,
+                busy_seconds=finite(offer.busy_seconds),
+                work_class=clean_text(offer.work_class),
+                per_pflop=price_of(offer.per_pflop.nano, currency),
             )
             for offer in message.offers
         ),
-        finish_seconds_p50=_finite(message.finish_seconds_p50),
-        finish_seconds_p95=_finite(message.finish_seconds_p95),
+        finish_seconds_p50=finite(message.finish_seconds_p50),
+        finish_seconds_p95=finite(message.finish_seconds_p95),
         verification=clean_text(message.verification),
-        detection_probability=_finite(message.detection_probability),
-        joules=_finite(message.joules),
+        detection_probability=finite(message.detection_probability),
+        joules=finite(message.joules),
         joules_source=clean_text(message.joules_source),
         ineligible={clean_text(reason): count for reason, count in message.ineligible.items()},
+        work_class=clean_text(message.work_class),
+        per_pflop=price_of(message.expected_per_pflop.nano, currency),
+        eligible=max(message.eligible_offers, len(message.offers)),
+        transfer_bytes=message.transfer_bytes,
+        transfer_seconds=finite(message.transfer_seconds),
+        transfer_price=price_of(message.transfer_price.nano, currency),
+        kernel_builds=message.kernel_builds,
+        build_seconds=finite(message.build_seconds),
+        build_price=price_of(message.build_price.nano, currency),
+        storage_bytes=message.storage_bytes,
+        storage_retention_us=message.storage_retention_us,
+        verification_price=price_of(message.verification_price.nano, currency),
+        wait_seconds_p50=finite(message.wait_seconds_p50),
+        wait_seconds_p95=finite(message.wait_seconds_p95),
+        spread_segments=message.spread_segments,
+        without_offers=clean_text(message.without_offers),
     )
 
 
@@ -106,13 +126,20 @@ def job_from_proto(message: job_pb2.Job, currency: str) -> JobInfo:
         steps_committed=message.steps_committed,
         steps_verified=message.steps_verified,
         segment_steps=message.segment_steps,
-        ceiling=_price(message.ceiling.nano, currency),
-        billed=_price(message.billed.nano, currency),
+        ceiling=price_of(message.ceiling.nano, currency),
+        billed=price_of(message.billed.nano, currency),
         reason=clean_text(message.reason),
-        segments=tuple(_segment(segment, currency) for segment in message.segments),
+        segments=tuple(segment_from_proto(item, currency) for item in message.segments),
         state_artifact=check_digest_text(message.state_artifact, "state artifact", empty=True),
         state_root=message.state_root,
         program_digest=clean_text(message.program_digest),
+        segment_count=max(message.segment_count, len(message.segments)),
+        order_kind=clean_text(message.order.kind),
+        work_class=clean_text(message.order.work_class),
+        limit_per_pflop=price_of(message.order.limit_per_pflop.nano, currency)
+        if message.order.HasField("limit_per_pflop")
+        else None,
+        deadline_us=message.deadline_us,
     )
 
 
@@ -129,54 +156,6 @@ def event_from_proto(message: job_pb2.WatchJobResponse, currency: str) -> JobEve
     )
 
 
-def spot_from_proto(message: market_pb2.GetSpotResponse) -> Spot:
-    """Spot prices."""
-    currency = clean_text(message.currency, 16)
-    return Spot(
-        message.as_of_us,
-        currency,
-        tuple(
-            SpotPrice(
-                clean_text(price.work_class),
-                clean_text(price.best_offer_id),
-                clean_text(price.device_name),
-                _price(price.per_pflop.nano, currency),
-                _finite(price.flops_per_dollar_hour),
-                _finite(price.flop_per_dollar),
-                _finite(price.flops_per_watt),
-                clean_text(price.watts_source),
-                price.offers,
-            )
-            for price in message.prices
-        ),
-    )
-
-
-def offer_from_proto(message: market_pb2.Offer, currency: str) -> Offer:
-    """One live offer."""
-    return Offer(
-        offer_id=clean_text(message.offer_id),
-        account_id=clean_text(message.account_id),
-        device_id=clean_text(message.device_id),
-        device_name=clean_text(message.device_name),
-        driver=clean_text(message.driver),
-        profile=clean_text(message.profile),
-        memory_bytes=message.memory_bytes,
-        flops_per_second={clean_text(r.work_class): r.flops_per_second for r in message.rates},
-        bandwidth_bytes_per_second=message.bandwidth_bytes_per_second,
-        launch_nanoseconds=message.launch_nanoseconds,
-        ask_per_hour=_price(message.ask_per_hour.nano, currency),
-        milliwatts=message.milliwatts,
-        watts_source=clean_text(message.watts_source),
-        card_price=_price(message.card_price.nano, currency),
-        state=clean_text(message.state),
-        flops_per_dollar=_finite(message.flops_per_dollar),
-        flops_per_watt=_finite(message.flops_per_watt),
-        verified_segments=message.verified_segments,
-        rejected_segments=message.rejected_segments,
-    )
-
-
 def account_from_proto(message: ledger_pb2.GetAccountResponse, currency: str) -> Account:
     """Balances."""
     return Account(
@@ -186,6 +165,7 @@ def account_from_proto(message: ledger_pb2.GetAccountResponse, currency: str) ->
         Money(message.reserved.nano, currency),
         Money(message.held.nano, currency),
         Money(message.bond.nano, currency),
+        price_of(message.overdraft.nano, currency),
     )
 
 
@@ -212,7 +192,8 @@ def deposited_from_proto(message: ledger_pb2.DepositResponse, currency: str) -> 
 _STATES = frozenset(job_pb2.Job.State.values()) - {job_pb2.Job.STATE_UNSPECIFIED}
 
 
-def _segment(message: job_pb2.Segment, currency: str) -> SegmentInfo:
+def segment_from_proto(message: job_pb2.Segment, currency: str) -> SegmentInfo:
+    """One segment of a job."""
     return SegmentInfo(
         index=message.index,
         first_step=message.first_step,
@@ -221,7 +202,7 @@ def _segment(message: job_pb2.Segment, currency: str) -> SegmentInfo:
         device_id=clean_text(message.device_id),
         device_name=clean_text(message.device_name),
         worker_key_id=clean_text(message.worker_key_id),
-        price=_price(message.price.nano, currency),
+        price=price_of(message.price.nano, currency),
         state_root=message.state_root,
         outputs_root=message.outputs_root,
         outputs_artifact=check_digest_text(message.outputs_artifact, "artifact", empty=True),
@@ -230,13 +211,15 @@ def _segment(message: job_pb2.Segment, currency: str) -> SegmentInfo:
     )
 
 
-def _price(nano: int, currency: str) -> Money:
+def price_of(nano: int, currency: str) -> Money:
+    """An amount from zero up."""
     if nano < 0:
         raise AnswerRefused(f"a price of {nano} nano-units is negative")
     return Money(nano, currency)
 
 
-def _finite(value: float) -> float:
+def finite(value: float) -> float:
+    """The figure, refused unless it is finite and from zero up."""
     if not math.isfinite(value) or value < 0:
         raise AnswerRefused(f"{value} is not a finite figure from zero up")
     return value

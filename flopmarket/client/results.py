@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from flopmarket.client.money import Money
+from flopmarket.errors import Conflict
 from flopmarket.jobs.order import rows_of_output
 from flopmarket.jobs.spec import DataOrder
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.receipt import VerifiedReceipt
+
+if TYPE_CHECKING:
+    from flopmarket.engine.formats.onnx import Model
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -61,21 +65,36 @@ class ClassWork:
 
 @dataclass(frozen=True, slots=True)
 class EligibleOffer:
-    """One offer that can run a quoted job: its price for the whole and its predicted time."""
+    """One offer that can run a quoted job: its price for the whole and its predicted time.
+
+    ``setup_seconds`` (transfer and kernel builds) are part of ``seconds``; ``calibration_ppm`` is
+    what the device's deliveries correct its benchmark by; ``busy_seconds`` is 0 for an idle one.
+    """
 
     offer_id: str
     device_name: str
     total: Money
     seconds: float
+    setup_seconds: float
+    joules: float
+    joules_source: str
+    calibration_ppm: int
+    busy_seconds: float
+    work_class: str
+    per_pflop: Money
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
     """The price of a job before it runs.
 
-    ``ceiling`` is firm; ``expected`` is the price on the cheapest offer.
-    ``joules`` is 0 when no eligible offer states its power. ``ineligible`` counts offers by the
-    reason that ruled them out.
+    ``ceiling`` is firm; ``expected`` is the price on the cheapest offer, and ``per_pflop`` the same
+    for 10^15 operations of ``work_class``, the one that takes longest. ``eligible`` counts the
+    offers that fit, ``offers`` are the cheapest of them. Transfer and builds happen once a job and
+    are inside the price; storage is covered by the fee. ``joules`` is 0 when no eligible offer
+    states its power. ``spread_segments`` delivered segments stand behind the finish times.
+    ``ineligible`` counts offers by the reason that ruled them out; ``without_offers`` says what a
+    submission comes to when none fits: refuse, or rest in the book.
     """
 
     quote_id: str
@@ -96,6 +115,22 @@ class Quote:
     joules: float
     joules_source: str
     ineligible: Mapping[str, int]
+    work_class: str
+    per_pflop: Money
+    eligible: int
+    transfer_bytes: int
+    transfer_seconds: float
+    transfer_price: Money
+    kernel_builds: int
+    build_seconds: float
+    build_price: Money
+    storage_bytes: int
+    storage_retention_us: int
+    verification_price: Money
+    wait_seconds_p50: float
+    wait_seconds_p95: float
+    spread_segments: int
+    without_offers: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +154,10 @@ class SegmentInfo:
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """A job as its coordinator sees it now; artifacts are hex digests, empty where none."""
+    """A job as its coordinator sees it now; artifacts are hex digests, empty where none.
+
+    ``segments`` are the first few hundred of ``segment_count``; :meth:`Client.segments` has all.
+    """
 
     job_id: str
     title: str
@@ -138,6 +176,14 @@ class JobInfo:
     state_artifact: str
     state_root: bytes
     program_digest: str
+    segment_count: int = 0
+    order_kind: str = ""
+    """``market`` or ``limit``."""
+    work_class: str = ""
+    """Class of ``limit_per_pflop``, which is None when the order names none."""
+    limit_per_pflop: Money | None = None
+    deadline_us: int = 0
+    """When the order ends by itself; far away when its buyer named none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,61 +200,11 @@ class JobEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class SpotPrice:
-    """The cheapest offer of one class of work.
-
-    ``per_pflop`` buys 1e15 operations; ``flops_per_dollar_hour`` is the sustained rate that one
-    currency unit an hour rents; ``flop_per_dollar`` is operations per currency unit.
-    """
-
-    work_class: str
-    best_offer_id: str
-    device_name: str
-    per_pflop: Money
-    flops_per_dollar_hour: float
-    flop_per_dollar: float
-    flops_per_watt: float
-    watts_source: str
-    offers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """Prices of every class at one moment; none at all in an empty market."""
-
-    as_of_us: int
-    currency: str
-    prices: tuple[SpotPrice, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """One device of somebody's, what it measured, and what it asks."""
-
-    offer_id: str
-    account_id: str
-    device_id: str
-    device_name: str
-    driver: str
-    profile: str
-    memory_bytes: int
-    flops_per_second: Mapping[str, int]
-    bandwidth_bytes_per_second: int
-    launch_nanoseconds: int
-    ask_per_hour: Money
-    milliwatts: int
-    watts_source: str
-    card_price: Money
-    state: str
-    flops_per_dollar: float
-    flops_per_watt: float
-    verified_segments: int
-    rejected_segments: int
-
-
-@dataclass(frozen=True, slots=True)
 class Account:
-    """Balances of the caller: free, reserved for running jobs, earned but held back, and bond."""
+    """Balances of the caller: free, reserved for running jobs, earned but held back, and bond.
+
+    ``available`` may be as far below zero as ``overdraft``.
+    """
 
     account_id: str
     display_name: str
@@ -216,6 +212,7 @@ class Account:
     reserved: Money
     held: Money
     bond: Money
+    overdraft: Money
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +252,19 @@ class Tensors:
     outputs: Mapping[str, Array]
     receipt: VerifiedReceipt | None
     receipt_file: bytes
+    data_order: DataOrder | None = None
+
+    @property
+    def order(self) -> DataOrder:
+        """How rows became steps; Conflict ``JOB_NOT_ENDED`` while no receipt tells."""
+        if self.data_order is None:
+            raise Conflict(
+                "rows can be told apart once the job has ended and its receipt is here",
+                code="JOB_NOT_ENDED",
+                hint="fetch into a folder, or wait for the end",
+                retryable=True,
+            )
+        return self.data_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,3 +300,9 @@ class JobResult:
         Raises InvalidInput (RESULT_NOT_ROWS) when the output has no batch axis.
         """
         return rows_of_output(self.order, name, self.outputs[name])
+
+    def outputs_of(self, model: Model) -> Mapping[str, Array]:
+        """Outputs under the names of ``model``, one row an input row where they have rows."""
+        from flopmarket.jobs.models import model_outputs  # only whoever has a model has an engine
+
+        return model_outputs(model, self)[0]

@@ -84,6 +84,11 @@ class Session:
             )
         return self._identity
 
+    def as_other(self, identity: Identity) -> Session:
+        """A session of another key with the same coordinator, on the same channel."""
+        pinned = self.coordinator().key_id
+        return Session(self.channel, self.address, self.ports, identity, pinned)
+
     def coordinator(self) -> CoordinatorInfo:
         """Who the coordinator is; asked once. Raises AnswerRefused COORDINATOR_KEY_CHANGED."""
         if self._coordinator is None:
@@ -140,10 +145,16 @@ class Session:
 
     @contextmanager
     def stream(
-        self, method: Callable[..., Any], request: object, *, timeout_seconds: float | None
+        self,
+        method: Callable[..., Any],
+        request: object,
+        *,
+        timeout_seconds: float | None,
+        authenticated: bool = True,
     ) -> Iterator[Iterator[Any]]:
         """A streaming call, cancelled on the way out; its failures become our errors."""
-        call = method(request, timeout=timeout_seconds, metadata=self.metadata())
+        metadata = self.metadata() if authenticated else None
+        call = method(request, timeout=timeout_seconds, metadata=metadata)
         try:
             yield self._translated(call)
         finally:

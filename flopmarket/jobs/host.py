@@ -45,7 +45,10 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class SegmentDone:
-    """End of a segment; its files are written. Roots and ``inner`` are 32 bytes."""
+    """End of a segment; its files are written. Roots and ``inner`` are 32 bytes.
+
+    ``run_us`` is the engine's time for all of it, 0 when an engine does not tell.
+    """
 
     first_step: int
     steps_done: int
@@ -53,6 +56,7 @@ class SegmentDone:
     state_root_after: bytes
     outputs_root: bytes
     inner: bytes
+    run_us: int = 0
 
 
 class Engine(Protocol):
@@ -192,6 +196,7 @@ class EngineProcess:
             bytes.fromhex(event["state_root_after"]),
             bytes.fromhex(event["outputs_root"]),
             bytes.fromhex(event["inner"]),
+            int(event["run_us"]),
         )
 
     async def interrupt(self) -> None:

@@ -93,7 +93,7 @@ class EngineServer:
         data = bundle.read(folder / DATA_FILE)
         check_job(spec, program, frozen, data)
         from flopmarket.engine.runtime.open import open_session
-        from flopmarket.engine.runtime.replay import CompileOptions
+        from flopmarket.engine.runtime.resident import CompileOptions
 
         options = CompileOptions(cache_dir=self._cache_dir)
         session = open_session(instrument(program), self._device, options)
@@ -116,6 +116,7 @@ class EngineServer:
                 last_report = now
                 self._emit({"event": "step", "step": step, "scalars": dict(scalars)})
 
+        began = time.monotonic()
         result = runner.run_segment(
             int(command["first_step"]),
             int(command["count"]),
@@ -132,6 +133,7 @@ class EngineServer:
             "state_root_after": result.state_root_after.hex(),
             "outputs_root": result.outputs_root.hex(),
             "inner": result.inner.hex(),
+            "run_us": round((time.monotonic() - began) * 1e6),
         }
 
     def _close_job(self, command: Command) -> Fields:
@@ -148,7 +150,7 @@ class EngineServer:
         from flopmarket.engine.admission import admit
         from flopmarket.engine.runtime import devices
         from flopmarket.engine.runtime.open import opened
-        from flopmarket.engine.runtime.replay import CompileOptions
+        from flopmarket.engine.runtime.resident import CompileOptions
 
         options = CompileOptions(cache_dir=self._cache_dir)
         with opened(devices.find(self._device), options) as device:

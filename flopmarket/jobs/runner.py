@@ -62,7 +62,7 @@ def check_job(spec: JobSpec, program: Program, frozen: Tensors, data: Tensors) -
     bundle.check_specs(frozen, program.frozen, "frozen")
     if bundle.root(frozen) != spec.frozen_root:
         raise InvalidInput("frozen tensors do not have the job's root", code="JOB_FROZEN")
-    check_data(program, data, spec.order.rows, spec.order.batch)
+    check_data(program, data, spec.data_order.rows, spec.data_order.batch)
     if bundle.root(data) != spec.data_root:
         raise InvalidInput("the data does not have the job's root", code="JOB_DATA")
 
@@ -98,7 +98,7 @@ class JobRunner:
         self._spec = spec
         self._frozen = frozen
         self._data = data
-        self._schedule = RowSchedule(spec.order, spec.seed)
+        self._schedule = RowSchedule(spec.data_order, spec.seed)
         self._step: int | None = None
         self._root = b""
 

@@ -11,16 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from flopmarket.trust.administration import AdminAction
 from flopmarket.trust.documents import (
     AccountRegistration,
+    BudgetChange,
     CancelRequest,
+    CoinGrant,
     Commitment,
     Deposit,
     DeviceGrant,
     LeaseAcceptance,
+    LedgerHead,
     OfferTerms,
     SegmentVerdict,
     SessionRequest,
+    Withdrawal,
+    WithdrawalDecision,
 )
 from flopmarket.trust.encoding import Document, domain_of
 from flopmarket.trust.errors import SignerNotAllowed
@@ -29,15 +35,16 @@ from flopmarket.trust.keys import KeyRole
 _OWNER = frozenset({KeyRole.OWNER})
 _DEVICE = frozenset({KeyRole.DEVICE})
 _BUYER = frozenset({KeyRole.OWNER, KeyRole.CI})
+_OPERATOR = frozenset({KeyRole.OPERATOR})
 
 # Documents that other packages declare are named by their tag, so that this table stays whole.
-JOB_SPEC_DOMAIN = "flopmarket.job-spec.v1"
-WITHDRAWAL_DOMAIN = "flopmarket.withdrawal.v1"
+JOB_SPEC_DOMAIN = "flopmarket.job-spec.v2"
 
 ALLOWED_ROLES: Mapping[str, frozenset[KeyRole]] = MappingProxyType(
     {
         domain_of(AccountRegistration): _OWNER,
         domain_of(DeviceGrant): _OWNER,
+        domain_of(BudgetChange): _OWNER,
         domain_of(SessionRequest): frozenset(
             {KeyRole.OWNER, KeyRole.DEVICE, KeyRole.CI, KeyRole.OPERATOR}
         ),
@@ -46,9 +53,13 @@ ALLOWED_ROLES: Mapping[str, frozenset[KeyRole]] = MappingProxyType(
         domain_of(Commitment): _DEVICE,
         domain_of(SegmentVerdict): frozenset({KeyRole.DEVICE, KeyRole.COORDINATOR}),
         domain_of(CancelRequest): _BUYER,
-        domain_of(Deposit): frozenset({KeyRole.OPERATOR}),
+        domain_of(Deposit): _OPERATOR,
         JOB_SPEC_DOMAIN: _BUYER,
-        WITHDRAWAL_DOMAIN: _OWNER,
+        domain_of(Withdrawal): _OWNER,
+        domain_of(WithdrawalDecision): _OPERATOR,
+        domain_of(CoinGrant): _OPERATOR,
+        domain_of(AdminAction): _OPERATOR,
+        domain_of(LedgerHead): frozenset({KeyRole.COORDINATOR}),
     }
 )
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66lopmarket/v1/common.proto\x12\rflopmarket.v1\"_\n\x08\x45nvelope\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0cpayload_type\x18\x02 \x01(\t\x12,\n\nsignatures\x18\x03 \x03(\x0b\x32\x18.flopmarket.v1.Signature\".\n\tSignature\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x15\n\x05Money\x12\x0c\n\x04nano\x18\x01 \x01(\x03\"9\n\tClassRate\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x18\n\x10\x66lops_per_second\x18\x02 \x01(\x04\"7\n\tClassWork\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x16\n\x0e\x66lops_per_step\x18\x02 \x01(\x04\"A\n\nPriceTerms\x12\x19\n\x11\x61sk_nano_per_hour\x18\x01 \x01(\x03\x12\x18\n\x10step_picoseconds\x18\x02 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66lopmarket/v1/common.proto\x12\rflopmarket.v1\"_\n\x08\x45nvelope\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0cpayload_type\x18\x02 \x01(\t\x12,\n\nsignatures\x18\x03 \x03(\x0b\x32\x18.flopmarket.v1.Signature\".\n\tSignature\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x15\n\x05Money\x12\x0c\n\x04nano\x18\x01 \x01(\x03\"9\n\tClassRate\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x18\n\x10\x66lops_per_second\x18\x02 \x01(\x04\"7\n\tClassWork\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x16\n\x0e\x66lops_per_step\x18\x02 \x01(\x04\"A\n\nPriceTerms\x12\x19\n\x11\x61sk_nano_per_hour\x18\x01 \x01(\x03\x12\x18\n\x10step_picoseconds\x18\x02 \x01(\x04\"A\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,4 +43,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSWORK']._serialized_end=327
   _globals['_PRICETERMS']._serialized_start=329
   _globals['_PRICETERMS']._serialized_end=394
+  _globals['_REASON']._serialized_start=396
+  _globals['_REASON']._serialized_end=461
 # @@protoc_insertion_point(module_scope)

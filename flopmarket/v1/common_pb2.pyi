@@ -167,3 +167,37 @@ class PriceTerms(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PriceTerms: _TypeAlias = PriceTerms  # noqa: Y015
+
+@_typing.final
+class Reason(_message.Message):
+    """One entry of the table of reasons why work and devices do not meet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    HINT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """From the project's one table of reasons, such as MEMORY or MAX_PRICE."""
+    text: _builtins.str
+    """A sentence that says what it means here."""
+    hint: _builtins.str
+    """What to change, if anything."""
+    count: _builtins.int
+    """Offers (of a job) or open orders (of an offer) that it holds for."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        text: _builtins.str = ...,
+        hint: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "count", b"count", "hint", b"hint", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -30,6 +30,8 @@ class QuoteJobRequest(_message.Message):
     SEGMENT_STEPS_FIELD_NUMBER: _builtins.int
     INPUT_BYTES_FIELD_NUMBER: _builtins.int
     VERIFICATION_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    DEADLINE_US_FIELD_NUMBER: _builtins.int
     program: _builtins.bytes
     """Canonical program bytes (inline, at most 3 MiB) or the digest of an uploaded artifact."""
     program_artifact: _builtins.str
@@ -38,6 +40,12 @@ class QuoteJobRequest(_message.Message):
     input_bytes: _builtins.int
     """Bytes a worker must download before the first step (frozen, state, data)."""
     verification: _builtins.str
+    deadline_us: _builtins.int
+    """Offers that are too slow for this are left out; 0: none is."""
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """Only offers that satisfy the order are quoted; absent: any."""
+
     def __init__(
         self,
         *,
@@ -47,14 +55,72 @@ class QuoteJobRequest(_message.Message):
         segment_steps: _builtins.int = ...,
         input_bytes: _builtins.int = ...,
         verification: _builtins.str = ...,
+        order: Global___Order | None = ...,
+        deadline_us: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_bytes", b"input_bytes", "program", b"program", "program_artifact", b"program_artifact", "segment_steps", b"segment_steps", "steps", b"steps", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_us", b"deadline_us", "input_bytes", b"input_bytes", "order", b"order", "program", b"program", "program_artifact", b"program_artifact", "segment_steps", b"segment_steps", "steps", b"steps", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuoteJobRequest: _TypeAlias = QuoteJobRequest  # noqa: Y015
+
+@_typing.final
+class Order(_message.Message):
+    """What a buyer asks of offers, as signed in the job. Zero and empty ask for nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    WORK_CLASS_FIELD_NUMBER: _builtins.int
+    LIMIT_PER_PFLOP_FIELD_NUMBER: _builtins.int
+    MIN_FLOPS_PER_WATT_FIELD_NUMBER: _builtins.int
+    MIN_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    ALLOWED_REGIONS_FIELD_NUMBER: _builtins.int
+    DENIED_REGIONS_FIELD_NUMBER: _builtins.int
+    ALLOWED_OWNERS_FIELD_NUMBER: _builtins.int
+    DENIED_OWNERS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """market (run now or be refused) or limit (rest until the deadline)"""
+    work_class: _builtins.str
+    """The class of the two figures below."""
+    min_flops_per_watt: _builtins.int
+    min_memory_bytes: _builtins.int
+    @_builtins.property
+    def limit_per_pflop(self) -> _common_pb2.Money: ...
+    @_builtins.property
+    def allowed_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A region admits its parts: eu admits eu-de."""
+
+    @_builtins.property
+    def denied_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def allowed_owners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Account ids."""
+
+    @_builtins.property
+    def denied_owners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        work_class: _builtins.str = ...,
+        limit_per_pflop: _common_pb2.Money | None = ...,
+        min_flops_per_watt: _builtins.int = ...,
+        min_memory_bytes: _builtins.int = ...,
+        allowed_regions: _abc.Iterable[_builtins.str] | None = ...,
+        denied_regions: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_owners: _abc.Iterable[_builtins.str] | None = ...,
+        denied_owners: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit_per_pflop", b"limit_per_pflop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_owners", b"allowed_owners", "allowed_regions", b"allowed_regions", "denied_owners", b"denied_owners", "denied_regions", b"denied_regions", "kind", b"kind", "limit_per_pflop", b"limit_per_pflop", "min_flops_per_watt", b"min_flops_per_watt", "min_memory_bytes", b"min_memory_bytes", "work_class", b"work_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Order: _TypeAlias = Order  # noqa: Y015
 
 @_typing.final
 class EligibleOffer(_message.Message):
@@ -64,11 +130,32 @@ class EligibleOffer(_message.Message):
     DEVICE_NAME_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    SETUP_SECONDS_FIELD_NUMBER: _builtins.int
+    JOULES_FIELD_NUMBER: _builtins.int
+    JOULES_SOURCE_FIELD_NUMBER: _builtins.int
+    CALIBRATION_PPM_FIELD_NUMBER: _builtins.int
+    BUSY_SECONDS_FIELD_NUMBER: _builtins.int
+    WORK_CLASS_FIELD_NUMBER: _builtins.int
+    PER_PFLOP_FIELD_NUMBER: _builtins.int
     offer_id: _builtins.str
     device_name: _builtins.str
     seconds: _builtins.float
+    """Predicted: setup and all steps, on this offer alone."""
+    setup_seconds: _builtins.float
+    """Transfer and kernel builds, which `seconds` and `total` contain."""
+    joules: _builtins.float
+    joules_source: _builtins.str
+    """measured, declared or unknown"""
+    calibration_ppm: _builtins.int
+    """What deliveries of this device correct its benchmark by; 1,000,000 is not at all."""
+    busy_seconds: _builtins.float
+    """Seconds until its present lease should end; 0 when it is idle."""
+    work_class: _builtins.str
+    """The headline class of the program on this device, and its price per 1e15 operations of it."""
     @_builtins.property
     def total(self) -> _common_pb2.Money: ...
+    @_builtins.property
+    def per_pflop(self) -> _common_pb2.Money: ...
     def __init__(
         self,
         *,
@@ -76,10 +163,17 @@ class EligibleOffer(_message.Message):
         device_name: _builtins.str = ...,
         total: _common_pb2.Money | None = ...,
         seconds: _builtins.float = ...,
+        setup_seconds: _builtins.float = ...,
+        joules: _builtins.float = ...,
+        joules_source: _builtins.str = ...,
+        calibration_ppm: _builtins.int = ...,
+        busy_seconds: _builtins.float = ...,
+        work_class: _builtins.str = ...,
+        per_pflop: _common_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["per_pflop", b"per_pflop", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_name", b"device_name", "offer_id", b"offer_id", "seconds", b"seconds", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_seconds", b"busy_seconds", "calibration_ppm", b"calibration_ppm", "device_name", b"device_name", "joules", b"joules", "joules_source", b"joules_source", "offer_id", b"offer_id", "per_pflop", b"per_pflop", "seconds", b"seconds", "setup_seconds", b"setup_seconds", "total", b"total", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -127,6 +221,22 @@ class QuoteJobResponse(_message.Message):
     JOULES_FIELD_NUMBER: _builtins.int
     JOULES_SOURCE_FIELD_NUMBER: _builtins.int
     INELIGIBLE_FIELD_NUMBER: _builtins.int
+    WORK_CLASS_FIELD_NUMBER: _builtins.int
+    EXPECTED_PER_PFLOP_FIELD_NUMBER: _builtins.int
+    ELIGIBLE_OFFERS_FIELD_NUMBER: _builtins.int
+    TRANSFER_BYTES_FIELD_NUMBER: _builtins.int
+    TRANSFER_SECONDS_FIELD_NUMBER: _builtins.int
+    TRANSFER_PRICE_FIELD_NUMBER: _builtins.int
+    KERNEL_BUILDS_FIELD_NUMBER: _builtins.int
+    BUILD_SECONDS_FIELD_NUMBER: _builtins.int
+    BUILD_PRICE_FIELD_NUMBER: _builtins.int
+    STORAGE_BYTES_FIELD_NUMBER: _builtins.int
+    STORAGE_RETENTION_US_FIELD_NUMBER: _builtins.int
+    VERIFICATION_PRICE_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_P50_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_P95_FIELD_NUMBER: _builtins.int
+    SPREAD_SEGMENTS_FIELD_NUMBER: _builtins.int
+    WITHOUT_OFFERS_FIELD_NUMBER: _builtins.int
     quote_id: _builtins.str
     as_of_us: _builtins.int
     expires_at_us: _builtins.int
@@ -142,6 +252,25 @@ class QuoteJobResponse(_message.Message):
     joules: _builtins.float
     """Predicted joules, or 0 when no eligible offer states its power."""
     joules_source: _builtins.str
+    work_class: _builtins.str
+    """The class that the job's price is told in, and the expected price per 1e15 operations of it."""
+    eligible_offers: _builtins.int
+    """Every offer that fits; `offers` are the cheapest of them."""
+    transfer_bytes: _builtins.int
+    """On the cheapest offer, once a job and inside the price: what its worker fetches and builds."""
+    transfer_seconds: _builtins.float
+    kernel_builds: _builtins.int
+    build_seconds: _builtins.float
+    storage_bytes: _builtins.int
+    """Inputs, outputs and checkpoints at the coordinator; covered by the fee."""
+    storage_retention_us: _builtins.int
+    wait_seconds_p50: _builtins.float
+    """Until a fitting offer is free, likely and at the 95th percentile."""
+    wait_seconds_p95: _builtins.float
+    spread_segments: _builtins.int
+    """Delivered segments that the spread of the finish is taken from."""
+    without_offers: _builtins.str
+    """What a submission with this order comes to when no offer fits: refuse or rest"""
     @_builtins.property
     def ceiling(self) -> _common_pb2.Money:
         """Never billed more than this."""
@@ -159,6 +288,16 @@ class QuoteJobResponse(_message.Message):
     @_builtins.property
     def ineligible(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Why offers were not eligible: reason code and count."""
+
+    @_builtins.property
+    def expected_per_pflop(self) -> _common_pb2.Money: ...
+    @_builtins.property
+    def transfer_price(self) -> _common_pb2.Money: ...
+    @_builtins.property
+    def build_price(self) -> _common_pb2.Money: ...
+    @_builtins.property
+    def verification_price(self) -> _common_pb2.Money:
+        """What verification adds to the price; 0 when the fee covers it."""
 
     def __init__(
         self,
@@ -181,10 +320,26 @@ class QuoteJobResponse(_message.Message):
         joules: _builtins.float = ...,
         joules_source: _builtins.str = ...,
         ineligible: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        work_class: _builtins.str = ...,
+        expected_per_pflop: _common_pb2.Money | None = ...,
+        eligible_offers: _builtins.int = ...,
+        transfer_bytes: _builtins.int = ...,
+        transfer_seconds: _builtins.float = ...,
+        transfer_price: _common_pb2.Money | None = ...,
+        kernel_builds: _builtins.int = ...,
+        build_seconds: _builtins.float = ...,
+        build_price: _common_pb2.Money | None = ...,
+        storage_bytes: _builtins.int = ...,
+        storage_retention_us: _builtins.int = ...,
+        verification_price: _common_pb2.Money | None = ...,
+        wait_seconds_p50: _builtins.float = ...,
+        wait_seconds_p95: _builtins.float = ...,
+        spread_segments: _builtins.int = ...,
+        without_offers: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ceiling", b"ceiling", "expected", b"expected", "fee_within_expected", b"fee_within_expected"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build_price", b"build_price", "ceiling", b"ceiling", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "fee_within_expected", b"fee_within_expected", "transfer_price", b"transfer_price", "verification_price", b"verification_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "bytes_moved_per_step", b"bytes_moved_per_step", "ceiling", b"ceiling", "detection_probability", b"detection_probability", "expected", b"expected", "expires_at_us", b"expires_at_us", "fee_within_expected", b"fee_within_expected", "finish_seconds_p50", b"finish_seconds_p50", "finish_seconds_p95", b"finish_seconds_p95", "ineligible", b"ineligible", "joules", b"joules", "joules_source", b"joules_source", "offers", b"offers", "peak_memory_bytes", b"peak_memory_bytes", "quote_id", b"quote_id", "steps", b"steps", "verification", b"verification", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "build_price", b"build_price", "build_seconds", b"build_seconds", "bytes_moved_per_step", b"bytes_moved_per_step", "ceiling", b"ceiling", "detection_probability", b"detection_probability", "eligible_offers", b"eligible_offers", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "expires_at_us", b"expires_at_us", "fee_within_expected", b"fee_within_expected", "finish_seconds_p50", b"finish_seconds_p50", "finish_seconds_p95", b"finish_seconds_p95", "ineligible", b"ineligible", "joules", b"joules", "joules_source", b"joules_source", "kernel_builds", b"kernel_builds", "offers", b"offers", "peak_memory_bytes", b"peak_memory_bytes", "quote_id", b"quote_id", "spread_segments", b"spread_segments", "steps", b"steps", "storage_bytes", b"storage_bytes", "storage_retention_us", b"storage_retention_us", "transfer_bytes", b"transfer_bytes", "transfer_price", b"transfer_price", "transfer_seconds", b"transfer_seconds", "verification", b"verification", "verification_price", b"verification_price", "wait_seconds_p50", b"wait_seconds_p50", "wait_seconds_p95", b"wait_seconds_p95", "without_offers", b"without_offers", "work", b"work", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,6 +452,9 @@ class Job(_message.Message):
     STATE_ROOT_FIELD_NUMBER: _builtins.int
     PROGRAM_DIGEST_FIELD_NUMBER: _builtins.int
     SEGMENT_STEPS_FIELD_NUMBER: _builtins.int
+    SEGMENT_COUNT_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    DEADLINE_US_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     title: _builtins.str
     state: Global___Job.State.ValueType
@@ -313,12 +471,20 @@ class Job(_message.Message):
     state_root: _builtins.bytes
     program_digest: _builtins.str
     segment_steps: _builtins.int
+    segment_count: _builtins.int
+    """Segments there are, refused and void ones included."""
+    deadline_us: _builtins.int
+    """When the job and its order end, whatever is left."""
     @_builtins.property
     def ceiling(self) -> _common_pb2.Money: ...
     @_builtins.property
     def billed(self) -> _common_pb2.Money: ...
     @_builtins.property
-    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]: ...
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]:
+        """The first 500 at most, and none in lists; ListSegments has all of them."""
+
+    @_builtins.property
+    def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
@@ -339,10 +505,13 @@ class Job(_message.Message):
         state_root: _builtins.bytes = ...,
         program_digest: _builtins.str = ...,
         segment_steps: _builtins.int = ...,
+        segment_count: _builtins.int = ...,
+        order: Global___Order | None = ...,
+        deadline_us: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "created_at_us", b"created_at_us", "ended_at_us", b"ended_at_us", "job_id", b"job_id", "kind", b"kind", "program_digest", b"program_digest", "reason", b"reason", "segment_steps", b"segment_steps", "segments", b"segments", "state", b"state", "state_artifact", b"state_artifact", "state_root", b"state_root", "steps", b"steps", "steps_committed", b"steps_committed", "steps_verified", b"steps_verified", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "created_at_us", b"created_at_us", "deadline_us", b"deadline_us", "ended_at_us", b"ended_at_us", "job_id", b"job_id", "kind", b"kind", "order", b"order", "program_digest", b"program_digest", "reason", b"reason", "segment_count", b"segment_count", "segment_steps", b"segment_steps", "segments", b"segments", "state", b"state", "state_artifact", b"state_artifact", "state_root", b"state_root", "steps", b"steps", "steps_committed", b"steps_committed", "steps_verified", b"steps_verified", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,17 +619,23 @@ class ListJobsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___Job.State.ValueType]:
+        """Only jobs in these states; none means all."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        states: _abc.Iterable[Global___Job.State.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -650,3 +825,167 @@ class GetReceiptResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetReceiptResponse: _TypeAlias = GetReceiptResponse  # noqa: Y015
+
+@_typing.final
+class ExplainJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainJobRequest: _TypeAlias = ExplainJobRequest  # noqa: Y015
+
+@_typing.final
+class ExplainJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_US_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    OFFERS_FIELD_NUMBER: _builtins.int
+    FITTING_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    WORK_CLASS_FIELD_NUMBER: _builtins.int
+    LIMIT_PER_PFLOP_FIELD_NUMBER: _builtins.int
+    BEST_ASK_PER_PFLOP_FIELD_NUMBER: _builtins.int
+    as_of_us: _builtins.int
+    job_id: _builtins.str
+    state: Global___Job.State.ValueType
+    summary: _builtins.str
+    """One sentence for a person."""
+    offers: _builtins.int
+    """Offers that were looked at, and those that could take the job now."""
+    fitting: _builtins.int
+    ahead: _builtins.int
+    """Open orders of the same class that come first, by price and then by time."""
+    work_class: _builtins.str
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Reason]:
+        """Most frequent first; empty when nothing is in the way."""
+
+    @_builtins.property
+    def limit_per_pflop(self) -> _common_pb2.Money:
+        """The job's limit, and the best ask of an offer that fits its constraints; absent when unknown."""
+
+    @_builtins.property
+    def best_ask_per_pflop(self) -> _common_pb2.Money: ...
+    def __init__(
+        self,
+        *,
+        as_of_us: _builtins.int = ...,
+        job_id: _builtins.str = ...,
+        state: Global___Job.State.ValueType = ...,
+        summary: _builtins.str = ...,
+        reasons: _abc.Iterable[_common_pb2.Reason] | None = ...,
+        offers: _builtins.int = ...,
+        fitting: _builtins.int = ...,
+        ahead: _builtins.int = ...,
+        work_class: _builtins.str = ...,
+        limit_per_pflop: _common_pb2.Money | None = ...,
+        best_ask_per_pflop: _common_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["best_ask_per_pflop", b"best_ask_per_pflop", "limit_per_pflop", b"limit_per_pflop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "as_of_us", b"as_of_us", "best_ask_per_pflop", b"best_ask_per_pflop", "fitting", b"fitting", "job_id", b"job_id", "limit_per_pflop", b"limit_per_pflop", "offers", b"offers", "reasons", b"reasons", "state", b"state", "summary", b"summary", "work_class", b"work_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainJobResponse: _TypeAlias = ExplainJobResponse  # noqa: Y015
+
+@_typing.final
+class DownloadReceiptRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadReceiptRequest: _TypeAlias = DownloadReceiptRequest  # noqa: Y015
+
+@_typing.final
+class DownloadReceiptResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadReceiptResponse: _TypeAlias = DownloadReceiptResponse  # noqa: Y015
+
+@_typing.final
+class ListSegmentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSegmentsRequest: _TypeAlias = ListSegmentsRequest  # noqa: Y015
+
+@_typing.final
+class ListSegmentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]: ...
+    def __init__(
+        self,
+        *,
+        segments: _abc.Iterable[Global___Segment] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "segments", b"segments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSegmentsResponse: _TypeAlias = ListSegmentsResponse  # noqa: Y015

@@ -64,10 +64,25 @@ class JobServiceStub(object):
                 request_serializer=flopmarket_dot_v1_dot_job__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=flopmarket_dot_v1_dot_job__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.ExplainJob = channel.unary_unary(
+                '/flopmarket.v1.JobService/ExplainJob',
+                request_serializer=flopmarket_dot_v1_dot_job__pb2.ExplainJobRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_job__pb2.ExplainJobResponse.FromString,
+                _registered_method=True)
         self.GetReceipt = channel.unary_unary(
                 '/flopmarket.v1.JobService/GetReceipt',
                 request_serializer=flopmarket_dot_v1_dot_job__pb2.GetReceiptRequest.SerializeToString,
                 response_deserializer=flopmarket_dot_v1_dot_job__pb2.GetReceiptResponse.FromString,
+                _registered_method=True)
+        self.DownloadReceipt = channel.unary_stream(
+                '/flopmarket.v1.JobService/DownloadReceipt',
+                request_serializer=flopmarket_dot_v1_dot_job__pb2.DownloadReceiptRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_job__pb2.DownloadReceiptResponse.FromString,
+                _registered_method=True)
+        self.ListSegments = channel.unary_unary(
+                '/flopmarket.v1.JobService/ListSegments',
+                request_serializer=flopmarket_dot_v1_dot_job__pb2.ListSegmentsRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_job__pb2.ListSegmentsResponse.FromString,
                 _registered_method=True)
 
 
@@ -114,8 +129,30 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainJob(self, request, context):
+        """Why a job waits: the reason for every offer that could not take it, and its rank in the book.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetReceipt(self, request, context):
         """The signed receipt of a job that has ended.
+        A receipt that does not fit a message is refused with RECEIPT_TOO_LARGE: see DownloadReceipt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadReceipt(self, request, context):
+        """The same file in chunks, however many segments it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSegments(self, request, context):
+        """Every segment of a job, in order of steps, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,10 +191,25 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=flopmarket_dot_v1_dot_job__pb2.CancelJobRequest.FromString,
                     response_serializer=flopmarket_dot_v1_dot_job__pb2.CancelJobResponse.SerializeToString,
             ),
+            'ExplainJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainJob,
+                    request_deserializer=flopmarket_dot_v1_dot_job__pb2.ExplainJobRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_job__pb2.ExplainJobResponse.SerializeToString,
+            ),
             'GetReceipt': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReceipt,
                     request_deserializer=flopmarket_dot_v1_dot_job__pb2.GetReceiptRequest.FromString,
                     response_serializer=flopmarket_dot_v1_dot_job__pb2.GetReceiptResponse.SerializeToString,
+            ),
+            'DownloadReceipt': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadReceipt,
+                    request_deserializer=flopmarket_dot_v1_dot_job__pb2.DownloadReceiptRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_job__pb2.DownloadReceiptResponse.SerializeToString,
+            ),
+            'ListSegments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSegments,
+                    request_deserializer=flopmarket_dot_v1_dot_job__pb2.ListSegmentsRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_job__pb2.ListSegmentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -333,6 +385,33 @@ class JobService(object):
             _registered_method=True)
 
     @staticmethod
+    def ExplainJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.JobService/ExplainJob',
+            flopmarket_dot_v1_dot_job__pb2.ExplainJobRequest.SerializeToString,
+            flopmarket_dot_v1_dot_job__pb2.ExplainJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetReceipt(request,
             target,
             options=(),
@@ -349,6 +428,60 @@ class JobService(object):
             '/flopmarket.v1.JobService/GetReceipt',
             flopmarket_dot_v1_dot_job__pb2.GetReceiptRequest.SerializeToString,
             flopmarket_dot_v1_dot_job__pb2.GetReceiptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/flopmarket.v1.JobService/DownloadReceipt',
+            flopmarket_dot_v1_dot_job__pb2.DownloadReceiptRequest.SerializeToString,
+            flopmarket_dot_v1_dot_job__pb2.DownloadReceiptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSegments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.JobService/ListSegments',
+            flopmarket_dot_v1_dot_job__pb2.ListSegmentsRequest.SerializeToString,
+            flopmarket_dot_v1_dot_job__pb2.ListSegmentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

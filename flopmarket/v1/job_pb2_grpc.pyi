@@ -41,8 +41,16 @@ class JobServiceStub:
     """Events of a job from `after_sequence` on; ends when the job has ended."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]
     """A signed CancelRequest. Finished segments are paid, the rest of the hold is released."""
+    ExplainJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.ExplainJobRequest, _job_pb2.ExplainJobResponse]
+    """Why a job waits: the reason for every offer that could not take it, and its rank in the book."""
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetReceiptRequest, _job_pb2.GetReceiptResponse]
-    """The signed receipt of a job that has ended."""
+    """The signed receipt of a job that has ended.
+    A receipt that does not fit a message is refused with RECEIPT_TOO_LARGE: see DownloadReceipt.
+    """
+    DownloadReceipt: _grpc.UnaryStreamMultiCallable[_job_pb2.DownloadReceiptRequest, _job_pb2.DownloadReceiptResponse]
+    """The same file in chunks, however many segments it has."""
+    ListSegments: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListSegmentsRequest, _job_pb2.ListSegmentsResponse]
+    """Every segment of a job, in order of steps, page by page."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -57,8 +65,16 @@ class JobServiceAsyncStub(JobServiceStub):
     """Events of a job from `after_sequence` on; ends when the job has ended."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]  # type: ignore[assignment]
     """A signed CancelRequest. Finished segments are paid, the rest of the hold is released."""
+    ExplainJob: _aio.UnaryUnaryMultiCallable[_job_pb2.ExplainJobRequest, _job_pb2.ExplainJobResponse]  # type: ignore[assignment]
+    """Why a job waits: the reason for every offer that could not take it, and its rank in the book."""
     GetReceipt: _aio.UnaryUnaryMultiCallable[_job_pb2.GetReceiptRequest, _job_pb2.GetReceiptResponse]  # type: ignore[assignment]
-    """The signed receipt of a job that has ended."""
+    """The signed receipt of a job that has ended.
+    A receipt that does not fit a message is refused with RECEIPT_TOO_LARGE: see DownloadReceipt.
+    """
+    DownloadReceipt: _aio.UnaryStreamMultiCallable[_job_pb2.DownloadReceiptRequest, _job_pb2.DownloadReceiptResponse]  # type: ignore[assignment]
+    """The same file in chunks, however many segments it has."""
+    ListSegments: _aio.UnaryUnaryMultiCallable[_job_pb2.ListSegmentsRequest, _job_pb2.ListSegmentsResponse]  # type: ignore[assignment]
+    """Every segment of a job, in order of steps, page by page."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -108,11 +124,37 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """A signed CancelRequest. Finished segments are paid, the rest of the hold is released."""
 
     @_abc_1.abstractmethod
+    def ExplainJob(
+        self,
+        request: _job_pb2.ExplainJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.ExplainJobResponse, _abc.Awaitable[_job_pb2.ExplainJobResponse]]:
+        """Why a job waits: the reason for every offer that could not take it, and its rank in the book."""
+
+    @_abc_1.abstractmethod
     def GetReceipt(
         self,
         request: _job_pb2.GetReceiptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.GetReceiptResponse, _abc.Awaitable[_job_pb2.GetReceiptResponse]]:
-        """The signed receipt of a job that has ended."""
+        """The signed receipt of a job that has ended.
+        A receipt that does not fit a message is refused with RECEIPT_TOO_LARGE: see DownloadReceipt.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadReceipt(
+        self,
+        request: _job_pb2.DownloadReceiptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_pb2.DownloadReceiptResponse], _abc.AsyncIterator[_job_pb2.DownloadReceiptResponse]]:
+        """The same file in chunks, however many segments it has."""
+
+    @_abc_1.abstractmethod
+    def ListSegments(
+        self,
+        request: _job_pb2.ListSegmentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.ListSegmentsResponse, _abc.Awaitable[_job_pb2.ListSegmentsResponse]]:
+        """Every segment of a job, in order of steps, page by page."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

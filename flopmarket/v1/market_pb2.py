@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from flopmarket.v1 import common_pb2 as flopmarket_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66lopmarket/v1/market.proto\x12\rflopmarket.v1\x1a\x1a\x66lopmarket/v1/common.proto\"\x10\n\x0eGetSpotRequest\"\xea\x01\n\tSpotPrice\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x15\n\rbest_offer_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x03 \x01(\t\x12\'\n\tper_pflop\x18\x04 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\x1d\n\x15\x66lops_per_dollar_hour\x18\x05 \x01(\x01\x12\x17\n\x0f\x66lop_per_dollar\x18\x06 \x01(\x01\x12\x16\n\x0e\x66lops_per_watt\x18\x07 \x01(\x01\x12\x14\n\x0cwatts_source\x18\x08 \x01(\t\x12\x0e\n\x06offers\x18\t \x01(\r\"_\n\x0fGetSpotResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12(\n\x06prices\x18\x03 \x03(\x0b\x32\x18.flopmarket.v1.SpotPrice\"\xec\x03\n\x05Offer\x12\x10\n\x08offer_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x04 \x01(\t\x12\x0e\n\x06\x64river\x18\x05 \x01(\t\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04\x12\'\n\x05rates\x18\x08 \x03(\x0b\x32\x18.flopmarket.v1.ClassRate\x12\"\n\x1a\x62\x61ndwidth_bytes_per_second\x18\t \x01(\x04\x12\x1a\n\x12launch_nanoseconds\x18\n \x01(\x04\x12*\n\x0c\x61sk_per_hour\x18\x0b \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\x12\n\nmilliwatts\x18\x0c \x01(\x04\x12\x14\n\x0cwatts_source\x18\r \x01(\t\x12(\n\ncard_price\x18\x0e \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\r\n\x05state\x18\x0f \x01(\t\x12\x18\n\x10\x66lops_per_dollar\x18\x10 \x01(\x01\x12\x16\n\x0e\x66lops_per_watt\x18\x11 \x01(\x01\x12\x19\n\x11verified_segments\x18\x12 \x01(\x04\x12\x19\n\x11rejected_segments\x18\x13 \x01(\x04\"z\n\x11ListOffersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08order_by\x18\x03 \x01(\t\x12\x18\n\x10min_memory_bytes\x18\x04 \x01(\x04\x12\x12\n\nwork_class\x18\x05 \x01(\t\"e\n\x12ListOffersResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12$\n\x06offers\x18\x02 \x03(\x0b\x32\x14.flopmarket.v1.Offer\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t2\xac\x01\n\rMarketService\x12H\n\x07GetSpot\x12\x1d.flopmarket.v1.GetSpotRequest\x1a\x1e.flopmarket.v1.GetSpotResponse\x12Q\n\nListOffers\x12 .flopmarket.v1.ListOffersRequest\x1a!.flopmarket.v1.ListOffersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66lopmarket/v1/market.proto\x12\rflopmarket.v1\x1a\x1a\x66lopmarket/v1/common.proto\"$\n\x0eGetSpotRequest\x12\x12\n\nwork_class\x18\x01 \x01(\t\"\x99\x03\n\tSpotPrice\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x15\n\rbest_offer_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x03 \x01(\t\x12\'\n\tper_pflop\x18\x04 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\x1d\n\x15\x66lops_per_dollar_hour\x18\x05 \x01(\x01\x12\x17\n\x0f\x66lop_per_dollar\x18\x06 \x01(\x01\x12\x16\n\x0e\x66lops_per_watt\x18\x07 \x01(\x01\x12\x14\n\x0cwatts_source\x18\x08 \x01(\t\x12\x0e\n\x06offers\x18\t \x01(\r\x12+\n\rbid_per_pflop\x18\n \x01(\x0b\x32\x14.flopmarket.v1.Money\x12+\n\rmid_per_pflop\x18\x0b \x01(\x0b\x32\x14.flopmarket.v1.Money\x12,\n\x0elast_per_pflop\x18\x0c \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\x15\n\rlast_trade_us\x18\r \x01(\x03\x12\x0e\n\x06orders\x18\x0e \x01(\r\"w\n\x0fGetSpotResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12(\n\x06prices\x18\x03 \x03(\x0b\x32\x18.flopmarket.v1.SpotPrice\x12\x16\n\x0etrade_sequence\x18\x04 \x01(\x04\"\x99\x01\n\nClassPrice\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\'\n\tper_pflop\x18\x02 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\x17\n\x0f\x66lop_per_dollar\x18\x03 \x01(\x01\x12\x1d\n\x15\x66lops_per_dollar_hour\x18\x04 \x01(\x01\x12\x16\n\x0e\x66lops_per_watt\x18\x05 \x01(\x01\"\x86\x05\n\x05Offer\x12\x10\n\x08offer_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x04 \x01(\t\x12\x0e\n\x06\x64river\x18\x05 \x01(\t\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04\x12\'\n\x05rates\x18\x08 \x03(\x0b\x32\x18.flopmarket.v1.ClassRate\x12\"\n\x1a\x62\x61ndwidth_bytes_per_second\x18\t \x01(\x04\x12\x1a\n\x12launch_nanoseconds\x18\n \x01(\x04\x12*\n\x0c\x61sk_per_hour\x18\x0b \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\x12\n\nmilliwatts\x18\x0c \x01(\x04\x12\x14\n\x0cwatts_source\x18\r \x01(\t\x12(\n\ncard_price\x18\x0e \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\r\n\x05state\x18\x0f \x01(\t\x12\x18\n\x10\x66lops_per_dollar\x18\x10 \x01(\x01\x12\x16\n\x0e\x66lops_per_watt\x18\x11 \x01(\x01\x12\x19\n\x11verified_segments\x18\x12 \x01(\x04\x12\x19\n\x11rejected_segments\x18\x13 \x01(\x04\x12\x0e\n\x06region\x18\x14 \x01(\t\x12\x13\n\x0breliability\x18\x15 \x01(\x01\x12\x12\n\nsuited_for\x18\x16 \x03(\t\x12)\n\x06prices\x18\x17 \x03(\x0b\x32\x19.flopmarket.v1.ClassPrice\x12\x1d\n\x15\x66lops_per_card_dollar\x18\x18 \x01(\x01\x12\x15\n\rupdated_at_us\x18\x19 \x01(\x03\"7\n\x0bOfferFilter\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\n\n\x02op\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\"\xa7\x01\n\x11ListOffersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08order_by\x18\x03 \x01(\t\x12\x18\n\x10min_memory_bytes\x18\x04 \x01(\x04\x12\x12\n\nwork_class\x18\x05 \x01(\t\x12+\n\x07\x66ilters\x18\x06 \x03(\x0b\x32\x1a.flopmarket.v1.OfferFilter\"w\n\x12ListOffersResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12$\n\x06offers\x18\x02 \x03(\x0b\x32\x14.flopmarket.v1.Offer\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x10\n\x08matching\x18\x04 \x01(\r\"\x87\x01\n\tBookLevel\x12\'\n\tper_pflop\x18\x01 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\r\n\x05pflop\x18\x03 \x01(\x01\x12\x16\n\x0epflop_per_hour\x18\x04 \x01(\x01\x12\x1b\n\x13idle_pflop_per_hour\x18\x05 \x01(\x01\"4\n\x0eGetBookRequest\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x0e\n\x06levels\x18\x02 \x01(\r\"\xb9\x01\n\x0fGetBookResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12\x12\n\nwork_class\x18\x03 \x01(\t\x12&\n\x04\x61sks\x18\x04 \x03(\x0b\x32\x18.flopmarket.v1.BookLevel\x12&\n\x04\x62ids\x18\x05 \x03(\x0b\x32\x18.flopmarket.v1.BookLevel\x12\x0e\n\x06offers\x18\x06 \x01(\r\x12\x0e\n\x06orders\x18\x07 \x01(\r\"\xb5\x03\n\x06\x43\x61ndle\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\"\n\x04open\x18\x02 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\"\n\x04high\x18\x03 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12!\n\x03low\x18\x04 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12#\n\x05\x63lose\x18\x05 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12!\n\x03p10\x18\x06 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12!\n\x03p50\x18\x07 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12!\n\x03p90\x18\x08 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\r\n\x05\x66lops\x18\t \x01(\t\x12\r\n\x05pflop\x18\n \x01(\x01\x12\"\n\x04paid\x18\x0b \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\x0e\n\x06trades\x18\x0c \x01(\r\x12\x17\n\x0fjoules_measured\x18\r \x01(\x01\x12\x17\n\x0fjoules_declared\x18\x0e \x01(\x01\x12\x1c\n\x14joules_unknown_pflop\x18\x0f \x01(\x01\"\x8a\x01\n\x11GetHistoryRequest\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x1a\n\x12resolution_seconds\x18\x02 \x01(\r\x12\x0f\n\x07\x66rom_us\x18\x03 \x01(\x03\x12\r\n\x05to_us\x18\x04 \x01(\x03\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"\xc0\x01\n\x12GetHistoryResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12\x12\n\nwork_class\x18\x03 \x01(\t\x12\x1a\n\x12resolution_seconds\x18\x04 \x01(\r\x12&\n\x07\x63\x61ndles\x18\x05 \x03(\x0b\x32\x15.flopmarket.v1.Candle\x12\x17\n\x0fnext_page_token\x18\x06 \x01(\t\x12\x15\n\rkept_since_us\x18\x07 \x01(\x03\"\x91\x02\n\x05Trade\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07time_us\x18\x02 \x01(\x03\x12\x12\n\nwork_class\x18\x03 \x01(\t\x12\'\n\tper_pflop\x18\x04 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\r\n\x05\x66lops\x18\x05 \x01(\t\x12\r\n\x05pflop\x18\x06 \x01(\x01\x12#\n\x05price\x18\x07 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\x0e\n\x06joules\x18\x08 \x01(\x01\x12\x15\n\rjoules_source\x18\t \x01(\t\x12\x10\n\x08offer_id\x18\n \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x0b \x01(\t\x12\x19\n\x11\x63ommitment_digest\x18\x0c \x01(\x0c\"\x80\x01\n\x11ListTradesRequest\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x10\n\x08offer_id\x18\x02 \x01(\t\x12\x0f\n\x07\x66rom_us\x18\x03 \x01(\x03\x12\r\n\x05to_us\x18\x04 \x01(\x03\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"w\n\x12ListTradesResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12$\n\x06trades\x18\x03 \x03(\x0b\x32\x14.flopmarket.v1.Trade\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"?\n\x13StreamTradesRequest\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\xe4\x01\n\x14StreamTradesResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12*\n\x05\x62\x61tch\x18\x04 \x01(\x0b\x32\x19.flopmarket.v1.TradeBatchH\x00\x12\x31\n\x08snapshot\x18\x05 \x01(\x0b\x32\x1d.flopmarket.v1.TradesSnapshotH\x00\x12+\n\x05\x61live\x18\x06 \x01(\x0b\x32\x1a.flopmarket.v1.StreamAliveH\x00\x42\x06\n\x04\x62ody\"2\n\nTradeBatch\x12$\n\x06trades\x18\x01 \x03(\x0b\x32\x14.flopmarket.v1.Trade\"C\n\x0eTradesSnapshot\x12$\n\x06trades\x18\x01 \x03(\x0b\x32\x14.flopmarket.v1.Trade\x12\x0b\n\x03gap\x18\x02 \x01(\x08\"\r\n\x0bStreamAlive\"=\n\x11StreamBookRequest\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\xe1\x01\n\x12StreamBookResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12/\n\x08snapshot\x18\x04 \x01(\x0b\x32\x1b.flopmarket.v1.BookSnapshotH\x00\x12+\n\x06\x63hange\x18\x05 \x01(\x0b\x32\x19.flopmarket.v1.BookChangeH\x00\x12+\n\x05\x61live\x18\x06 \x01(\x0b\x32\x1a.flopmarket.v1.StreamAliveH\x00\x42\x06\n\x04\x62ody\"\xb1\x01\n\x0c\x42ookSnapshot\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x12\n\nwork_class\x18\x02 \x01(\t\x12&\n\x04\x61sks\x18\x03 \x03(\x0b\x32\x18.flopmarket.v1.BookLevel\x12&\n\x04\x62ids\x18\x04 \x03(\x0b\x32\x18.flopmarket.v1.BookLevel\x12\x0e\n\x06offers\x18\x05 \x01(\r\x12\x0e\n\x06orders\x18\x06 \x01(\r\x12\x0b\n\x03gap\x18\x07 \x01(\x08\"|\n\nBookChange\x12&\n\x04\x61sks\x18\x01 \x03(\x0b\x32\x18.flopmarket.v1.BookLevel\x12&\n\x04\x62ids\x18\x02 \x03(\x0b\x32\x18.flopmarket.v1.BookLevel\x12\x0e\n\x06offers\x18\x03 \x01(\r\x12\x0e\n\x06orders\x18\x04 \x01(\r\"$\n\x12GetSnapshotRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\"`\n\x13GetSnapshotResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x0c\x12\x15\n\roldest_number\x18\x04 \x01(\x04\":\n\x12GetAccuracyRequest\x12\x12\n\nwork_class\x18\x01 \x01(\t\x12\x10\n\x08offer_id\x18\x02 \x01(\t\"\x83\x02\n\x08\x41\x63\x63uracy\x12\x10\n\x08offer_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x12\n\nwork_class\x18\x03 \x01(\t\x12\x0f\n\x07program\x18\x04 \x01(\t\x12\x10\n\x08segments\x18\x05 \x01(\x04\x12\x15\n\rerror_p50_ppm\x18\x06 \x01(\x04\x12\x15\n\rerror_p90_ppm\x18\x07 \x01(\x04\x12#\n\x1bmeasured_over_predicted_ppm\x18\x08 \x01(\x04\x12\"\n\x1auncalibrated_error_p50_ppm\x18\t \x01(\x04\x12\"\n\x1auncalibrated_error_p90_ppm\x18\n \x01(\x04\"x\n\x13GetAccuracyResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12(\n\x07overall\x18\x02 \x01(\x0b\x32\x17.flopmarket.v1.Accuracy\x12%\n\x04rows\x18\x03 \x03(\x0b\x32\x17.flopmarket.v1.Accuracy\"\'\n\x13\x45xplainOfferRequest\x12\x10\n\x08offer_id\x18\x01 \x01(\t\"\x81\x01\n\x10OfferExplanation\x12\x10\n\x08offer_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12&\n\x07reasons\x18\x04 \x03(\x0b\x32\x15.flopmarket.v1.Reason\x12\x0f\n\x07summary\x18\x05 \x01(\t\"Y\n\x14\x45xplainOfferResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12/\n\x06offers\x18\x02 \x03(\x0b\x32\x1f.flopmarket.v1.OfferExplanation2\xd1\x06\n\rMarketService\x12H\n\x07GetSpot\x12\x1d.flopmarket.v1.GetSpotRequest\x1a\x1e.flopmarket.v1.GetSpotResponse\x12Q\n\nListOffers\x12 .flopmarket.v1.ListOffersRequest\x1a!.flopmarket.v1.ListOffersResponse\x12H\n\x07GetBook\x12\x1d.flopmarket.v1.GetBookRequest\x1a\x1e.flopmarket.v1.GetBookResponse\x12Q\n\nGetHistory\x12 .flopmarket.v1.GetHistoryRequest\x1a!.flopmarket.v1.GetHistoryResponse\x12Q\n\nListTrades\x12 .flopmarket.v1.ListTradesRequest\x1a!.flopmarket.v1.ListTradesResponse\x12Y\n\x0cStreamTrades\x12\".flopmarket.v1.StreamTradesRequest\x1a#.flopmarket.v1.StreamTradesResponse0\x01\x12S\n\nStreamBook\x12 .flopmarket.v1.StreamBookRequest\x1a!.flopmarket.v1.StreamBookResponse0\x01\x12T\n\x0bGetSnapshot\x12!.flopmarket.v1.GetSnapshotRequest\x1a\".flopmarket.v1.GetSnapshotResponse\x12T\n\x0bGetAccuracy\x12!.flopmarket.v1.GetAccuracyRequest\x1a\".flopmarket.v1.GetAccuracyResponse\x12W\n\x0c\x45xplainOffer\x12\".flopmarket.v1.ExplainOfferRequest\x1a#.flopmarket.v1.ExplainOfferResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,73 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'flopmarket.v1.market_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSPOTREQUEST']._serialized_start=73
-  _globals['_GETSPOTREQUEST']._serialized_end=89
-  _globals['_SPOTPRICE']._serialized_start=92
-  _globals['_SPOTPRICE']._serialized_end=326
-  _globals['_GETSPOTRESPONSE']._serialized_start=328
-  _globals['_GETSPOTRESPONSE']._serialized_end=423
-  _globals['_OFFER']._serialized_start=426
-  _globals['_OFFER']._serialized_end=918
-  _globals['_LISTOFFERSREQUEST']._serialized_start=920
-  _globals['_LISTOFFERSREQUEST']._serialized_end=1042
-  _globals['_LISTOFFERSRESPONSE']._serialized_start=1044
-  _globals['_LISTOFFERSRESPONSE']._serialized_end=1145
-  _globals['_MARKETSERVICE']._serialized_start=1148
-  _globals['_MARKETSERVICE']._serialized_end=1320
+  _globals['_GETSPOTREQUEST']._serialized_end=109
+  _globals['_SPOTPRICE']._serialized_start=112
+  _globals['_SPOTPRICE']._serialized_end=521
+  _globals['_GETSPOTRESPONSE']._serialized_start=523
+  _globals['_GETSPOTRESPONSE']._serialized_end=642
+  _globals['_CLASSPRICE']._serialized_start=645
+  _globals['_CLASSPRICE']._serialized_end=798
+  _globals['_OFFER']._serialized_start=801
+  _globals['_OFFER']._serialized_end=1447
+  _globals['_OFFERFILTER']._serialized_start=1449
+  _globals['_OFFERFILTER']._serialized_end=1504
+  _globals['_LISTOFFERSREQUEST']._serialized_start=1507
+  _globals['_LISTOFFERSREQUEST']._serialized_end=1674
+  _globals['_LISTOFFERSRESPONSE']._serialized_start=1676
+  _globals['_LISTOFFERSRESPONSE']._serialized_end=1795
+  _globals['_BOOKLEVEL']._serialized_start=1798
+  _globals['_BOOKLEVEL']._serialized_end=1933
+  _globals['_GETBOOKREQUEST']._serialized_start=1935
+  _globals['_GETBOOKREQUEST']._serialized_end=1987
+  _globals['_GETBOOKRESPONSE']._serialized_start=1990
+  _globals['_GETBOOKRESPONSE']._serialized_end=2175
+  _globals['_CANDLE']._serialized_start=2178
+  _globals['_CANDLE']._serialized_end=2615
+  _globals['_GETHISTORYREQUEST']._serialized_start=2618
+  _globals['_GETHISTORYREQUEST']._serialized_end=2756
+  _globals['_GETHISTORYRESPONSE']._serialized_start=2759
+  _globals['_GETHISTORYRESPONSE']._serialized_end=2951
+  _globals['_TRADE']._serialized_start=2954
+  _globals['_TRADE']._serialized_end=3227
+  _globals['_LISTTRADESREQUEST']._serialized_start=3230
+  _globals['_LISTTRADESREQUEST']._serialized_end=3358
+  _globals['_LISTTRADESRESPONSE']._serialized_start=3360
+  _globals['_LISTTRADESRESPONSE']._serialized_end=3479
+  _globals['_STREAMTRADESREQUEST']._serialized_start=3481
+  _globals['_STREAMTRADESREQUEST']._serialized_end=3544
+  _globals['_STREAMTRADESRESPONSE']._serialized_start=3547
+  _globals['_STREAMTRADESRESPONSE']._serialized_end=3775
+  _globals['_TRADEBATCH']._serialized_start=3777
+  _globals['_TRADEBATCH']._serialized_end=3827
+  _globals['_TRADESSNAPSHOT']._serialized_start=3829
+  _globals['_TRADESSNAPSHOT']._serialized_end=3896
+  _globals['_STREAMALIVE']._serialized_start=3898
+  _globals['_STREAMALIVE']._serialized_end=3911
+  _globals['_STREAMBOOKREQUEST']._serialized_start=3913
+  _globals['_STREAMBOOKREQUEST']._serialized_end=3974
+  _globals['_STREAMBOOKRESPONSE']._serialized_start=3977
+  _globals['_STREAMBOOKRESPONSE']._serialized_end=4202
+  _globals['_BOOKSNAPSHOT']._serialized_start=4205
+  _globals['_BOOKSNAPSHOT']._serialized_end=4382
+  _globals['_BOOKCHANGE']._serialized_start=4384
+  _globals['_BOOKCHANGE']._serialized_end=4508
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=4510
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=4546
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=4548
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=4644
+  _globals['_GETACCURACYREQUEST']._serialized_start=4646
+  _globals['_GETACCURACYREQUEST']._serialized_end=4704
+  _globals['_ACCURACY']._serialized_start=4707
+  _globals['_ACCURACY']._serialized_end=4966
+  _globals['_GETACCURACYRESPONSE']._serialized_start=4968
+  _globals['_GETACCURACYRESPONSE']._serialized_end=5088
+  _globals['_EXPLAINOFFERREQUEST']._serialized_start=5090
+  _globals['_EXPLAINOFFERREQUEST']._serialized_end=5129
+  _globals['_OFFEREXPLANATION']._serialized_start=5132
+  _globals['_OFFEREXPLANATION']._serialized_end=5261
+  _globals['_EXPLAINOFFERRESPONSE']._serialized_start=5263
+  _globals['_EXPLAINOFFERRESPONSE']._serialized_end=5352
+  _globals['_MARKETSERVICE']._serialized_start=5355
+  _globals['_MARKETSERVICE']._serialized_end=6204
 # @@protoc_insertion_point(module_scope)

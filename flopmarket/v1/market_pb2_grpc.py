@@ -44,13 +44,53 @@ class MarketServiceStub(object):
                 request_serializer=flopmarket_dot_v1_dot_market__pb2.ListOffersRequest.SerializeToString,
                 response_deserializer=flopmarket_dot_v1_dot_market__pb2.ListOffersResponse.FromString,
                 _registered_method=True)
+        self.GetBook = channel.unary_unary(
+                '/flopmarket.v1.MarketService/GetBook',
+                request_serializer=flopmarket_dot_v1_dot_market__pb2.GetBookRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_market__pb2.GetBookResponse.FromString,
+                _registered_method=True)
+        self.GetHistory = channel.unary_unary(
+                '/flopmarket.v1.MarketService/GetHistory',
+                request_serializer=flopmarket_dot_v1_dot_market__pb2.GetHistoryRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_market__pb2.GetHistoryResponse.FromString,
+                _registered_method=True)
+        self.ListTrades = channel.unary_unary(
+                '/flopmarket.v1.MarketService/ListTrades',
+                request_serializer=flopmarket_dot_v1_dot_market__pb2.ListTradesRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_market__pb2.ListTradesResponse.FromString,
+                _registered_method=True)
+        self.StreamTrades = channel.unary_stream(
+                '/flopmarket.v1.MarketService/StreamTrades',
+                request_serializer=flopmarket_dot_v1_dot_market__pb2.StreamTradesRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_market__pb2.StreamTradesResponse.FromString,
+                _registered_method=True)
+        self.StreamBook = channel.unary_stream(
+                '/flopmarket.v1.MarketService/StreamBook',
+                request_serializer=flopmarket_dot_v1_dot_market__pb2.StreamBookRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_market__pb2.StreamBookResponse.FromString,
+                _registered_method=True)
+        self.GetSnapshot = channel.unary_unary(
+                '/flopmarket.v1.MarketService/GetSnapshot',
+                request_serializer=flopmarket_dot_v1_dot_market__pb2.GetSnapshotRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_market__pb2.GetSnapshotResponse.FromString,
+                _registered_method=True)
+        self.GetAccuracy = channel.unary_unary(
+                '/flopmarket.v1.MarketService/GetAccuracy',
+                request_serializer=flopmarket_dot_v1_dot_market__pb2.GetAccuracyRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_market__pb2.GetAccuracyResponse.FromString,
+                _registered_method=True)
+        self.ExplainOffer = channel.unary_unary(
+                '/flopmarket.v1.MarketService/ExplainOffer',
+                request_serializer=flopmarket_dot_v1_dot_market__pb2.ExplainOfferRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_market__pb2.ExplainOfferResponse.FromString,
+                _registered_method=True)
 
 
 class MarketServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetSpot(self, request, context):
-        """The cheapest offer of each class of work. An empty market is an answer, not an error.
+        """Cheapest offer, best bid, mid and last trade of each class of work. An empty market is an answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,6 +98,62 @@ class MarketServiceServicer(object):
 
     def ListOffers(self, request, context):
         """Live offers, filtered and sorted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBook(self, request, context):
+        """Depth of one class: what is asked and what is bid, best first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHistory(self, request, context):
+        """Candles of one class, oldest first. A period without a trade has no candle.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrades(self, request, context):
+        """Trades of the past, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamTrades(self, request, context):
+        """Trades as they happen. A trade is a settled segment: verified and paid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamBook(self, request, context):
+        """The depth of one class: a snapshot, then every change of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSnapshot(self, request, context):
+        """A signed and numbered price snapshot, chained to the one before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAccuracy(self, request, context):
+        """How far predictions were from what devices then delivered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainOffer(self, request, context):
+        """Why a device has no work. Needs the session of the offer's owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +171,46 @@ def add_MarketServiceServicer_to_server(servicer, server):
                     servicer.ListOffers,
                     request_deserializer=flopmarket_dot_v1_dot_market__pb2.ListOffersRequest.FromString,
                     response_serializer=flopmarket_dot_v1_dot_market__pb2.ListOffersResponse.SerializeToString,
+            ),
+            'GetBook': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBook,
+                    request_deserializer=flopmarket_dot_v1_dot_market__pb2.GetBookRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_market__pb2.GetBookResponse.SerializeToString,
+            ),
+            'GetHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHistory,
+                    request_deserializer=flopmarket_dot_v1_dot_market__pb2.GetHistoryRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_market__pb2.GetHistoryResponse.SerializeToString,
+            ),
+            'ListTrades': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrades,
+                    request_deserializer=flopmarket_dot_v1_dot_market__pb2.ListTradesRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_market__pb2.ListTradesResponse.SerializeToString,
+            ),
+            'StreamTrades': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamTrades,
+                    request_deserializer=flopmarket_dot_v1_dot_market__pb2.StreamTradesRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_market__pb2.StreamTradesResponse.SerializeToString,
+            ),
+            'StreamBook': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamBook,
+                    request_deserializer=flopmarket_dot_v1_dot_market__pb2.StreamBookRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_market__pb2.StreamBookResponse.SerializeToString,
+            ),
+            'GetSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSnapshot,
+                    request_deserializer=flopmarket_dot_v1_dot_market__pb2.GetSnapshotRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_market__pb2.GetSnapshotResponse.SerializeToString,
+            ),
+            'GetAccuracy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccuracy,
+                    request_deserializer=flopmarket_dot_v1_dot_market__pb2.GetAccuracyRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_market__pb2.GetAccuracyResponse.SerializeToString,
+            ),
+            'ExplainOffer': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainOffer,
+                    request_deserializer=flopmarket_dot_v1_dot_market__pb2.ExplainOfferRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_market__pb2.ExplainOfferResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +267,222 @@ class MarketService(object):
             '/flopmarket.v1.MarketService/ListOffers',
             flopmarket_dot_v1_dot_market__pb2.ListOffersRequest.SerializeToString,
             flopmarket_dot_v1_dot_market__pb2.ListOffersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.MarketService/GetBook',
+            flopmarket_dot_v1_dot_market__pb2.GetBookRequest.SerializeToString,
+            flopmarket_dot_v1_dot_market__pb2.GetBookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.MarketService/GetHistory',
+            flopmarket_dot_v1_dot_market__pb2.GetHistoryRequest.SerializeToString,
+            flopmarket_dot_v1_dot_market__pb2.GetHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrades(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.MarketService/ListTrades',
+            flopmarket_dot_v1_dot_market__pb2.ListTradesRequest.SerializeToString,
+            flopmarket_dot_v1_dot_market__pb2.ListTradesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTrades(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/flopmarket.v1.MarketService/StreamTrades',
+            flopmarket_dot_v1_dot_market__pb2.StreamTradesRequest.SerializeToString,
+            flopmarket_dot_v1_dot_market__pb2.StreamTradesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamBook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/flopmarket.v1.MarketService/StreamBook',
+            flopmarket_dot_v1_dot_market__pb2.StreamBookRequest.SerializeToString,
+            flopmarket_dot_v1_dot_market__pb2.StreamBookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.MarketService/GetSnapshot',
+            flopmarket_dot_v1_dot_market__pb2.GetSnapshotRequest.SerializeToString,
+            flopmarket_dot_v1_dot_market__pb2.GetSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccuracy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.MarketService/GetAccuracy',
+            flopmarket_dot_v1_dot_market__pb2.GetAccuracyRequest.SerializeToString,
+            flopmarket_dot_v1_dot_market__pb2.GetAccuracyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainOffer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.MarketService/ExplainOffer',
+            flopmarket_dot_v1_dot_market__pb2.ExplainOfferRequest.SerializeToString,
+            flopmarket_dot_v1_dot_market__pb2.ExplainOfferResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -274,9 +274,18 @@ class SegmentCommitted(_message.Message):
     COMMITMENT_FIELD_NUMBER: _builtins.int
     OUTPUTS_ARTIFACT_FIELD_NUMBER: _builtins.int
     CHECKPOINT_ARTIFACT_FIELD_NUMBER: _builtins.int
+    RUN_US_FIELD_NUMBER: _builtins.int
+    BUILD_US_FIELD_NUMBER: _builtins.int
+    TRANSFER_US_FIELD_NUMBER: _builtins.int
     outputs_artifact: _builtins.str
     checkpoint_artifact: _builtins.str
     """Empty when no checkpoint was due at this segment's end."""
+    run_us: _builtins.int
+    """What the worker's time went into; nobody is paid by it. 0 when it does not say. The last two
+    were spent once, before the first segment of the lease.
+    """
+    build_us: _builtins.int
+    transfer_us: _builtins.int
     @_builtins.property
     def commitment(self) -> _common_pb2.Envelope: ...
     def __init__(
@@ -285,10 +294,13 @@ class SegmentCommitted(_message.Message):
         commitment: _common_pb2.Envelope | None = ...,
         outputs_artifact: _builtins.str = ...,
         checkpoint_artifact: _builtins.str = ...,
+        run_us: _builtins.int = ...,
+        build_us: _builtins.int = ...,
+        transfer_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commitment", b"commitment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_artifact", b"checkpoint_artifact", "commitment", b"commitment", "outputs_artifact", b"outputs_artifact"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_us", b"build_us", "checkpoint_artifact", b"checkpoint_artifact", "commitment", b"commitment", "outputs_artifact", b"outputs_artifact", "run_us", b"run_us", "transfer_us", b"transfer_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,6 +428,8 @@ class LeaseOffered(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_US_FIELD_NUMBER: _builtins.int
     SPEC_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    BUYER_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     fence: _builtins.int
     device_id: _builtins.str
@@ -431,6 +445,7 @@ class LeaseOffered(_message.Message):
     first_segment: _builtins.int
     expires_at_us: _builtins.int
     spec_public_key: _builtins.bytes
+    buyer_public_key: _builtins.bytes
     @_builtins.property
     def spec(self) -> _common_pb2.Envelope:
         """The buyer's envelope as received, and the raw public key that verifies it. The id of an owner
@@ -439,6 +454,12 @@ class LeaseOffered(_message.Message):
 
     @_builtins.property
     def price(self) -> _common_pb2.PriceTerms: ...
+    @_builtins.property
+    def grant(self) -> _common_pb2.Envelope:
+        """When a CI key signed the spec: the owner's DeviceGrant to that key, as received, and the raw
+        owner key that verifies it, whose id is the buyer's account. Absent when the owner signed.
+        """
+
     def __init__(
         self,
         *,
@@ -458,10 +479,12 @@ class LeaseOffered(_message.Message):
         price: _common_pb2.PriceTerms | None = ...,
         expires_at_us: _builtins.int = ...,
         spec_public_key: _builtins.bytes = ...,
+        grant: _common_pb2.Envelope | None = ...,
+        buyer_public_key: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "price", b"price", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_artifact", b"data_artifact", "device_id", b"device_id", "expires_at_us", b"expires_at_us", "fence", b"fence", "first_segment", b"first_segment", "first_step", b"first_step", "frozen_artifact", b"frozen_artifact", "job_id", b"job_id", "lease_id", b"lease_id", "price", b"price", "program_artifact", b"program_artifact", "spec", b"spec", "spec_public_key", b"spec_public_key", "state_artifact", b"state_artifact", "state_root", b"state_root", "step_count", b"step_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_public_key", b"buyer_public_key", "data_artifact", b"data_artifact", "device_id", b"device_id", "expires_at_us", b"expires_at_us", "fence", b"fence", "first_segment", b"first_segment", "first_step", b"first_step", "frozen_artifact", b"frozen_artifact", "grant", b"grant", "job_id", b"job_id", "lease_id", b"lease_id", "price", b"price", "program_artifact", b"program_artifact", "spec", b"spec", "spec_public_key", b"spec_public_key", "state_artifact", b"state_artifact", "state_root", b"state_root", "step_count", b"step_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from grpc import aio
 
 from flopmarket.errors import FlopmarketError, Forbidden, Unauthenticated, Unavailable
 from flopmarket.limits import WORKER_STOP_SECONDS
+from flopmarket.market.money import format_nano
+from flopmarket.market.reasons import Reason
 from flopmarket.trust.documents import Commitment, LeaseAcceptance
 from flopmarket.v1 import worker_pb2
 from flopmarket_worker.backoff import Backoff, Jitter
@@ -30,11 +32,14 @@ from flopmarket_worker.journal import Journal
 from flopmarket_worker.lease_offer import LeaseOffer, key_of, read_offer
 from flopmarket_worker.lease_work import LeaseWork
 from flopmarket_worker.link import CoordinatorLink
-from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms, offer_terms
+from flopmarket_worker.local_state import Notes, unwritten
+from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms
 from flopmarket_worker.recovery import recover
 from flopmarket_worker.remote import error_of
-from flopmarket_worker.signing import Clock, Sealer
+from flopmarket_worker.repricing import Listing, Repricer, reason_of
+from flopmarket_worker.signing import Clock, Sealer, local_hour
 from flopmarket_worker.transfers import Transfers
+from flopmarket_worker.week import Hour
 
 logger = logging.getLogger("flopmarket.worker")
 
@@ -67,6 +72,8 @@ class Agent:
         jitter: Jitter,
         version: str,
         stop_seconds: float = WORKER_STOP_SECONDS,
+        hour_of: Callable[[int], Hour] = local_hour,
+        notes: Notes | None = None,
     ) -> None:
         self._link = link
         self._devices = {device.card.device_id: device for device in devices}
@@ -76,6 +83,14 @@ class Agent:
         self._jitter = jitter
         self._version = version
         self._stop_seconds = stop_seconds
+        self._hour_of = hour_of
+        self._notes = notes or unwritten()
+        self._repricer = Repricer(
+            self._devices,
+            transfers.speed,
+            account_id=link.account_id,
+            device_key_id=link.device_key.key_id,
+        )
         self._machine = SessionMachine(frozenset(self._devices))
         self._offers: dict[LeaseKey, LeaseOffer] = {}
         self._work: dict[LeaseKey, LeaseWork] = {}
@@ -120,6 +135,7 @@ class Agent:
 
     async def _wind_down(self, failure: asyncio.Future[None]) -> None:
         logger.info("stopping: segments end at the next step boundary")
+        self._notes.phase("draining")
         self._dispatch(events.DrainRequested())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._stop_seconds):
@@ -225,6 +241,7 @@ class Agent:
                 if not error.retryable:
                     raise
                 delay = backoff.next_seconds()
+                self._notes.phase("connecting", str(error))
                 logger.warning("%s; again in %.1f s", error, delay)
             await asyncio.sleep(delay)
 
@@ -248,6 +265,7 @@ class Agent:
             kept = tuple(LeaseKey(held.lease_id, held.fence) for held in welcome.kept)
             self._dispatch(events.Connected(kept))
             logger.info("connected; %d leases held", len(kept))
+            self._notes.phase("connected")
             async with asyncio.timeout(self._token_seconds()):
                 async for message in conversation.messages():
                     if message.HasField("drain"):
@@ -296,6 +314,8 @@ class Agent:
                 self._on_commitment_answer(message.commitment_answer)
             case "offer_refused":
                 refused = message.offer_refused
+                why = f"{refused.message} [{refused.code}]"
+                self._notes.kept_back(refused.device_id, Reason.OFFER_REFUSED, why)
                 logger.error(
                     "offer of device %s refused: %s [%s]",
                     refused.device_id[:16],
@@ -309,7 +329,7 @@ class Agent:
         key = key_of(message)
         assert self._sealer is not None
         try:
-            offer = read_offer(message, audience=self._sealer.audience)
+            offer = read_offer(message, audience=self._sealer.audience, now_us=self._now_us())
         except FlopmarketError as error:
             logger.warning("lease %s declined: %s", key.lease_id[:64], error)
             self._dispatch(events.OfferUnusable(key, str(error)))
@@ -348,17 +368,9 @@ class Agent:
 
     def _hello(self, sealer: Sealer) -> worker_pb2.Hello:
         key = self._link.device_key
-        offered = () if self._machine.draining else self._devices.values()
-        terms = [
-            offer_terms(
-                device.card,
-                device.calibration,
-                device.owner,
-                account_id=self._link.account_id,
-                device_key_id=key.key_id,
-            )
-            for device in offered
-        ]
+        listing = self._repricer.all(self._hour_of(self._now_us()))
+        self._note(listing)
+        terms = () if self._machine.draining else listing.terms
         return worker_pb2.Hello(
             agent_version=self._version,
             offers=[sealer.seal(item, key) for item in terms],
@@ -371,7 +383,32 @@ class Agent:
             for key in self._machine.held
         ]
 
+    def _reprice(self) -> None:
+        """Tell the coordinator what a new hour makes of the asks; running leases keep theirs."""
+        if self._machine.draining or self._sealer is None:
+            return
+        changes = self._repricer.changes(self._hour_of(self._now_us()))
+        self._note(changes)
+        for terms in changes.terms:
+            logger.info(
+                "device %s asks %s an hour now",
+                terms.device_id[:16],
+                format_nano(terms.ask_nano_per_hour, symbol=""),
+            )
+            offer = self._sealer.seal(terms, self._link.device_key)
+            self._send(offer_changed=worker_pb2.OfferChanged(offer=offer))
+        for device_id, error in changes.withdrawn.items():
+            logger.warning("device %s is not offered in this hour: %s", device_id[:16], error)
+            self._send(offer_changed=worker_pb2.OfferChanged(withdrawn=True, device_id=device_id))
+
+    def _note(self, listing: Listing) -> None:
+        for terms in listing.terms:
+            self._notes.offered(terms.device_id, terms.ask_nano_per_hour)
+        for device_id, error in listing.withdrawn.items():
+            self._notes.kept_back(device_id, reason_of(error), error.message)
+
     def _heartbeat(self) -> worker_pb2.Heartbeat:
+        self._reprice()
         progress = [
             worker_pb2.Progress(lease_id=key.lease_id, step=step, scalars=dict(scalars))
             for key, (step, scalars) in self._progress.items()
@@ -413,4 +450,7 @@ class Agent:
             commitment=self._sealer.seal(body, self._link.device_key),
             outputs_artifact=files.outputs_artifact,
             checkpoint_artifact=files.checkpoint_artifact,
+            run_us=segment.times.run_us,
+            build_us=segment.times.build_us,
+            transfer_us=segment.times.transfer_us,
         )

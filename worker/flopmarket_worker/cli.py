@@ -27,7 +27,14 @@ _DEVICE = click.option(
     metavar="SPEC",
     help="A device, as `PoCL:0` or part of its name; repeatable. Default: all.",
 )
-_ASK = click.option("--ask", metavar="AMOUNT", help="Price of one hour, such as 0.02.")
+_ASK = click.option(
+    "--ask",
+    metavar="AMOUNT|FORMULA",
+    help="Price of one hour: 0.02, or 'electricity * 1.3 + 0.02' (tariff, watts, hour, min, max).",
+)
+_TARIFF = click.option(
+    "--tariff", metavar="PRICE|FILE", help="Price of a kWh: 0.30, or TOML with hours."
+)
 _WATTS = click.option("--watts", metavar="W", help="Power under load, declared, in watts.")
 _CARD_PRICE = click.option("--card-price", metavar="AMOUNT", help="What the card costs to buy.")
 _WORK_DIR = click.option(
@@ -63,8 +70,16 @@ def worker() -> None:
 )
 @_DEVICE
 @_ASK
+@_TARIFF
 @_WATTS
 @_CARD_PRICE
+@click.option("--region", default="", metavar="R", help="Where the devices are, such as eu-de.")
+@click.option(
+    "--hours",
+    multiple=True,
+    metavar="SPAN",
+    help="Offer only then: '22-6', 'sat,sun 0-24'; repeatable.",
+)
 @_WORK_DIR
 @_CACHE_DIR
 @click.option(
@@ -81,36 +96,44 @@ def worker() -> None:
 @click.option("--device-salt", default="", metavar="TEXT", help="Distinct device ids in a test.")
 @click.option("--nice", default=0, show_default=True, type=click.IntRange(0, 19))
 @click.option("--fault", default="", hidden=True)
+@click.option("--clock", metavar="START_US/HOUR_MS", hidden=True)
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 def up(
     ask: str | None,
+    tariff: str | None,
     watts: str | None,
     card_price: str | None,
+    region: str,
+    hours: tuple[str, ...],
     work_dir: Path | None,
     cache_dir: Path | None,
     account_key: str | None,
+    clock: str | None,
     verbose: bool,
     **rest: Any,
 ) -> None:
     """Offer devices and work until interrupted. A second of patience ends a step, not the work."""
     from flopmarket.client.config import key_file
+    from flopmarket_worker.compressed_clock import parse_clock
     from flopmarket_worker.up import run_worker
 
-    if ask is None:
-        raise click.UsageError("say what an hour costs: --ask AMOUNT")
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
     logging.getLogger("grpc").setLevel(logging.WARNING)
     rest["account_key_file"] = key_file(account_key) if account_key else None
-    options = _options(_owner(ask, watts, card_price), work_dir, cache_dir, **rest)
+    owner = _owner(ask, tariff, watts, card_price, region, hours)
+    if clock is not None:
+        rest["hour_of"] = parse_clock(clock).hour
+    options = _options(owner, work_dir, cache_dir, **rest)
     asyncio.run(run_worker(options))
 
 
 @worker.command()
 @_DEVICE
 @_ASK
+@_TARIFF
 @_WATTS
 @_CARD_PRICE
 @_WORK_DIR
@@ -119,6 +142,7 @@ def up(
 def bench(
     devices: tuple[str, ...],
     ask: str | None,
+    tariff: str | None,
     watts: str | None,
     card_price: str | None,
     work_dir: Path | None,
@@ -130,7 +154,7 @@ def bench(
     from flopmarket_worker.report import describe, record
     from flopmarket_worker.up import measure_devices
 
-    owner = _owner(ask or "0", watts, card_price)
+    owner = _owner(ask, tariff, watts, card_price)
     options = _options(owner, work_dir, cache_dir, devices=devices)
     out = output(as_json)
     failure: FlopmarketError | None = None
@@ -151,17 +175,77 @@ def bench(
         raise failure
 
 
-def _owner(ask: str, watts: str | None, card_price: str | None) -> OwnerTerms:
+@worker.command("why")
+@click.argument("device", default="", metavar="[DEVICE]")
+@_WORK_DIR
+@json_option
+def why_command(device: str, work_dir: Path | None, as_json: bool) -> None:
+    """Why a device has no work: schedule, admission, price rank, orders that it does not fit.
+
+    DEVICE is its name or id, or a part of it; without one all devices of this worker are told.
+    """
+    from flopmarket.cli.reasons import print_reasons
+    from flopmarket.market.money import format_nano
+    from flopmarket_worker.why import why
+
+    out = output(as_json)
+    for found in why(_work_folder(work_dir), device):
+        if as_json:
+            out.record(found)
+            continue
+        ask = format_nano(found.ask_nano_per_hour, symbol="") if found.ask_nano_per_hour else "-"
+        out.fields(
+            [
+                ("device", f"{found.name} ({found.device})"),
+                ("offer", found.offer_id or "-"),
+                ("state", found.state),
+                ("why", found.summary),
+                ("ask", f"{ask} an hour" + (f" = {found.formula}" if found.formula else "")),
+            ]
+        )
+        print_reasons(out, found.reasons)
+        out.line("")
+
+
+def _work_folder(work_dir: Path | None) -> Path:
+    import platformdirs
+
+    return work_dir or platformdirs.user_state_path("flopmarket") / "worker"
+
+
+def _owner(
+    ask: str | None,
+    tariff: str | None,
+    watts: str | None,
+    card_price: str | None,
+    region: str = "",
+    hours: tuple[str, ...] = (),
+) -> OwnerTerms:
+    """What the owner typed. Without an ask it is zero, which stands for "not said"."""
     from flopmarket.market.money import NANO_PER_UNIT, parse_nano
+    from flopmarket_worker.asking import parse_ask
     from flopmarket_worker.offers import OwnerTerms
+    from flopmarket_worker.signing import local_hour, wall_clock_us
+    from flopmarket_worker.tariff import read_tariff
     from flopmarket_worker.telemetry.ports import DeclaredPower, UnknownPower
+    from flopmarket_worker.week import parse_schedule
 
     # Watts are decimals like money; a milliwatt is as fine as an offer can say.
     milliwatts = None if watts is None else parse_nano(watts) // (NANO_PER_UNIT // 1000)
+    power = UnknownPower() if milliwatts is None else DeclaredPower(milliwatts)
+    formula, ask_nano = None, 0
+    if ask is not None:
+        formula = parse_ask(ask, read_tariff(tariff) if tariff is not None else None)
+        formula.check(power.read().milliwatts)
+        now = local_hour(wall_clock_us())
+        ask_nano = formula.nano_per_hour(now, power.read().milliwatts)
     return OwnerTerms(
-        ask_nano_per_hour=parse_nano(ask),
+        ask_nano_per_hour=ask_nano,
         card_price_nano=parse_nano(card_price) if card_price else 0,
-        power=UnknownPower() if milliwatts is None else DeclaredPower(milliwatts),
+        power=power,
+        region=region,
+        formula=formula if formula is not None and formula.changes else None,
+        schedule=parse_schedule(hours),
     )
 
 
@@ -186,7 +270,7 @@ def _options(
     }
     return UpOptions(
         owner=owner,
-        work_folder=work_dir or platformdirs.user_state_path("flopmarket") / "worker",
+        work_folder=_work_folder(work_dir),
         cache_folder=cache_dir or platformdirs.user_cache_path("flopmarket") / "worker",
         **{**said, **rest},
     )

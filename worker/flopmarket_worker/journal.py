@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flopmarket.errors import LimitExceeded
 from flopmarket.limits import MAX_LEASE_JOURNAL_BYTES, MAX_RECOVERED_LEASES
-from flopmarket_worker.core.events import LeaseKey, SegmentRecord, UploadedFiles
+from flopmarket_worker.core.events import LeaseKey, SegmentRecord, Times, UploadedFiles
 
 _OFFER_FILE = "offer.bin"
 _JOURNAL_FILE = "journal.jsonl"
@@ -76,6 +76,7 @@ class LeaseFolder:
             "steps": record.steps,
             "has_state": record.has_state,
             "upload_state": record.upload_state,
+            "times": asdict(record.times),
         }
         entry.update({name: getattr(record, name).hex() for name in _ROOTS})
         self._append({"computed": entry})
@@ -165,6 +166,7 @@ def _apply(progress: Progress, entry: dict[str, Any]) -> None:
     if "computed" in entry:
         value: dict[str, Any] = dict(entry["computed"])
         value.update({name: bytes.fromhex(value[name]) for name in _ROOTS})
+        value["times"] = Times(**value.get("times", {}))
         progress.computed.append(SegmentRecord(**value))
     elif "uploaded" in entry:
         index, outputs, checkpoint = entry["uploaded"]

@@ -16,6 +16,7 @@ from flopmarket.jobs.spec import JobSpec, job_id
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Header, keys_by_id, payload_type_of, verify_signature
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
+from flopmarket.trust.grants import check_job_within, check_owner_signed, open_ci_grant
 from flopmarket.trust.keys import PublicKey
 from flopmarket.v1 import worker_pb2
 from flopmarket.wire import envelope_from_proto
@@ -51,15 +52,19 @@ def key_of(message: worker_pb2.LeaseOffered) -> LeaseKey:
     return LeaseKey(message.lease_id, message.fence)
 
 
-def read_offer(message: worker_pb2.LeaseOffered, *, audience: str | None) -> LeaseOffer:
-    """The lease in ``message``; :class:`OfferRejected` or :class:`EnvelopeError` when it is wrong.
+def read_offer(
+    message: worker_pb2.LeaseOffered, *, audience: str | None, now_us: int | None = None
+) -> LeaseOffer:
+    """The lease in ``message``; an error of ours when it is wrong.
 
     ``audience`` is the coordinator's key id: a spec that was signed for another market is refused.
-    None skips that check, for offers that passed it before and were found on disk.
+    ``now_us`` is the wall clock: the grant behind a CI key's job must not have ended. None skips
+    these two, for offers that passed them before and were found on disk.
     """
     if not 0 < len(message.lease_id) <= _MAX_LEASE_ID_LENGTH:
         raise OfferRejected("a lease id has 1 to 128 characters")
     spec, spec_bytes = _open_spec(message, audience)
+    _check_signer(message, spec, audience, now_us)
     identity = job_id(spec)
     if message.job_id != identity.hex():
         raise OfferRejected(
@@ -131,6 +136,25 @@ def _open_spec(message: worker_pb2.LeaseOffered, audience: str | None) -> tuple[
             code=EnvelopeCode.WRONG_AUDIENCE,
         )
     return spec, header.body
+
+
+def _check_signer(
+    message: worker_pb2.LeaseOffered, spec: JobSpec, audience: str | None, now_us: int | None
+) -> None:
+    """Whether the key that signed the spec is the buyer's, or acts under a grant of the buyer's."""
+    signer = PublicKey(message.spec_public_key)
+    if not message.HasField("grant"):
+        check_owner_signed(signer, spec.buyer)
+        return
+    owner = PublicKey(message.buyer_public_key)
+    check_owner_signed(owner, spec.buyer)
+    grant = open_ci_grant(envelope_from_proto(message.grant), owner, signer, audience=audience)
+    check_job_within(
+        grant,
+        max_price_nano=spec.max_price_nano,
+        deadline_us=spec.deadline_us,
+        now_us=now_us,
+    )
 
 
 def _check_artifact(what: str, artifact: str, *, required: bool) -> None:

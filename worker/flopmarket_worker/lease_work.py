@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flopmarket.errors import FlopmarketError, LimitExceeded
@@ -24,6 +25,7 @@ from flopmarket_worker.core.events import (
     ResumePoint,
     Run,
     SegmentRecord,
+    Times,
     UploadedFiles,
 )
 from flopmarket_worker.executor import ExecutorFailed, JobExecutor, JobUnfit
@@ -61,6 +63,7 @@ class LeaseWork:
         self._newest_state: int | None = None
         self._noted: set[int] = set()
         self._journal = asyncio.Lock()
+        self._setup = Times()  # spent before a segment and not reported yet
 
     @property
     def key(self) -> LeaseKey:
@@ -74,8 +77,11 @@ class LeaseWork:
 
     async def prepare(self, start: ResumePoint) -> Event:
         """Fetch, open, load, compare the root."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             state = await self._fetched(start)
+            fetched = clock()
             if self._abandoned:
                 return self._unprepared(ReleaseReason.PREEMPTED, "abandoned while it was fetched")
             root = await self._executor.prepare(
@@ -93,6 +99,9 @@ class LeaseWork:
                 f"the state at step {start.step} has root {root.hex()}, "
                 f"{start.state_root.hex()} is expected [STATE_ROOT_MISMATCH]",
             )
+        self._setup = Times(
+            build_us=_microseconds(clock() - fetched), transfer_us=_microseconds(fetched - began)
+        )
         return events.Prepared(self.key, state.stat().st_size if state else 0)
 
     def abandon(self) -> None:
@@ -129,6 +138,7 @@ class LeaseWork:
         await self._executor.interrupt()
 
     def _ran(self, done: SegmentDone) -> Event:
+        setup, self._setup = self._setup, Times()
         return events.SegmentRan(
             self.key,
             done.first_step,
@@ -137,6 +147,7 @@ class LeaseWork:
             done.state_root_after,
             done.outputs_root,
             done.inner,
+            replace(setup, run_us=done.run_us),
         )
 
     async def upload(self, segment: SegmentRecord) -> Event | None:
@@ -263,3 +274,7 @@ class LeaseWork:
 
     def _unprepared(self, reason: ReleaseReason, detail: str) -> Event:
         return events.JobFailed(self.key, reason, detail)
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6)

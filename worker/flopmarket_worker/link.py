@@ -28,7 +28,14 @@ from flopmarket.errors import (
 from flopmarket.limits import SESSION_RENEW_BEFORE_SECONDS, UNARY_DEADLINE_SECONDS
 from flopmarket.trust.documents import AccountRegistration, DeviceGrant, SessionRequest
 from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
-from flopmarket.v1 import artifact_pb2_grpc, identity_pb2, identity_pb2_grpc, worker_pb2_grpc
+from flopmarket.v1 import (
+    artifact_pb2_grpc,
+    identity_pb2,
+    identity_pb2_grpc,
+    market_pb2,
+    market_pb2_grpc,
+    worker_pb2_grpc,
+)
 from flopmarket_worker.remote import error_of
 from flopmarket_worker.signing import Clock, NonceSource, Sealer
 
@@ -103,6 +110,7 @@ class CoordinatorLink:
             self._channel
         )
         self.worker: WorkerServiceAsyncStub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._market = market_pb2_grpc.MarketServiceStub(self._channel)
         self._coordinator: Coordinator | None = None
         self._token = ""
         self._token_renew_us = 0
@@ -155,6 +163,14 @@ class CoordinatorLink:
             if not self._token or self._now_us() >= self._token_renew_us:
                 await self._open_session()
             return _bearer(self._token)
+
+    async def explain_offers(self) -> market_pb2.ExplainOfferResponse:
+        """Why the account's devices are idle, as the coordinator sees it."""
+        return await self._unary(
+            self._market.ExplainOffer,
+            market_pb2.ExplainOfferRequest(),
+            await self.credentials(),
+        )
 
     def forget_session(self) -> None:
         """The next call opens a new session."""

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import FlopmarketError, Kind
 from flopmarket.market.money import Nano, check_price
+from flopmarket.market.region import check_region
 from flopmarket.trust.documents import OfferTerms, Rate
+from flopmarket_worker.asking import Ask
+from flopmarket_worker.link_speed import LinkSpeed
 from flopmarket_worker.telemetry.ports import PowerReader
+from flopmarket_worker.week import ALWAYS, Hour, Schedule
 
 _LABEL_LENGTH = 120  # of a driver's own texts; a label holds 256 bytes of UTF-8
 
@@ -24,6 +28,13 @@ class NotAdmitted(FlopmarketError):
 
     kind = Kind.INVALID
     default_code = "DEVICE_NOT_ADMITTED"
+
+
+class ScheduleClosed(FlopmarketError):
+    """The owner offers nothing in this hour."""
+
+    kind = Kind.UNAVAILABLE
+    default_code = "SCHEDULE_CLOSED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +59,44 @@ class Calibration:
     flops_per_second: Mapping[str, int]
     bandwidth_bytes_per_second: int
     launch_nanoseconds: int
+    step_nanoseconds: int
+    build_milliseconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerTerms:
-    """What the owner asks and states. Amounts in nano-units; a card price of 0 is unknown."""
+    """What the owner asks and states. Amounts in nano-units; a card price of 0 is unknown, and so
+    is an empty region. A ``formula`` gives the ask of an hour; without one the ask stands. The
+    ``schedule`` says in which hours anything is offered at all."""
 
     ask_nano_per_hour: Nano
     card_price_nano: Nano
     power: PowerReader
+    region: str = ""
+    formula: Ask | None = None
+    schedule: Schedule = ALWAYS
 
     def __post_init__(self) -> None:
         check_price(self.ask_nano_per_hour, "ask")
         check_price(self.card_price_nano, "card price")
+        check_region(self.region, empty=True)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the owner named an ask at all."""
+        return self.formula is not None or self.ask_nano_per_hour > 0
+
+    def at(self, hour: Hour) -> OwnerTerms:
+        """The same with the ask of that hour.
+
+        ScheduleClosed when nothing is offered then, AskInvalid when the formula has no value.
+        """
+        if not self.schedule.is_open(hour):
+            raise ScheduleClosed(f"the schedule is closed at {hour}")
+        if self.formula is None:
+            return self
+        ask = self.formula.nano_per_hour(hour, self.power.read().milliwatts)
+        return replace(self, ask_nano_per_hour=ask)
 
 
 def card_of(info: Mapping[str, Any], salt: str) -> DeviceCard:
@@ -86,6 +122,7 @@ def offer_terms(
     card: DeviceCard,
     calibration: Calibration,
     owner: OwnerTerms,
+    speed: LinkSpeed,
     *,
     account_id: str,
     device_key_id: str,
@@ -106,12 +143,17 @@ def offer_terms(
         profile=PROFILE,
         memory_bytes=card.memory_bytes,
         max_allocation_bytes=card.max_allocation_bytes,
-        ask_nano_usd_per_hour=owner.ask_nano_per_hour,
+        region=owner.region,
+        ask_nano_per_hour=owner.ask_nano_per_hour,
         rates=rates,
         bandwidth_bytes_per_second=calibration.bandwidth_bytes_per_second,
         launch_nanoseconds=calibration.launch_nanoseconds,
+        step_nanoseconds=calibration.step_nanoseconds,
+        build_milliseconds=calibration.build_milliseconds,
+        download_bytes_per_second=speed.download_bytes_per_second,
+        upload_bytes_per_second=speed.upload_bytes_per_second,
         watts_milli=power.milliwatts,
         watts_source=power.source,
-        card_price_nano_usd=owner.card_price_nano,
+        card_price_nano=owner.card_price_nano,
         admission_digest=calibration.admission_digest,
     )

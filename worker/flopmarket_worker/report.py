@@ -71,6 +71,8 @@ def describe(measured: Measured, owner: OwnerTerms) -> list[tuple[str, str]]:
         lines.append((name, shown))
     lines.append(("bandwidth", scaled(result.bandwidth_bytes_per_second, "B/s")))
     lines.append(("launch", f"{result.launch_nanoseconds / 1000:.1f} us"))
+    lines.append(("step on the host", f"{result.step_nanoseconds / 1000:.1f} us"))
+    lines.append(("building a kernel", f"{result.build_milliseconds} ms"))
     rented = flop_per_dollar(headline, owner.ask_nano_per_hour)
     if rented is not None:
         ask = format_nano(owner.ask_nano_per_hour)

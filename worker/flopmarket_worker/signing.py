@@ -20,6 +20,7 @@ from flopmarket.trust.envelope import seal
 from flopmarket.trust.keys import KeyPair
 from flopmarket.v1 import common_pb2
 from flopmarket.wire import envelope_to_proto
+from flopmarket_worker.week import Hour
 
 Clock = Callable[[], int]
 """Wall clock, microseconds since the epoch."""
@@ -29,6 +30,12 @@ NonceSource = Callable[[], bytes]
 def wall_clock_us() -> int:
     """The machine's clock."""
     return time.time_ns() // 1000
+
+
+def local_hour(now_us: int) -> Hour:
+    """The hour of the week on the owner's own clock."""
+    local = time.localtime(now_us / 1e6)
+    return Hour(local.tm_wday, local.tm_hour)
 
 
 def random_nonce() -> bytes:

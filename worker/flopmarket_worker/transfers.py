@@ -32,6 +32,7 @@ from flopmarket.limits import (
     TRANSFER_GRACE_SECONDS,
 )
 from flopmarket.v1 import artifact_pb2
+from flopmarket_worker.link_speed import DOWNLOAD, UPLOAD, LinkSpeed
 from flopmarket_worker.remote import error_of
 
 if TYPE_CHECKING:
@@ -78,10 +79,12 @@ class Transfers:
         cache_folder: Path,
         *,
         cache_bytes: int = DEFAULT_ARTIFACT_CACHE_BYTES,
+        speed: LinkSpeed | None = None,
     ) -> None:
         self._calls = calls
         self._cache = cache_folder
         self._cache_bytes = cache_bytes
+        self.speed = LinkSpeed() if speed is None else speed
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def fetch(self, artifact: str, lease_id: str, target: Path, *, max_bytes: int) -> None:
@@ -127,6 +130,7 @@ class Transfers:
         )
         hasher = hashlib.sha256()
         received = 0
+        began = time.monotonic()
         try:
             with temporary.open("wb") as file:
                 async for message in call:
@@ -134,6 +138,7 @@ class Transfers:
                     _check_room(received, max_bytes, artifact, temporary)
                     hasher.update(message.chunk)
                     file.write(message.chunk)
+            self.speed.note(DOWNLOAD, received, time.monotonic() - began)
             if hasher.hexdigest() != artifact:
                 raise ArtifactMismatch(
                     f"artifact {artifact} arrived as {hasher.hexdigest()} ({received} bytes)",
@@ -154,6 +159,7 @@ class Transfers:
             metadata=await self._calls.credentials(),
             timeout=_deadline(size_bytes),
         )
+        began = time.monotonic()
         try:
             answer = await call
         except aio.AioRpcError as failure:
@@ -162,6 +168,7 @@ class Transfers:
             call.cancel()
         if answer.digest != artifact:
             raise ArtifactMismatch(f"{artifact} was stored as {answer.digest[:64]}")
+        self.speed.note(UPLOAD, size_bytes, time.monotonic() - began)
         return artifact
 
     def _failed(self, failure: aio.AioRpcError) -> FlopmarketError:

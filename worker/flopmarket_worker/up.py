@@ -12,8 +12,8 @@ import logging
 import os
 import random
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from flopmarket.client.channel import is_loopback
 from flopmarket.errors import Conflict, FlopmarketError, InvalidInput, Unavailable
 from flopmarket.jobs.host import Engine, EngineProcess
 from flopmarket.limits import MAX_WORKER_DEVICES
+from flopmarket.market.coin import suggested_ask_nano_per_hour
+from flopmarket.market.money import FLOPCOIN
+from flopmarket.market.offer import offer_id
+from flopmarket.market.reasons import Reason
 from flopmarket.trust.keys import KeyPair
 from flopmarket_worker import discovery, faults
 from flopmarket_worker.agent import Agent, AgentDevice
@@ -29,9 +33,12 @@ from flopmarket_worker.calibration import Measured, calibrate
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import Journal
 from flopmarket_worker.link import CoordinatorLink, Credentials
+from flopmarket_worker.link_speed import LinkSpeed
+from flopmarket_worker.local_state import LOCK_FILE, AgentState, Notes, saver
 from flopmarket_worker.offers import NotAdmitted, OwnerTerms, card_of
-from flopmarket_worker.signing import random_nonce, wall_clock_us
+from flopmarket_worker.signing import local_hour, random_nonce, wall_clock_us
 from flopmarket_worker.transfers import Transfers
+from flopmarket_worker.week import Hour
 
 logger = logging.getLogger("flopmarket.worker")
 
@@ -56,6 +63,7 @@ class UpOptions:
     device_salt: str
     fault: str
     nice: int
+    hour_of: Callable[[int], Hour] = local_hour
 
 
 def version() -> str:
@@ -74,53 +82,86 @@ async def run_worker(options: UpOptions) -> None:
     with only_worker_in(options.work_folder):
         credentials = load_credentials(options)
         ca_pem = options.ca_file.read_bytes() if options.ca_file is not None else None
-        enlisting = asyncio.create_task(enlist(options))
+        notes = Notes(
+            AgentState(
+                address=options.address,
+                ca_file=str(options.ca_file.resolve()) if options.ca_file else "",
+                account_id=credentials.account(),
+                device_key_file=str(_device_key_file(options).resolve()),
+            ),
+            saver(options.work_folder),
+        )
+        link = CoordinatorLink(
+            options.address, credentials, now_us=wall_clock_us, nonce=random_nonce, ca_pem=ca_pem
+        )
+        enlisting = asyncio.create_task(enlist(options, notes, link))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({enlisting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not enlisting.done():
             enlisting.cancel()
             await asyncio.gather(enlisting, return_exceptions=True)
+            await link.close()
             return
-        devices = enlisting.result()
-        link = CoordinatorLink(
-            options.address, credentials, now_us=wall_clock_us, nonce=random_nonce, ca_pem=ca_pem
-        )
+        try:
+            devices = enlisting.result()
+        except FlopmarketError:
+            await link.close()
+            raise
         agent = Agent(
             link,
             devices,
             Journal(options.work_folder / "leases"),
-            Transfers(link, _made(options.cache_folder / "artifacts")),
+            Transfers(
+                link,
+                _made(options.cache_folder / "artifacts"),
+                speed=LinkSpeed(options.work_folder / "link.json"),
+            ),
             now_us=wall_clock_us,
             jitter=random.random,
             version=version(),
+            hour_of=options.hour_of,
+            notes=notes,
         )
         await agent.run(stop)
 
 
-async def enlist(options: UpOptions) -> list[AgentDevice]:
+async def enlist(options: UpOptions, notes: Notes, link: CoordinatorLink) -> list[AgentDevice]:
     """Start, admit and measure the devices; those that fail are left out with a warning.
 
     NotAdmitted, InvalidInput (DEVICE_NONE) or the last failure when none is left.
     """
+    if not options.owner.asks and (await link.coordinator()).currency != FLOPCOIN:
+        raise _no_ask()  # before anything is measured
     specs = options.devices or await every_device()
     if len(specs) > MAX_WORKER_DEVICES:
         raise InvalidInput(f"{len(specs)} devices, at most {MAX_WORKER_DEVICES}")
     found: list[AgentDevice] = []
     failure: FlopmarketError | None = None
     for spec in specs:
+        notes.device(spec, reason=Reason.CALIBRATING.value)
         executor = JobExecutor(_Starter(spec, options))
         try:
             measured = await calibrate(executor, options.work_folder / "calibration", version())
+            owner = _with_an_ask(options.owner, measured)
+            device = device_of(measured, replace(options, owner=owner), executor)
         except (FlopmarketError, asyncio.CancelledError) as error:
             await executor.stop()
             if isinstance(error, asyncio.CancelledError):
                 await asyncio.gather(*(device.executor.stop() for device in found))
                 raise
             logger.warning("device %s is not offered: %s", spec, error)
+            notes.device(spec, reason=_reason_of(error).value, detail=str(error))
             failure = error
             continue
-        found.append(device_of(measured, options, executor))
+        found.append(device)
+        notes.device(
+            spec,
+            device_id=device.card.device_id,
+            name=device.card.name,
+            offer_id=offer_id(link.device_key.key_id, device.card.device_id),
+            formula=device.owner.formula.text if device.owner.formula else "",
+        )
     if not found:
         raise failure or NotAdmitted("this machine has no device to offer", code="DEVICE_NONE")
     return found
@@ -131,6 +172,28 @@ def device_of(measured: Measured, options: UpOptions, executor: JobExecutor) -> 
     card = card_of(measured.info, salt_of(measured.info, options.device_salt))
     logger.info("device %s offered as %s", measured.info.get("index_name", ""), card.device_id[:16])
     return AgentDevice(card, measured.calibration, options.owner, executor)
+
+
+def _reason_of(error: BaseException) -> Reason:
+    return Reason.FAST_ONLY if isinstance(error, NotAdmitted) else Reason.NOT_MEASURED
+
+
+def _with_an_ask(owner: OwnerTerms, measured: Measured) -> OwnerTerms:
+    """The owner's terms; in flopcoin, an ask that nobody named is pegged to the device's rate."""
+    if owner.asks:
+        return owner
+    suggested = suggested_ask_nano_per_hour(measured.calibration.flops_per_second)
+    if suggested is None:
+        raise _no_ask()
+    return replace(owner, ask_nano_per_hour=suggested)
+
+
+def _no_ask() -> InvalidInput:
+    return InvalidInput(
+        "nobody says what an hour costs",
+        code="ASK_MISSING",
+        hint="say --ask AMOUNT, or a formula with --tariff",
+    )
 
 
 def salt_of(info: Mapping[str, Any], chosen: str) -> str:
@@ -169,7 +232,7 @@ class _Starter:
 
 def load_credentials(options: UpOptions) -> Credentials:
     """The device key (made on the first start), the owner key if given, the remembered account."""
-    path = options.key_file or options.work_folder / _DEVICE_KEY_FILE
+    path = _device_key_file(options)
     if not path.exists():
         KeyPair.generate().save(path)
         logger.info("a new device key was written to %s", path)
@@ -184,11 +247,15 @@ def load_credentials(options: UpOptions) -> Credentials:
     return credentials
 
 
+def _device_key_file(options: UpOptions) -> Path:
+    return options.key_file or options.work_folder / _DEVICE_KEY_FILE
+
+
 @contextlib.contextmanager
 def only_worker_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; Conflict (WORK_FOLDER_BUSY) when another worker has it."""
     _made(folder)
-    with (folder / "lock").open("w") as file:
+    with (folder / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -17,10 +17,16 @@ from collections.abc import Callable, Collection
 
 from flopmarket.trust.keys import KeyPair, PublicKey
 from flopmarket_coordinator.application.accounts import AccountUseCases
+from flopmarket_coordinator.application.administration import AdministrationUseCases
 from flopmarket_coordinator.application.auditing import AuditingUseCases
 from flopmarket_coordinator.application.buying import BuyingUseCases
 from flopmarket_coordinator.application.checking import CheckingUseCases
+from flopmarket_coordinator.application.explaining import ExplainingUseCases
+from flopmarket_coordinator.application.money import MoneyUseCases
+from flopmarket_coordinator.application.predicting import PredictingUseCases
 from flopmarket_coordinator.application.storing import ArtifactUseCases
+from flopmarket_coordinator.application.tape import TapeUseCases
+from flopmarket_coordinator.application.webhooks import WebhookUseCases
 from flopmarket_coordinator.application.working import WorkingUseCases
 from flopmarket_coordinator.core.ports import ArtifactReader
 from flopmarket_coordinator.core.verification import AuditAll, AuditPolicy
@@ -29,11 +35,17 @@ from flopmarket_coordinator.parameters import Parameters
 
 class Application(
     AccountUseCases,
+    MoneyUseCases,
     BuyingUseCases,
+    PredictingUseCases,
     WorkingUseCases,
+    ExplainingUseCases,
     AuditingUseCases,
     ArtifactUseCases,
+    TapeUseCases,
+    WebhookUseCases,
     CheckingUseCases,
+    AdministrationUseCases,
 ):
     """All use cases over one set of parameters. Holds no facts about the market itself.
 

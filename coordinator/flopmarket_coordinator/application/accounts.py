@@ -1,14 +1,13 @@
-"""Use cases of people and their keys and money: accounts, sessions, balances, deposits."""
+"""Use cases of people and their keys: accounts, grants, sessions."""
 
 from __future__ import annotations
 
 import hashlib
 
 from flopmarket.engine.exact import PROFILE
-from flopmarket.errors import Conflict, Forbidden, NotFound, Unauthenticated
+from flopmarket.errors import Conflict, Forbidden, Unauthenticated
 from flopmarket.trust.documents import (
     AccountRegistration,
-    Deposit,
     DeviceGrant,
     SessionRequest,
 )
@@ -16,30 +15,18 @@ from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope, Header, open_envelope
 from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket.trust.policy import Signer, check_role_claim
-from flopmarket_coordinator.application.context import UseCases, page_size
+from flopmarket_coordinator.application.budgets import BudgetUseCases
 from flopmarket_coordinator.application.types import (
-    Balances,
     CoordinatorInfo,
-    DepositResult,
     OpenedSession,
     Session,
-    TransferPage,
-    TransferView,
 )
-from flopmarket_coordinator.core import escrow
-from flopmarket_coordinator.core.ledger import (
-    Balance,
-    LedgerConflict,
-    TransferKind,
-    account_of,
-    owner_of,
-)
-from flopmarket_coordinator.store import identity, ledger
+from flopmarket_coordinator.store import buyers, identity, ledger
 from flopmarket_coordinator.store.engine import Transaction
 
 
-class AccountUseCases(UseCases):
-    """Accounts, keys, sessions, money."""
+class AccountUseCases(BudgetUseCases):
+    """Accounts, keys, sessions."""
 
     def coordinator_info(self) -> CoordinatorInfo:
         """Who this coordinator is."""
@@ -68,7 +55,7 @@ class AccountUseCases(UseCases):
         identity.add_account(tx, owner.key_id, opened.body.display_name)
         identity.add_key(tx, owner, owner.key_id, KeyRole.OWNER, "owner")
         ledger.open_platform(tx)
-        ledger.open_market_account(tx, owner.key_id)
+        ledger.open_market_account(tx, owner.key_id, self._parameters.overdraft_nano)
         return owner.key_id
 
     def grant_device(self, tx: Transaction, grant: Envelope) -> str:
@@ -87,6 +74,8 @@ class AccountUseCases(UseCases):
             raise Forbidden(
                 f"key {key.key_id} is banned: {known.banned_reason or 'revoked'}", code="KEY_BANNED"
             )
+        if body.role is KeyRole.CI:
+            self._grant_ci(tx, grant, opened)
         return key.key_id
 
     def open_session(self, tx: Transaction, request: Envelope) -> OpenedSession:
@@ -100,6 +89,9 @@ class AccountUseCases(UseCases):
             )
         token = self._entropy(32).hex()
         expires_at_us = tx.now_us + self._parameters.session_ttl_us
+        if signed_by.role is KeyRole.CI:
+            valid = buyers.grant(tx, signed_by.key_id)
+            expires_at_us = min(expires_at_us, valid.expires_at_us if valid else tx.now_us)
         session = Session(signed_by.account_id, signed_by.key_id, signed_by.role, expires_at_us)
         identity.add_session(
             tx, _token_hash(token), session.account_id, session.key_id, session.role, expires_at_us
@@ -116,75 +108,6 @@ class AccountUseCases(UseCases):
                 hint="open a new session",
             )
         return Session(row["account_id"], row["key_id"], KeyRole(row["role"]), row["expires_at_us"])
-
-    def balances(self, tx: Transaction, session: Session) -> Balances:
-        """Money of the caller's account."""
-        name = identity.display_name(tx, session.account_id)
-        if name is None:
-            raise NotFound("this key has no account", code="ACCOUNT_UNKNOWN")
-        available, reserved = ledger.balance(tx, account_of(session.account_id, Balance.AVAILABLE))
-        held, _ = ledger.balance(tx, account_of(session.account_id, Balance.HELD))
-        bond, _ = ledger.balance(tx, account_of(session.account_id, Balance.BOND))
-        return Balances(session.account_id, name, available - reserved, reserved, held, bond)
-
-    def transfers(
-        self, tx: Transaction, session: Session, asked_size: int, page_token: str
-    ) -> TransferPage:
-        """The caller's statement, oldest first."""
-        query = f"transfers/{session.account_id}"
-        size = page_size(asked_size)
-        after = self._page_position(query, page_token) or 0
-        rows = ledger.statement(tx, session.account_id, after, size + 1)
-        views: list[TransferView] = []
-        for row in rows[:size]:
-            transfer = ledger.to_transfer(row)
-            for account, sign in ((transfer.debit, -1), (transfer.credit, 1)):
-                owner, balance = owner_of(account)
-                if owner != session.account_id:
-                    continue
-                moved = transfer.kind in (TransferKind.DIRECT, TransferKind.POST)
-                views.append(
-                    TransferView(
-                        transfer.transfer_id,
-                        row["created_at_us"],
-                        transfer.kind.value,
-                        balance,
-                        sign * transfer.amount_nano if moved else 0,
-                        transfer.amount_nano,
-                        transfer.purpose.value,
-                        transfer.job_id,
-                        transfer.reference,
-                    )
-                )
-        more = len(rows) > size
-        return TransferPage(
-            tuple(views), self._page_token(query, rows[size - 1]["number"]) if more else ""
-        )
-
-    def deposit(self, tx: Transaction, deposit: Envelope) -> DepositResult:
-        """Money from outside, on the word of the operator; a repeated request id moves nothing."""
-        opened, signed_by = self._open(tx, deposit, Deposit)
-        body = opened.body
-        if identity.display_name(tx, body.account_id) is None:
-            raise NotFound(f"there is no account {body.account_id}", code="ACCOUNT_UNKNOWN")
-        transfer = escrow.deposit(
-            signed_by.key_id,
-            body.request_id,
-            body.account_id,
-            Balance(body.target.value),
-            body.amount_nano_usd,
-            body.reference,
-        )
-        try:
-            ledger.execute(tx, transfer)
-        except LedgerConflict as error:
-            if error.code != "TRANSFER_ID_REUSED":
-                raise
-            raise Conflict(
-                f"request id {body.request_id!r} made another deposit", code="REQUEST_ID_REUSED"
-            ) from error
-        balance, reserved = ledger.balance(tx, transfer.credit)
-        return DepositResult(transfer.transfer_id, balance - reserved)
 
 
 def _claimed_owner(registration: Envelope) -> PublicKey:

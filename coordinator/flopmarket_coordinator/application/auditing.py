@@ -10,6 +10,7 @@ from flopmarket.trust.documents import SegmentVerdict
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope, seal
 from flopmarket_coordinator.application.dispatching import DispatchingUseCases
+from flopmarket_coordinator.application.predicting import learn_audit
 from flopmarket_coordinator.application.types import (
     AuditOutcome,
     AuditResult,
@@ -34,7 +35,8 @@ from flopmarket_coordinator.core.verification import (
     built_upon,
     judge,
 )
-from flopmarket_coordinator.store import identity, jobs, ledger, work
+from flopmarket_coordinator.store import decisions, identity, jobs, ledger, work
+from flopmarket_coordinator.store.decisions import DecisionKind
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, SegmentRow
 
@@ -58,11 +60,8 @@ class AuditingUseCases(DispatchingUseCases):
         if job.stateless:
             step = row.first_step
         else:
-            before = [
-                other.part()
-                for other in jobs.live_segments(tx, row.job_id)
-                if other.first_step < row.first_step and other.state is not SegmentState.COMMITTED
-            ]
+            newest = jobs.newest_checkpoint(tx, row.job_id, row.first_step, audited=True)
+            before = [] if newest is None else [newest.part()]
             start, _ = restart_point(spec, job.state_artifact, before)
             artifact, root, step = start.state_artifact, start.state_root, start.step
         return AuditTask(
@@ -123,6 +122,7 @@ class AuditingUseCases(DispatchingUseCases):
     def _accept(self, tx: Transaction, row: SegmentRow, verdict: bytes) -> None:
         jobs.move_segment(tx, row, SegmentState.VERIFIED, verdict=verdict, verdict_accepted=True)
         work.count_outcome(tx, row.offer_id, right=True)
+        learn_audit(tx, row)
         text = (
             f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: equal bits"
         )
@@ -143,14 +143,14 @@ class AuditingUseCases(DispatchingUseCases):
         work.count_outcome(tx, row.offer_id, right=False)
         text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {code}"
         jobs.record(tx, row.job_id, EventKind.REJECTED, text, row.lease_id)
-        live = jobs.live_segments(tx, row.job_id)
+        live = jobs.live_from(tx, row.job_id, row.first_step)
         parts = [other.part() for other in live]
         fallen_ids = {
             part.segment_id for part in built_upon(row.part(), parts, stateless=job.stateless)
         }
         fallen = [other for other in live if other.segment_id in fallen_ids]
         self._void(tx, fallen, VoidReason.BUILT_ON_WRONG_STATE)
-        self._slash(tx, job, row, fallen)
+        self._slash(tx, job, row, code, fallen)
         self._ban(tx, row, code)
         if not job.stateless:
             for lease in work.live_leases_of_job(tx, row.job_id):
@@ -164,7 +164,12 @@ class AuditingUseCases(DispatchingUseCases):
         self._refresh(tx, row.job_id)
 
     def _slash(
-        self, tx: Transaction, job: JobRow, row: SegmentRow, fallen: Sequence[SegmentRow]
+        self,
+        tx: Transaction,
+        job: JobRow,
+        row: SegmentRow,
+        code: VerdictCode,
+        fallen: Sequence[SegmentRow],
     ) -> None:
         cheat = row.account_id
         held = jobs.mark_held(tx, job.job_id, cheat, "forfeited")
@@ -182,6 +187,15 @@ class AuditingUseCases(DispatchingUseCases):
             claims=self._claims(honest),
         )
         ledger.execute_all(tx, outcome.transfers)
+        decisions.record(
+            tx,
+            DecisionKind.SLASH,
+            cheat,
+            actor=self._key.key_id,
+            cause=f"segment {row.segment_id}",
+            reason=code.value,
+            detail=f"{self._money(outcome.forfeited_nano)} of job {job.job_id}",
+        )
         text = (
             f"{who(row.device_name, row.device_key_id)} forfeits "
             f"{self._money(outcome.forfeited_nano)}, "
@@ -199,6 +213,15 @@ class AuditingUseCases(DispatchingUseCases):
         """The key acts no more: offers gone, leases in every job revoked."""
         reason = f"{code} in segment {row.segment_index} of job {row.job_id}"
         identity.ban_key(tx, row.device_key_id, reason)
+        decisions.record(
+            tx,
+            DecisionKind.BAN,
+            row.device_key_id,
+            actor=self._key.key_id,
+            cause=f"segment {row.segment_id}",
+            reason=code.value,
+            detail=reason,
+        )
         work.unlist_offers(tx, row.device_key_id)
         for lease in work.live_leases_of_key(tx, row.device_key_id):
             self._end_lease(tx, lease, LeaseState.REVOKED, RevokeReason.KEY_BANNED, reason)

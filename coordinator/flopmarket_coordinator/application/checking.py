@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from flopmarket.errors import FlopmarketError
 from flopmarket.trust.receipt import Receipt, verify_receipt
 from flopmarket_coordinator.application.context import UseCases
+from flopmarket_coordinator.application.currency import CURRENCY
+from flopmarket_coordinator.application.tape_check import check_tape
 from flopmarket_coordinator.core.invariants import (
     Finding,
     JobFacts,
@@ -17,7 +19,14 @@ from flopmarket_coordinator.core.invariants import (
     Snapshot,
     check,
 )
-from flopmarket_coordinator.store import ledger, schema
+from flopmarket_coordinator.core.ledger_check import (
+    LedgerFacts,
+    check_ledger,
+    holds_amounts,
+    readable,
+)
+from flopmarket_coordinator.core.payments import WithdrawalState
+from flopmarket_coordinator.store import schema, settings
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow, to_record
 
@@ -28,12 +37,21 @@ class CheckingUseCases(UseCases):
     def check(self, tx: Transaction) -> tuple[Finding, ...]:
         """The first break of every rule; empty when the books are right."""
         receipts, findings = self._receipts(tx)
+        facts = self._ledger_facts(tx)
+        sums = [row for row in facts.accounts if holds_amounts(row)]
+        transfers = [readable(row) for row in facts.transfers]
         snapshot = Snapshot(
-            transfers=[ledger.to_transfer(row) for row in _rows(tx, schema.transfer, "number")],
+            transfers=[item for item in transfers if item is not None],
             balances={
                 row["ledger_account_id"]: (row["balance_nano"], row["reserved_nano"])
-                for row in _rows(tx, schema.ledger_account, "ledger_account_id")
+                for row in sums
             },
+            overdrafts={row["ledger_account_id"]: row["overdraft_nano"] for row in sums},
+            withdrawals=frozenset(
+                row["withdrawal_id"]
+                for row in facts.withdrawals
+                if row["state"] == WithdrawalState.PENDING
+            ),
             jobs=[
                 _job_facts(to_record(JobRow, row), receipts.get(row["job_id"]))
                 for row in _rows(tx, schema.job, "number")
@@ -47,7 +65,23 @@ class CheckingUseCases(UseCases):
                 for row in _rows(tx, schema.lease, "lease_id")
             ],
         )
-        return (*check(snapshot), *findings[:1])
+        tape = check_tape(tx, self._key.public)
+        return (*check_ledger(facts), *check(snapshot), *findings[:1], *tape)
+
+    def _ledger_facts(self, tx: Transaction) -> LedgerFacts:
+        return LedgerFacts(
+            transfers=_rows(tx, schema.transfer, "number"),
+            batches=_rows(tx, schema.ledger_batch, "number"),
+            heads=_rows(tx, schema.ledger_head, "batch_count"),
+            accounts=_rows(tx, schema.ledger_account, "ledger_account_id"),
+            expiries=_rows(tx, schema.ledger_expiry, "transfer_id"),
+            withdrawals=_rows(tx, schema.withdrawal, "withdrawal_id"),
+            market_accounts=frozenset(
+                row["account_id"] for row in _rows(tx, schema.account, "account_id")
+            ),
+            currency=settings.get(tx, CURRENCY) or self._parameters.currency,
+            key=self._key.public,
+        )
 
     def _receipts(self, tx: Transaction) -> tuple[dict[str, Receipt], list[Finding]]:
         read: dict[str, Receipt] = {}
@@ -78,6 +112,10 @@ def _job_facts(job: JobRow, receipt: Receipt | None) -> JobFacts:
         receipt_invoice_nano=receipt.invoice_nano if receipt else None,
         receipt_fee_nano=receipt.fee_nano if receipt else None,
         receipt_segments=len(receipt.segments) if receipt else None,
+        settled_steps=job.settled_steps,
+        checked_steps=job.checked_steps,
+        live_steps=job.live_steps,
+        unaudited_segments=job.unaudited_segments,
     )
 
 

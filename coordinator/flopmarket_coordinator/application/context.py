@@ -10,7 +10,7 @@ import hmac
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +18,21 @@ from flopmarket.engine.errors import EngineError
 from flopmarket.engine.limits import MAX_PROGRAM_BYTES
 from flopmarket.engine.program import Program
 from flopmarket.errors import Forbidden, InvalidInput
+from flopmarket.jobs.builds import kernel_count
 from flopmarket.limits import MAX_CACHED_PROGRAMS, MAX_PAGE_ROWS
 from flopmarket.market.money import format_amount
-from flopmarket.market.predict import StepWork
+from flopmarket.market.work import JobWork, StepWork
 from flopmarket.trust.encoding import AnyDocument
 from flopmarket.trust.envelope import Envelope, Opened, open_envelope
 from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
 from flopmarket.trust.policy import Signer, check_may_sign
+from flopmarket_coordinator.application.bookkeeping import BookKeeper
 from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.core.book.book import Book
 from flopmarket_coordinator.core.ports import ArtifactReader
 from flopmarket_coordinator.core.verification import AuditPolicy
 from flopmarket_coordinator.parameters import Parameters
-from flopmarket_coordinator.store import identity
+from flopmarket_coordinator.store import buyers, identity
 from flopmarket_coordinator.store.engine import Transaction
 
 DEFAULT_PAGE_ROWS = 50
@@ -38,13 +41,29 @@ _MAC_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class ProgramFacts:
-    """What pricing and matching need of a program. ``batches`` are first axes of its inputs."""
+    """What pricing and matching need of a program. ``batches`` are first axes of its inputs,
+    ``kernels`` what a device builds that never ran it, ``size_bytes`` that of its file. Outputs are
+    those of a step."""
 
     digest: bytes
     stateless: bool
     peak_memory_bytes: int
     work: StepWork
     batches: frozenset[int]
+    kernels: int
+    size_bytes: int
+    state_bytes: int
+    output_bytes: int
+
+    def job_work(self, steps: int, input_bytes: int) -> JobWork:
+        """A job of so many steps whose frozen, state and data files have ``input_bytes``."""
+        return JobWork(
+            step=self.work,
+            steps=steps,
+            download_bytes=self.size_bytes + input_bytes,
+            kernels=self.kernels,
+            program=self.digest.hex(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +107,10 @@ class ProgramCatalogue:
             peak_memory_bytes=cost.peak_memory_bytes,
             work=StepWork(dict(cost.flops), cost.bytes_moved, cost.launches),
             batches=frozenset(spec.shape[0] if spec.shape else 0 for spec in program.inputs),
+            kernels=kernel_count(program),
+            size_bytes=len(data),
+            state_bytes=cost.state_bytes,
+            output_bytes=cost.output_bytes,
         )
         with self._lock:
             self._known[name] = facts
@@ -110,13 +133,23 @@ class UseCases:
         policy: AuditPolicy,
     ) -> None:
         self._key = key
+        self._started_with = parameters
+        # Orders of operators change these three; see AdministrationUseCases.reload.
         self._parameters = parameters
+        self._ordered_operators: Mapping[str, PublicKey] = {}
+        self._draining = False
         self._programs = ProgramCatalogue(artifacts)
         self._entropy = entropy
         self._operators = {operator.key_id: operator for operator in operator_keys}
         self._policy = policy
+        self.keeper = BookKeeper(parameters.presence_ttl_us)
         # Ed25519 signatures are deterministic: a secret of this key, the same after a restart.
         self._page_secret = hashlib.sha256(key.sign(b"flopmarket page tokens")).digest()
+
+    @property
+    def _book(self) -> Book:
+        """Live offers and open orders, as the tick's observer keeps them."""
+        return self.keeper.book
 
     def _money(self, amount_nano: int) -> str:
         """An amount in the words of a story."""
@@ -150,18 +183,32 @@ class UseCases:
         return opened, signed_by
 
     def _public_key(self, tx: Transaction, key_id: str) -> PublicKey | None:
-        if key_id in self._operators:
-            return self._operators[key_id]
+        operator = self._operators.get(key_id) or self._ordered_operators.get(key_id)
+        if operator is not None:
+            return operator
         row = identity.key(tx, key_id)
         return None if row is None else PublicKey(row.public_key)
 
     def _standing(self, tx: Transaction, key_id: str) -> tuple[SignedBy, bool]:
-        if key_id in self._operators:
+        if key_id in self._operators or key_id in self._ordered_operators:
             return SignedBy("", key_id, KeyRole.OPERATOR), False
         row = identity.key(tx, key_id)
         if row is None:  # the envelope was verified with it a moment ago
             raise Forbidden(f"key {key_id} is not registered", code="KEY_UNKNOWN")
-        return SignedBy(row.account_id, key_id, KeyRole(row.role)), row.revoked
+        role = KeyRole(row.role)
+        if role is KeyRole.CI:
+            self._check_grant(tx, key_id)
+        return SignedBy(row.account_id, key_id, role), row.revoked
+
+    def _check_grant(self, tx: Transaction, key_id: str) -> None:
+        """A CI key acts only while its grant holds."""
+        grant = buyers.grant(tx, key_id)
+        if grant is None or grant.expires_at_us <= tx.now_us:
+            raise Forbidden(
+                f"CI key {key_id} has no grant now",
+                code="GRANT_EXPIRED" if grant else "GRANT_MISSING",
+                hint="the account's owner grants again: flop key grant",
+            )
 
     def _require_key(self, session: Session, signed_by: SignedBy) -> None:
         """A document that arrives on a session is signed by that session's account."""

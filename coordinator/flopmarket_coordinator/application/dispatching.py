@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.jobs.spec import JobSpec
-from flopmarket.market.predict import StepWork
+from flopmarket.limits import MAX_LEASES_PER_TICK, MAX_ORDER_PIECES, MAX_SEARCHES_PER_TICK
+from flopmarket.market.order import OrderType, step_time_cap
+from flopmarket.market.reasons import Reason
 from flopmarket.trust.encoding import decode
 from flopmarket_coordinator.application.offers import OfferUseCases
+from flopmarket_coordinator.application.predicting import job_work, lease_forecast
 from flopmarket_coordinator.application.settling import SettlingUseCases
 from flopmarket_coordinator.application.types import ExpireReport, Instruction, LeaseRevoked
 from flopmarket_coordinator.application.views import lease_offer
+from flopmarket_coordinator.core.book.clearing import Match
+from flopmarket_coordinator.core.book.orders import OpenOrder, Piece
+from flopmarket_coordinator.core.changes import RoundMatched
 from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import RevokeReason, StartPoint, open_ranges
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, JobState, LeaseState
-from flopmarket_coordinator.core.matching import Assignment, Demand, OpenWork, assign
-from flopmarket_coordinator.store import identity, jobs, work
+from flopmarket_coordinator.core.matching import Demand, OpenWork, money_cap, priority
+from flopmarket_coordinator.store import identity, jobs, prediction, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow
 
@@ -37,25 +43,17 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
         for lease in work.untold_revocations(tx):
             work.update_lease(tx, lease.lease_id, told=True)
             told.append(revocation(lease))
-        candidates = self._candidates(tx)
-        idle = sum(1 for item in candidates if item.online and not item.busy and not item.banned)
-        if not idle:
+        if self._draining:
             return tuple(told)
-        works: list[OpenWork] = []
-        starts: dict[tuple[str, int], StartPoint] = {}
-        by_id: dict[str, JobRow] = {}
-        for job in jobs.unfinished(tx):
-            if job.ending:
-                continue
-            by_id[job.job_id] = job
-            for work_item, start in self._open_work(tx, job, idle):
-                works.append(work_item)
-                starts[work_item.job_id, work_item.first_step] = start
-        assignments, _ = assign(works, candidates)
-        for assignment in assignments:
-            item = assignment.work
-            start = starts[item.job_id, item.first_step]
-            told.append(self._lease(tx, by_id[item.job_id], assignment, start))
+        changed = self.keeper.changed_jobs(tx.now_us)
+        for job_id in changed:
+            self._read_order(tx, job_id)
+        self._book.set_presence_ttl(self._parameters.presence_ttl_us)
+        cleared = self._book.match(tx.now_us, MAX_LEASES_PER_TICK, MAX_SEARCHES_PER_TICK)
+        told += [self._lease(tx, match) for match in cleared.matches]
+        if changed or cleared.news:
+            self.keeper.matched(cleared, changed, tx.now_us)
+            tx.note(RoundMatched())
         return tuple(told)
 
     def expire(self, tx: Transaction, *, resumed: bool = False) -> ExpireReport:
@@ -74,11 +72,9 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
             detail = f"no sign of life until {lease.expires_at_us}"
             self._end_lease(tx, lease, LeaseState.EXPIRED, RevokeReason.EXPIRED, detail)
             self._after_lease(tx, lease)
-        overdue = [
-            job for job in jobs.unfinished(tx) if job.deadline_us <= tx.now_us and not job.ending
-        ]
-        for job in overdue:
-            self._begin_end(tx, job.job_id, JobState.FAILED, "DEADLINE_PASSED")
+        overdue = jobs.overdue_ids(tx)
+        for job_id in overdue:
+            self._begin_end(tx, job_id, JobState.FAILED, "DEADLINE_PASSED")
         return ExpireReport(len(expired), len(overdue), downtime_us)
 
     def _downtime(self, tx: Transaction, resumed: bool) -> int:
@@ -99,43 +95,94 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
             self._restart(tx, job)
         self._refresh(tx, lease.job_id)
 
-    def _open_work(
-        self, tx: Transaction, job: JobRow, most: int
-    ) -> Iterable[tuple[OpenWork, StartPoint]]:
+    def _read_order(self, tx: Transaction, job_id: str) -> None:
+        """Bring the order of a job in the book up to date with its leases and segments."""
+        job = jobs.get(tx, job_id)
+        order = None if job is None else self._open_order(tx, job)
+        if order is None:
+            self._book.remove_order(job_id)
+        else:
+            self._book.put_order(order)
+
+    def _open_order(self, tx: Transaction, job: JobRow) -> OpenOrder | None:
+        """What a job still wants; None when nothing of it may be leased."""
+        if job.ending or job.state in FINAL_JOB_STATES:
+            return None
         leases = work.live_leases_of_job(tx, job.job_id)
         if leases and not job.stateless:
-            return []
+            return None
+        spec = decode(JobSpec, job.spec)
         if job.stateless:
-            live = jobs.live_segments(tx, job.job_id)
-            taken = [(row.first_step, row.steps) for row in live]
+            live = jobs.taken(tx, job.job_id, job.settled_steps)
+            taken = [(0, job.settled_steps), *((first, steps) for first, steps, _ in live)]
             taken += [(lease.next_step, lease.end_step - lease.next_step) for lease in leases]
-            found = open_ranges(job.steps, job.segment_steps, taken)
-            empty = (job.state_artifact, decode(JobSpec, job.spec).state_root)
+            empty = (job.state_artifact, spec.state_root)
             pieces = [
-                (item.step_count, StartPoint(item.first_step, item.index, *empty)) for item in found
+                Piece(StartPoint(item.first_step, item.index, *empty), item.step_count)
+                for item in open_ranges(job.steps, job.segment_steps, taken, MAX_ORDER_PIECES)
             ]
+            left = job.steps - job.live_steps
+            left -= sum(lease.end_step - lease.next_step for lease in leases)
         else:
             start = self._restart(tx, job)
-            live = jobs.live_segments(tx, job.job_id)
-            pieces = [(job.steps - start.step, start)] if start.step < job.steps else []
+            live = jobs.taken(tx, job.job_id, job.settled_steps)
+            left = job.steps - start.step
+            pieces = [Piece(start, left)] if left else []
         if not pieces:
-            return []
-        since_us = tx.now_us - self._parameters.decline_pause_us
-        avoid = work.recent_returns(tx, job.job_id, since_us)
-        demand = Demand(job.buyer, PROFILE, job.peak_memory_bytes, _work(job))
-        money = self._money_left(job, live, leases)
-        steps = sum(count for count, _ in pieces)
-        return [
-            (OpenWork(job.job_id, start.step, count, demand, money, steps, avoid), start)
-            for count, start in pieces[:most]
-        ]
+            return None
+        return OpenOrder(
+            job_id=job.job_id,
+            number=job.number,
+            demand=Demand(
+                job.buyer,
+                PROFILE,
+                job.peak_memory_bytes,
+                replace(job_work(job), promised=prediction.promises(tx, job.job_id)),
+                spec.order.constraints,
+            ),
+            pieces=tuple(pieces),
+            money_nano=self._money_left(job, sum(owed for _, _, owed in live), leases),
+            money_steps=left,
+            deadline_us=job.deadline_us,
+            held=len(leases),
+            avoid=self._avoided(tx, job.job_id),
+            rests=spec.order.kind is OrderType.LIMIT,
+        )
 
-    def _lease(
-        self, tx: Transaction, job: JobRow, assignment: Assignment, start: StartPoint
-    ) -> Instruction:
-        offer, terms = assignment.offer, assignment.terms
-        # The row may have moved on: an earlier range of this job got its fence a moment ago.
-        fence = self._job(tx, job.job_id).fence + 1
+    def _avoided(self, tx: Transaction, job_id: str) -> frozenset[str]:
+        """Offers that gave this job back a moment ago. The order is read again when that ends."""
+        pause_us = self._parameters.decline_pause_us
+        returned = work.recent_returns(tx, job_id, tx.now_us - pause_us)
+        if returned:
+            self.keeper.read_again(job_id, min(returned.values()) + pause_us)
+        return frozenset(returned)
+
+    def _open_works(self, tx: Transaction) -> Sequence[OpenWork]:
+        """The first range of every order that waits, in order of priority."""
+        orders = sorted(
+            self._book.orders(), key=lambda item: priority(item.demand, item.held, item.number)
+        )
+        return [order.work(order.pieces[0]) for order in orders]
+
+    def _work_reasons(
+        self, tx: Transaction, open_work: OpenWork
+    ) -> tuple[Mapping[Reason, int], int]:
+        """Why listed offers do not take a range now, and how many could; looks at all of them."""
+        counts = self._book.count_reasons(
+            open_work.demand,
+            now_us=tx.now_us,
+            cap_nano=money_cap(open_work),
+            most_picoseconds=step_time_cap(open_work.step_count, tx.now_us, open_work.deadline_us),
+            idle_only=True,
+            avoid=sorted(open_work.avoid),
+        )
+        return counts, max(0, self._book.offer_count - sum(counts.values()))
+
+    def _lease(self, tx: Transaction, match: Match) -> Instruction:
+        offer, terms = match.found.offer, match.found.terms
+        start, step_count = match.piece.start, match.piece.step_count
+        job = self._job(tx, match.order.job_id)
+        fence = job.fence + 1
         jobs.update(tx, job.job_id, fence=fence)
         lease_id = self._new_id()
         work.add_lease(
@@ -151,7 +198,7 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
                 "account_id": offer.account_id,
                 "chain": not job.stateless,
                 "first_step": start.step,
-                "step_count": assignment.work.step_count,
+                "step_count": step_count,
                 "first_segment": start.index,
                 "state_artifact": start.state_artifact,
                 "state_root": start.state_root,
@@ -167,10 +214,13 @@ class DispatchingUseCases(OfferUseCases, SettlingUseCases):
                 "created_at_us": tx.now_us,
                 "expires_at_us": tx.now_us + self._parameters.accept_ttl_us,
                 "ended_at_us": 0,
+                "milliwatts": offer.milliwatts,
+                "watts_source": offer.watts_source,
+                **lease_forecast(offer, match.order.demand.work),
             },
         )
         text = (
-            f"steps {start.step} to {start.step + assignment.work.step_count} to "
+            f"steps {start.step} to {start.step + step_count} to "
             f"{who(offer.device_name, offer.device_key_id)}, fence {fence}"
         )
         jobs.record(tx, job.job_id, EventKind.LEASED, text, lease_id)
@@ -185,8 +235,3 @@ def revocation(lease: LeaseRow) -> LeaseRevoked:
     return LeaseRevoked(
         lease.device_key_id, lease.lease_id, lease.fence, lease.reason, lease.detail
     )
-
-
-def _work(job: JobRow) -> StepWork:
-    stored = json.loads(job.work)
-    return StepWork(stored["flops"], stored["bytes_moved"], stored["launches"])

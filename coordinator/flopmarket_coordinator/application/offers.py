@@ -2,163 +2,197 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from flopmarket.engine.cost import WORK_CLASSES
 from flopmarket.errors import InvalidInput
+from flopmarket.limits import MAX_BOOK_LEVELS
 from flopmarket.market.offer import Offer, offer_from_terms
+from flopmarket.market.order import NO_CAP
+from flopmarket.market.suitability import suited_for
 from flopmarket.trust.documents import OfferTerms
 from flopmarket.trust.encoding import decode
 from flopmarket_coordinator.application.context import UseCases, page_size
 from flopmarket_coordinator.application.types import (
+    DepthQuery,
+    DepthReport,
     OfferPage,
     OfferQuery,
     OfferView,
     SpotPrice,
     SpotReport,
 )
-from flopmarket_coordinator.core.matching import Candidate
-from flopmarket_coordinator.store import identity, work
+from flopmarket_coordinator.core.book.book import Ranked
+from flopmarket_coordinator.core.book.depth import Best
+from flopmarket_coordinator.core.book.listing import DEFAULT_ORDER, OfferFilter
+from flopmarket_coordinator.core.book.table import Listing
+from flopmarket_coordinator.core.matching import Candidate, Demand
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import OfferRow
 
 DEFAULT_WORK_CLASS = "dot-f32"
 
-_ORDERS: dict[str, Callable[[Offer, str], float]] = {
-    "price": lambda offer, work_class: _price(offer, work_class),
-    "flops_per_dollar": lambda offer, work_class: offer.flop_per_dollar(work_class),
-    "flops_per_watt": lambda offer, work_class: offer.flops_per_watt(work_class),
-    "memory": lambda offer, work_class: offer.memory_bytes,
-}
-
 
 class OfferUseCases(UseCases):
-    """Prices and offers."""
+    """Prices and offers, answered from the book."""
 
     def spot(self, tx: Transaction) -> SpotReport:
-        """The cheapest live offer of each class of work; an empty market has no prices."""
-        offers = [candidate.offer for candidate in self._candidates(tx) if _is_live(candidate)]
-        prices: list[SpotPrice] = []
-        for work_class in WORK_CLASSES:
-            priced = [
-                (price, offer.offer_id, offer)
-                for offer in offers
-                if (price := offer.pflop_price(work_class)) is not None
-            ]
-            if not priced:
-                continue
-            per_pflop, _, best = min(priced, key=lambda item: item[:2])
-            prices.append(
-                SpotPrice(
-                    work_class=work_class,
-                    best_offer_id=best.offer_id,
-                    device_name=best.device_name,
-                    per_pflop_nano=per_pflop,
-                    flops_per_dollar_hour=best.flops_per_dollar_hour(work_class),
-                    flop_per_dollar=best.flop_per_dollar(work_class),
-                    flops_per_watt=best.flops_per_watt(work_class),
-                    watts_source=best.watts_source,
-                    offers=len(priced),
-                )
+        """The cheapest live offer and the highest bid of each class; an empty market has none."""
+        prices = tuple(
+            _spot_price(work_class, best, offer)
+            for work_class, (best, offer) in self._book.best(now_us=tx.now_us).items()
+        )
+        return SpotReport(tx.now_us, self._parameters.currency, prices)
+
+    def depth(self, tx: Transaction, query: DepthQuery) -> DepthReport:
+        """What is asked and what is bid for a class, best first."""
+        _check_class(query.work_class)
+        if not 0 < query.levels <= MAX_BOOK_LEVELS:
+            raise InvalidInput(
+                f"a side has 1 to {MAX_BOOK_LEVELS} levels, not {query.levels}", code="LEVELS"
             )
-        return SpotReport(tx.now_us, self._parameters.currency, tuple(prices))
+        found = self._book.depth(query.work_class, levels=query.levels, now_us=tx.now_us)
+        return DepthReport(
+            as_of_us=tx.now_us,
+            currency=self._parameters.currency,
+            work_class=query.work_class,
+            asks=found.asks,
+            bids=found.bids,
+            offers=found.offers,
+            orders=found.orders,
+        )
 
     def list_offers(self, tx: Transaction, query: OfferQuery) -> OfferPage:
         """Live offers, filtered and sorted; ties by offer id."""
-        work_class = query.work_class or DEFAULT_WORK_CLASS
-        order_by = query.order_by or "price"
-        descending, name = order_by.startswith("-"), order_by.removeprefix("-")
-        if name not in _ORDERS:
-            raise InvalidInput(
-                f"offers are ordered by {', '.join(sorted(_ORDERS))}, not {name[:40]!r}",
-                code="ORDER_UNKNOWN",
-            )
-        if work_class not in WORK_CLASSES:
-            raise InvalidInput(
-                f"classes of work are {', '.join(WORK_CLASSES)}, not {work_class[:40]!r}",
-                code="WORK_CLASS_UNKNOWN",
-            )
-        size = page_size(query.page_size)
-        bound = f"offers/{order_by}/{work_class}/{query.min_memory_bytes}"
+        work_class = _check_class(query.work_class or DEFAULT_WORK_CLASS)
+        order_by = query.order_by or DEFAULT_ORDER
+        filters = query.filters
+        if query.min_memory_bytes:
+            filters = (*filters, OfferFilter("memory", ">=", str(query.min_memory_bytes)))
+        bound = repr(("offers", order_by, query.work_class, filters))
         after = self._page_position(bound, query.page_token)
-        sign = -1 if descending else 1
-        candidates = self._live_candidates(tx)
-        keyed = sorted(
-            ([sign * _ORDERS[name](candidate.offer, work_class), candidate.offer.offer_id], at)
-            for at, candidate in enumerate(candidates)
-            if candidate.offer.memory_bytes >= query.min_memory_bytes
-            and (not query.work_class or _has_rate(candidate.offer, work_class))
+        found, last, matching = self._book.page(
+            now_us=tx.now_us,
+            work_class=work_class,
+            needs_rate=bool(query.work_class),
+            filters=filters,
+            order_by=order_by,
+            after=None if after is None else (after[0], after[1]),
+            size=page_size(query.page_size),
         )
-        rest = [item for item in keyed if after is None or item[0] > after]
-        page = rest[:size]
-        views = tuple(self._offer_view(tx, candidates[at], work_class) for _, at in page)
-        more = len(rest) > size
-        return OfferPage(tx.now_us, views, self._page_token(bound, page[-1][0]) if more else "")
-
-    def _live_candidates(self, tx: Transaction) -> list[Candidate]:
-        return [candidate for candidate in self._candidates(tx) if _is_live(candidate)]
-
-    def _candidates(self, tx: Transaction) -> list[Candidate]:
-        """Every listed offer with its device's standing now, by offer id."""
-        present = work.present_workers(tx, tx.now_us - self._parameters.presence_ttl_us)
-        busy = {lease.offer_id for lease in work.live_leases(tx)}
-        banned: dict[str, bool] = {}
-        candidates: list[Candidate] = []
-        for row in work.listed_offers(tx):
-            if row.device_key_id not in banned:
-                key = identity.key(tx, row.device_key_id)
-                banned[row.device_key_id] = key is None or key.revoked
-            candidates.append(
-                Candidate(
-                    offer=to_offer(row),
-                    online=row.device_key_id in present,
-                    busy=row.offer_id in busy,
-                    banned=banned[row.device_key_id],
-                )
-            )
-        return candidates
-
-    def _offer_view(self, tx: Transaction, candidate: Candidate, work_class: str) -> OfferView:
-        offer = candidate.offer
-        row = work.offer(tx, offer.offer_id)
-        assert row is not None, f"offer {offer.offer_id} was listed a moment ago"
-        return OfferView(
-            offer_id=offer.offer_id,
-            account_id=offer.account_id,
-            device_id=offer.device_id,
-            device_name=offer.device_name,
-            driver=offer.driver,
-            profile=offer.profile,
-            memory_bytes=offer.memory_bytes,
-            rates=offer.rates.flops_per_second,
-            bandwidth_bytes_per_second=offer.rates.bandwidth_bytes_per_second,
-            launch_nanoseconds=offer.rates.launch_nanoseconds,
-            ask_nano_per_hour=offer.ask_nano_per_hour,
-            milliwatts=offer.milliwatts,
-            watts_source=offer.watts_source,
-            card_price_nano=offer.card_price_nano,
-            state="busy" if candidate.busy else "idle",
-            flops_per_dollar=offer.flop_per_dollar(work_class),
-            flops_per_watt=offer.flops_per_watt(work_class),
-            verified_segments=row.verified_segments,
-            rejected_segments=row.rejected_segments,
+        return OfferPage(
+            as_of_us=tx.now_us,
+            offers=tuple(_offer_view(listing, work_class) for listing in found),
+            next_page_token="" if last is None else self._page_token(bound, last),
+            matching=matching,
         )
+
+    # --- for the other rooms ------------------------------------------------------------------
+
+    def _best_offers(
+        self,
+        tx: Transaction,
+        demand: Demand,
+        steps: int,
+        count: int,
+        most_picoseconds: int = NO_CAP,
+    ) -> tuple[Ranked, ...]:
+        """The cheapest live offers that fit, busy ones too, cheapest first.
+
+        ``steps`` steps have a price on them, and none takes longer than ``most_picoseconds``.
+        """
+        return self._book.best_offers(
+            demand,
+            steps=steps,
+            count=count,
+            now_us=tx.now_us,
+            most_picoseconds=most_picoseconds,
+        )
+
+    def _reason_counts(
+        self, tx: Transaction, demand: Demand, steps: int, most_picoseconds: int = NO_CAP
+    ) -> Mapping[str, int]:
+        """Why the other offers are not among those, by :class:`Reason`; looks at all of them."""
+        counts = self._book.count_reasons(
+            demand, now_us=tx.now_us, steps=steps, most_picoseconds=most_picoseconds
+        )
+        return {reason.value: count for reason, count in counts.items()}
+
+    def _candidate(self, tx: Transaction, offer_id: str) -> Candidate | None:
+        """A listed offer with its device's standing now."""
+        listing = self._book.listing(offer_id)
+        if listing is None:
+            return None
+        since_us = tx.now_us - self._parameters.presence_ttl_us
+        return Candidate(
+            offer=listing.offer,
+            online=listing.connected and listing.seen_us >= since_us,
+            busy=listing.busy,
+            banned=listing.banned,
+        )
+
+    def _cheaper_idle(self, tx: Transaction, offer: Offer) -> Mapping[str, int]:
+        """Idle offers of other owners that ask less, for each class the offer has a rate in."""
+        return self._book.count_cheaper(offer, now_us=tx.now_us)
+
+
+def _spot_price(work_class: str, best: Best, offer: Offer | None) -> SpotPrice:
+    return SpotPrice(
+        work_class=work_class,
+        best_offer_id=offer.offer_id if offer else "",
+        device_name=offer.device_name if offer else "",
+        per_pflop_nano=best.ask_nano,
+        flops_per_dollar_hour=offer.flops_per_dollar_hour(work_class) if offer else 0.0,
+        flop_per_dollar=offer.flop_per_dollar(work_class) if offer else 0.0,
+        flops_per_watt=offer.flops_per_watt(work_class) if offer else 0.0,
+        watts_source=offer.watts_source if offer else "",
+        offers=best.offers,
+        bid_nano=best.bid_nano,
+        orders=best.orders,
+    )
+
+
+def _offer_view(listing: Listing, work_class: str) -> OfferView:
+    offer = listing.offer
+    rates = offer.rates.flops_per_second
+    decided = listing.verified_segments + listing.rejected_segments
+    return OfferView(
+        offer_id=offer.offer_id,
+        account_id=offer.account_id,
+        device_id=offer.device_id,
+        device_name=offer.device_name,
+        driver=offer.driver,
+        profile=offer.profile,
+        memory_bytes=offer.memory_bytes,
+        rates=rates,
+        bandwidth_bytes_per_second=offer.rates.bandwidth_bytes_per_second,
+        launch_nanoseconds=offer.rates.launch_nanoseconds,
+        ask_nano_per_hour=offer.ask_nano_per_hour,
+        milliwatts=offer.milliwatts,
+        watts_source=offer.watts_source,
+        card_price_nano=offer.card_price_nano,
+        state="busy" if listing.busy else "idle",
+        flops_per_dollar=offer.flop_per_dollar(work_class),
+        flops_per_watt=offer.flops_per_watt(work_class),
+        verified_segments=listing.verified_segments,
+        rejected_segments=listing.rejected_segments,
+        region=offer.region,
+        reliability=listing.verified_segments / decided if decided else 0.0,
+        suited_for=suited_for(rates, offer.memory_bytes, offer.rates.bandwidth_bytes_per_second),
+        flops_per_card_dollar=offer.flops_per_card_dollar(work_class),
+        updated_at_us=listing.updated_at_us,
+    )
 
 
 def to_offer(row: OfferRow) -> Offer:
-    """The market's view of a stored offer."""
+    """The market's view of a stored offer, before calibration."""
     return offer_from_terms(decode(OfferTerms, row.terms))
 
 
-def _is_live(candidate: Candidate) -> bool:
-    return candidate.online and not candidate.banned
-
-
-def _has_rate(offer: Offer, work_class: str) -> bool:
-    return offer.rates.flops_per_second.get(work_class, 0) > 0
-
-
-def _price(offer: Offer, work_class: str) -> float:
-    """Sorts offers without a rate behind all others."""
-    rate = offer.rates.flops_per_second.get(work_class, 0)
-    return offer.ask_nano_per_hour / rate if rate else 1e300
+def _check_class(work_class: str) -> str:
+    if work_class not in WORK_CLASSES:
+        raise InvalidInput(
+            f"classes of work are {', '.join(WORK_CLASSES)}, not {work_class[:40]!r}",
+            code="WORK_CLASS_UNKNOWN",
+        )
+    return work_class

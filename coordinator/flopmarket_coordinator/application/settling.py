@@ -6,9 +6,10 @@ has become payable and moves the job to the state its leases and segments imply.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from flopmarket.jobs.spec import JobSpec
+from flopmarket.limits import SEGMENTS_READ_AT_ONCE
 from flopmarket.market.money import Nano
 from flopmarket.market.price import PriceTerms, price_bound, split_fee
 from flopmarket.trust.encoding import decode, digest
@@ -20,12 +21,14 @@ from flopmarket.trust.receipt import (
     sign_receipt,
 )
 from flopmarket_coordinator.application.context import UseCases
+from flopmarket_coordinator.application.predicting import learn_delivery
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import (
+    Checked,
     RevokeReason,
     StartPoint,
-    durable_prefix,
+    checked_run,
     restart_point,
 )
 from flopmarket_coordinator.core.ledger import RESERVE, Balance, account_of
@@ -36,7 +39,7 @@ from flopmarket_coordinator.core.lifecycle import (
     SegmentState,
 )
 from flopmarket_coordinator.core.verification import VoidReason
-from flopmarket_coordinator.store import jobs, ledger, work
+from flopmarket_coordinator.store import jobs, ledger, prediction, tape, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
 
@@ -60,27 +63,36 @@ class SettlingUseCases(UseCases):
         job = self._job(tx, job_id)
         if job.state in FINAL_JOB_STATES:
             return
-        live = jobs.live_segments(tx, job_id)
-        every = job.ending == JobState.CANCELLED
-        ready = durable_prefix([row.part() for row in live], stateless=job.stateless, every=every)
-        for segment_id in ready:
-            self._pay(tx, job_id, next(row for row in live if row.segment_id == segment_id))
+        self._pay_ready(tx, job)
         job = self._job(tx, job_id)
-        live = jobs.live_segments(tx, job_id)
-        unaudited = any(row.state is SegmentState.COMMITTED for row in live)
         if job.ending:
-            if unaudited:
+            if job.unaudited_segments:
                 jobs.move(tx, job, JobState.VERIFYING)
             else:
                 self._end(tx, job, JobState(job.ending), job.reason)
-        elif all(row.state is SegmentState.SETTLED for row in live) and _covers(live, job.steps):
+        elif job.settled_steps == job.steps:
             self._end(tx, job, JobState.SUCCEEDED, "")
-        elif _covers(live, job.steps):
+        elif job.live_steps == job.steps:  # live segments do not overlap: they are all there
             jobs.move(tx, job, JobState.VERIFYING)
         elif work.live_leases_of_job(tx, job_id):
             jobs.move(tx, job, JobState.RUNNING)
         else:
             jobs.move(tx, job, JobState.QUEUED)
+
+    def _pay_ready(self, tx: Transaction, job: JobRow) -> None:
+        """Pay what became payable. A segment is looked at once when it is verified and once when
+        it is paid, however many the job has."""
+        before = Checked(job.checked_steps, job.settled_steps)
+        every = job.ending == JobState.CANCELLED
+        following = (row.part() for row in _live_from(tx, job.job_id, job.checked_steps))
+        now = checked_run(following, before, stateless=job.stateless, every=every)
+        if now.checked_steps != job.checked_steps:
+            jobs.update(tx, job.job_id, checked_steps=now.checked_steps)
+        if now.payable_steps > job.settled_steps:
+            for row in _live_from(tx, job.job_id, job.settled_steps):
+                if row.first_step >= now.payable_steps:
+                    break
+                self._pay(tx, job.job_id, row)
 
     def _begin_end(self, tx: Transaction, job_id: str, target: JobState, reason: str) -> None:
         """Stop a job: no more work, outstanding audits finish, then it ends as ``target``."""
@@ -112,7 +124,8 @@ class SettlingUseCases(UseCases):
 
     def _restart(self, tx: Transaction, job: JobRow) -> StartPoint:
         """Where a chain without a live lease starts; segments after that point become void."""
-        live = jobs.live_segments(tx, job.job_id)
+        newest = jobs.newest_checkpoint(tx, job.job_id, job.steps, audited=False)
+        live = jobs.live_from(tx, job.job_id, 0 if newest is None else newest.first_step)
         spec = decode(JobSpec, job.spec)
         start, lost = restart_point(spec, job.state_artifact, [row.part() for row in live])
         dropped = {part.segment_id for part in lost}
@@ -125,12 +138,13 @@ class SettlingUseCases(UseCases):
     def _void(self, tx: Transaction, rows: Iterable[SegmentRow], reason: VoidReason) -> None:
         for row in rows:
             jobs.move_segment(tx, row, SegmentState.VOID, reason=reason.value)
+            jobs.cut_checked(tx, row.job_id, row.first_step)
 
-    def _money_left(
-        self, job: JobRow, live: Iterable[SegmentRow], leases: Iterable[LeaseRow]
-    ) -> Nano:
-        """What a job may still promise: its ceiling less all that is billed, owed or leased out."""
-        owed = sum(row.price_nano for row in live if row.state is not SegmentState.SETTLED)
+    def _money_left(self, job: JobRow, owed: Nano, leases: Iterable[LeaseRow]) -> Nano:
+        """What a job may still promise: its ceiling less all that is billed, owed or leased out.
+
+        ``owed`` is the price of live segments that are not settled.
+        """
         leased = sum(
             price_bound(
                 PriceTerms(lease.ask_nano_per_hour, lease.step_picoseconds),
@@ -166,13 +180,17 @@ class SettlingUseCases(UseCases):
             to_bond_nano=settlement.to_bond_nano,
             to_held_nano=settlement.to_held_nano,
             held_state="held",
+            settled_at_us=tx.now_us,
+            trade_number=tape.print_trade(tx, row.segment_id),
         )
+        learn_delivery(tx, row.segment_id)
         renewed = settlement.hold
         jobs.update(
             tx,
             job_id,
             billed_nano=job.billed_nano + row.price_nano,
             fee_nano=job.fee_nano + split.fee_nano,
+            settled_steps=row.first_step + row.steps,
             hold_id=renewed.transfer_id if renewed else "",
             hold_number=renewed.number if renewed else hold.number,
             hold_nano=renewed.amount_nano if renewed else 0,
@@ -197,6 +215,7 @@ class SettlingUseCases(UseCases):
             amount = jobs.mark_held(tx, job.job_id, account, "released")
             if amount:
                 ledger.execute(tx, escrow.release_pay(job.job_id, account, amount))
+        prediction.end_promises(tx, job.job_id)
         outcome, kind = _OUTCOMES[target]
         jobs.move(
             tx,
@@ -270,11 +289,8 @@ class SettlingUseCases(UseCases):
         return sign_receipt(receipt, self._key)
 
 
-def _covers(live: Iterable[SegmentRow], steps: int) -> bool:
-    """Whether segments in order of steps cover all of a job."""
-    position = 0
-    for row in live:
-        if row.first_step != position:
-            return False
-        position += row.steps
-    return position == steps
+def _live_from(tx: Transaction, job_id: str, first_step: int) -> Iterator[SegmentRow]:
+    """Live segments from a step on, in order of steps, read a few at a time."""
+    while rows := jobs.live_from(tx, job_id, first_step, SEGMENTS_READ_AT_ONCE):
+        yield from rows
+        first_step = rows[-1].first_step + 1

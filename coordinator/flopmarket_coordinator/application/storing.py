@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from flopmarket.errors import Forbidden, InvalidInput, NotFound
+from flopmarket.errors import Forbidden, InvalidInput, NotFound, QuotaExceeded
+from flopmarket.limits import MAX_COLLECTED_ARTIFACTS
 from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.application.types import ArtifactInfo, Session
 from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES, SegmentState
-from flopmarket_coordinator.store import jobs, work
+from flopmarket_coordinator.store import collecting, decisions, jobs, work
+from flopmarket_coordinator.store.decisions import DecisionKind
 from flopmarket_coordinator.store.engine import Transaction
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -22,10 +24,14 @@ class ArtifactUseCases(UseCases):
     def artifact_may_put(
         self, tx: Transaction, session: Session, size_bytes: int, lease_id: str
     ) -> None:
-        """Whether an upload may begin: buyers at any time, workers for a lease of theirs."""
+        """Whether an upload may begin: of buyers within their quota, of workers for a lease.
+
+        ``size_bytes`` counts everything of the account that is on its way.
+        """
         if size_bytes < 0:
             raise InvalidInput("an artifact has a size", code="ARTIFACT_SIZE")
         if session.role in (KeyRole.OWNER, KeyRole.CI):
+            self._within_quota(tx, session.account_id, size_bytes)
             return
         lease = work.lease(tx, lease_id) if lease_id else None
         if (
@@ -36,13 +42,33 @@ class ArtifactUseCases(UseCases):
         ):
             raise Forbidden("a worker uploads for a live lease of its own", code="NO_LEASE")
 
+    def _within_quota(self, tx: Transaction, account_id: str, size_bytes: int) -> None:
+        stored, most = (
+            work.stored_bytes(tx, account_id),
+            self._parameters.max_stored_bytes_per_account,
+        )
+        if stored + size_bytes > most:
+            raise QuotaExceeded(
+                f"the account stores {stored} bytes; {size_bytes} more pass its {most}",
+                code="ARTIFACT_STORAGE_QUOTA",
+                hint="uploads that no job needs are freed after some days",
+                details={
+                    "stored_bytes": str(stored),
+                    "size_bytes": str(size_bytes),
+                    "limit": str(most),
+                },
+            )
+
     def artifact_put(
         self, tx: Transaction, session: Session, digest: str, size_bytes: int, lease_id: str
     ) -> None:
         """These bytes are durable now. Whoever uploads them may use them; again, no change."""
         if not _DIGEST.fullmatch(digest):
             raise InvalidInput("a digest is 64 lower-case hex digits", code="ARTIFACT_DIGEST")
-        self.artifact_may_put(tx, session, size_bytes, lease_id)
+        if session.role not in (KeyRole.OWNER, KeyRole.CI) or not work.may_read(
+            tx, digest, session.account_id
+        ):
+            self.artifact_may_put(tx, session, size_bytes, lease_id)
         work.add_artifact(tx, digest, size_bytes, session.account_id)
 
     def artifact_may_read(
@@ -64,6 +90,30 @@ class ArtifactUseCases(UseCases):
             code="ARTIFACT_MISSING",
             details={"digest": digest[:80]},
         )
+
+    def plan_collection(self, tx: Transaction) -> collecting.Plan:
+        """Artifacts that nothing needs: see ``artifact_unused_us``, ``artifact_retention_us``."""
+        return collecting.plan(
+            tx,
+            unused_before_us=tx.now_us - self._parameters.artifact_unused_us,
+            ended_before_us=tx.now_us - self._parameters.artifact_retention_us,
+            most=MAX_COLLECTED_ARTIFACTS,
+        )
+
+    def collect(self, tx: Transaction, plan: collecting.Plan) -> list[str]:
+        """Forget what a plan names and nothing has needed since; their files may be removed."""
+        dropped = collecting.drop(tx, plan)
+        if dropped:
+            decisions.record(
+                tx,
+                DecisionKind.ARTIFACTS_COLLECTED,
+                "",
+                actor=self._key.key_id,
+                cause="retention",
+                reason=f"{len(dropped)} artifacts that nothing needs",
+                detail=" ".join(dropped),
+            )
+        return dropped
 
     def artifact_present(
         self, tx: Transaction, session: Session, digests: Sequence[str]

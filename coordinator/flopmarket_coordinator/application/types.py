@@ -10,10 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from flopmarket.limits import DEFAULT_BOOK_LEVELS
+from flopmarket.market.accuracy import Accuracy
+from flopmarket.market.order import MARKET_ORDER, OrderTerms
 from flopmarket.market.price import PriceTerms
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import KeyRole, PublicKey
+from flopmarket_coordinator.core.book.depth import AskLevel, BidLevel
+from flopmarket_coordinator.core.book.listing import OfferFilter as OfferFilter
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
+from flopmarket_coordinator.core.spending import Budget
+from flopmarket_coordinator.core.webhooks import DeliveryState
 
 # --- identity -------------------------------------------------------------------------------------
 
@@ -67,6 +74,9 @@ class QuoteRequest:
     segment_steps: int
     input_bytes: int = 0
     verification: str = "audit-all"
+    order: OrderTerms = MARKET_ORDER
+    deadline_us: int = 0
+    """When it must be done; 0 asks for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,18 @@ class JobView:
     """Artifact and root of the last durable verified state; the initial state at first."""
     state_root: bytes
     segments: tuple[SegmentView, ...] = ()
+    """The first of them."""
+    segment_count: int = 0
+    order: OrderTerms = MARKET_ORDER
+    deadline_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPage:
+    """Segments of a job, in order of steps."""
+
+    segments: tuple[SegmentView, ...]
+    next_page_token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +164,63 @@ class JobEvent:
     kind: str
     text: str
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBudget:
+    """What a CI key may spend, over its life and in this month, and what counts against it."""
+
+    key_id: str
+    label: str
+    total: Budget
+    month: Budget
+    expires_at_us: int
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReport:
+    """Limits of an account as of one instant; ``month_start_us`` is where its month began."""
+
+    as_of_us: int
+    month_start_us: int
+    month: Budget
+    keys: tuple[KeyBudget, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookView:
+    """A webhook, as its owner sees it."""
+
+    webhook_id: str
+    url: str
+    events: tuple[str, ...]
+    enabled: bool
+    disabled_reason: str
+    failures: int
+    last_error: str
+    pending: int
+    created_at_us: int
+    delivered_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """How one message to a webhook stands. ``error`` is what went wrong last."""
+
+    state: DeliveryState
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueDelivery:
+    """A message to send now."""
+
+    number: int
+    message_id: str
+    webhook_id: str
+    url: str
+    body: bytes
 
 
 # --- working --------------------------------------------------------------------------------------
@@ -195,6 +274,10 @@ class LeaseOffered:
     first_segment: int
     price: PriceTerms
     expires_at_us: int
+    grant: Envelope | None = None
+    """The owner's grant to the CI key that signed ``spec``; None when the owner signed it."""
+    buyer_public_key: bytes = b""
+    """Raw owner key that verifies ``grant``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,12 +333,30 @@ class HeartbeatAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeReport:
+    """What a worker says its time went into, microseconds; zeros when it does not say.
+
+    ``build_us`` and ``transfer_us`` were spent once, before the first segment of a lease.
+    """
+
+    run_us: int = 0
+    build_us: int = 0
+    transfer_us: int = 0
+
+    @property
+    def setup_us(self) -> int:
+        """Before the first step."""
+        return self.build_us + self.transfer_us
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentCommit:
     """A finished segment; the artifacts were uploaded before ("" when there is none)."""
 
     commitment: Envelope
     outputs_artifact: str
     checkpoint_artifact: str
+    times: TimeReport = TimeReport()
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +448,7 @@ class AuditOutcome:
 
 @dataclass(frozen=True, slots=True)
 class OfferView:
-    """A live offer, as anybody sees it."""
+    """A live offer, as anybody sees it. Figures that its owner does not state are 0 or empty."""
 
     offer_id: str
     account_id: str
@@ -371,14 +472,22 @@ class OfferView:
     """Sustained operations per second and watt; 0 when the power is unknown."""
     verified_segments: int
     rejected_segments: int
+    region: str = ""
+    reliability: float = 0.0
+    """Verified segments of all that were decided; 0 before the first."""
+    suited_for: tuple[str, ...] = ()
+    flops_per_card_dollar: float = 0.0
+    """Sustained operations per second for each currency unit that the card costs."""
+    updated_at_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class OfferQuery:
     """Filter, order and page of a list of offers.
 
-    ``order_by``: ``price``, ``flops_per_dollar``, ``flops_per_watt``, ``memory``; ``-`` reverses.
-    ``work_class`` is what rates are compared in.
+    ``order_by`` is a name of :data:`core.book.listing.NUMBERS`, ``price`` when empty; ``-``
+    reverses. ``work_class`` is what rates are compared in; naming one leaves out devices without a
+    rate for it. All ``filters`` must hold.
     """
 
     page_size: int = 0
@@ -386,39 +495,68 @@ class OfferQuery:
     order_by: str = ""
     min_memory_bytes: int = 0
     work_class: str = ""
+    filters: tuple[OfferFilter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class OfferPage:
-    """Offers as of one instant."""
+    """Offers as of one instant. ``matching`` counts those of all pages."""
 
     as_of_us: int
     offers: tuple[OfferView, ...]
     next_page_token: str
+    matching: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SpotPrice:
-    """The cheapest live offer of one class of work."""
+    """Where a class of work stands: its cheapest live offer and its highest bid.
+
+    Without an offer ``per_pflop_nano`` is None and what describes the offer is empty; without a
+    bid ``bid_nano`` is None.
+    """
 
     work_class: str
     best_offer_id: str
     device_name: str
-    per_pflop_nano: int
+    per_pflop_nano: int | None
     flops_per_dollar_hour: float
     flop_per_dollar: float
     flops_per_watt: float
     watts_source: str
     offers: int
+    bid_nano: int | None = None
+    orders: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SpotReport:
-    """Spot prices as of one instant; no offers is an answer."""
+    """Spot prices as of one instant, of classes with an offer or an order; none is an answer."""
 
     as_of_us: int
     currency: str
     prices: tuple[SpotPrice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DepthQuery:
+    """Depth of one class; ``levels`` prices of each side."""
+
+    work_class: str
+    levels: int = DEFAULT_BOOK_LEVELS
+
+
+@dataclass(frozen=True, slots=True)
+class DepthReport:
+    """Both sides of a class as of one instant, best first. The counts are of all levels."""
+
+    as_of_us: int
+    currency: str
+    work_class: str
+    asks: tuple[AskLevel, ...]
+    bids: tuple[BidLevel, ...]
+    offers: int
+    orders: int
 
 
 # --- money ----------------------------------------------------------------------------------------
@@ -426,7 +564,10 @@ class SpotReport:
 
 @dataclass(frozen=True, slots=True)
 class Balances:
-    """Money of one account. ``reserved`` is held for running jobs and not in ``available``."""
+    """Money of one account. ``reserved`` is held for running jobs and not in ``available``.
+
+    ``overdraft_nano`` is how far below zero ``available`` may go.
+    """
 
     account_id: str
     display_name: str
@@ -434,6 +575,7 @@ class Balances:
     reserved_nano: int
     held_nano: int
     bond_nano: int
+    overdraft_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,3 +618,15 @@ class ArtifactInfo:
 
     digest: str
     size_bytes: int
+
+
+# --- prediction -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyReport:
+    """How far predictions were off lately; ``overall`` is all of ``rows``' segments together."""
+
+    as_of_us: int
+    overall: Accuracy
+    rows: tuple[Accuracy, ...]

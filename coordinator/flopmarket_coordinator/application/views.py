@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from flopmarket.jobs.spec import JobSpec
+from flopmarket.limits import MAX_INLINE_SEGMENTS
 from flopmarket.market.price import PriceTerms
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope
 from flopmarket_coordinator.application.types import JobView, LeaseOffered, SegmentView
-from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, SegmentState
-from flopmarket_coordinator.store import identity
+from flopmarket_coordinator.store import buyers, identity, jobs
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
 
-_CHECKED = (SegmentState.VERIFIED, SegmentState.SETTLED)
+FIRST_SEGMENT = (-1, 0)
+"""The position before a job's first segment."""
 
 
-def job_view(job: JobRow, rows: Iterable[SegmentRow], *, with_segments: bool) -> JobView:
-    """A job and what its segments add up to. ``rows`` are in order of steps."""
+def job_view(tx: Transaction, job: JobRow, *, with_segments: bool) -> JobView:
+    """A job and what its segments add up to; the first of them where they are asked for."""
     spec = decode(JobSpec, job.spec)
-    segments = list(rows)
-    live = [row for row in segments if row.state in LIVE_SEGMENT_STATES]
-    state_artifact, root = job.state_artifact, spec.state_root
-    for row in live:
-        if row.state in _CHECKED and row.checkpoint_artifact:
-            state_artifact, root = row.checkpoint_artifact, row.root_after
+    sums = jobs.progress(tx, job.job_id)
+    durable = bool(sums.checkpoint_artifact)
+    rows = (
+        jobs.segment_page(tx, job.job_id, FIRST_SEGMENT, MAX_INLINE_SEGMENTS)
+        if with_segments
+        else ()
+    )
     return JobView(
         job_id=job.job_id,
         title=job.title,
@@ -36,18 +36,22 @@ def job_view(job: JobRow, rows: Iterable[SegmentRow], *, with_segments: bool) ->
         ended_at_us=job.ended_at_us,
         steps=job.steps,
         segment_steps=job.segment_steps,
-        steps_committed=sum(row.steps for row in live),
-        steps_verified=sum(row.steps for row in live if row.state in _CHECKED),
+        steps_committed=sums.steps_committed,
+        steps_verified=sums.steps_verified,
         ceiling_nano=job.ceiling_nano,
         billed_nano=job.billed_nano,
         program_digest=spec.program_digest.hex(),
-        state_artifact=state_artifact,
-        state_root=root,
-        segments=tuple(_segment_view(row) for row in segments) if with_segments else (),
+        state_artifact=sums.checkpoint_artifact if durable else job.state_artifact,
+        state_root=sums.checkpoint_root if durable else spec.state_root,
+        segments=tuple(segment_view(row) for row in rows),
+        segment_count=sums.segments,
+        order=spec.order,
+        deadline_us=job.deadline_us,
     )
 
 
-def _segment_view(row: SegmentRow) -> SegmentView:
+def segment_view(row: SegmentRow) -> SegmentView:
+    """A segment as its buyer sees it."""
     return SegmentView(
         index=row.segment_index,
         first_step=row.first_step,
@@ -70,6 +74,8 @@ def lease_offer(tx: Transaction, job: JobRow, lease: LeaseRow) -> LeaseOffered:
     spec = Envelope.from_bytes(job.envelope)
     signer = identity.key(tx, spec.signatures[0].key_id_hint) or identity.key(tx, job.buyer)
     assert signer is not None, "the job was accepted on this signature"
+    grant = buyers.grant_of_job(tx, job.job_id)
+    owner = identity.key(tx, job.buyer) if grant is not None else None
     return LeaseOffered(
         device_key_id=lease.device_key_id,
         lease_id=lease.lease_id,
@@ -88,4 +94,6 @@ def lease_offer(tx: Transaction, job: JobRow, lease: LeaseRow) -> LeaseOffered:
         first_segment=lease.first_segment,
         price=PriceTerms(lease.ask_nano_per_hour, lease.step_picoseconds),
         expires_at_us=lease.expires_at_us,
+        grant=None if grant is None else Envelope.from_bytes(grant.envelope),
+        buyer_public_key=b"" if owner is None else owner.public_key,
     )

@@ -15,6 +15,7 @@ from flopmarket.trust.encoding import decode, digest, encode
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.application.dispatching import DispatchingUseCases, revocation
+from flopmarket_coordinator.application.predicting import note_delivery
 from flopmarket_coordinator.application.types import (
     CommitmentAnswer,
     HeartbeatAnswer,
@@ -118,8 +119,8 @@ class WorkingUseCases(DispatchingUseCases):
         """A device takes no new leases; one that it has goes on."""
         keep = {
             row.offer_id
-            for row in work.listed_offers(tx)
-            if row.device_key_id == session.key_id and row.device_id != device_id
+            for row in work.listed_offers(tx, session.key_id)
+            if row.device_id != device_id
         }
         work.unlist_offers(tx, session.key_id, keep=keep)
 
@@ -164,7 +165,9 @@ class WorkingUseCases(DispatchingUseCases):
         if lease.state is LeaseState.RUNNING:
             return
         expires_at_us = tx.now_us + self._parameters.lease_ttl_us
-        work.move_lease(tx, lease, LeaseState.RUNNING, expires_at_us=expires_at_us)
+        work.move_lease(
+            tx, lease, LeaseState.RUNNING, expires_at_us=expires_at_us, accepted_at_us=tx.now_us
+        )
         text = f"{who(lease.device_name, lease.device_key_id)} starts at step {lease.first_step}"
         jobs.record(tx, lease.job_id, EventKind.ACCEPTED, text, lease.lease_id)
 
@@ -228,7 +231,7 @@ class WorkingUseCases(DispatchingUseCases):
         self._check_artifacts(tx, job, lease, commit, body)
         terms = PriceTerms(lease.ask_nano_per_hour, lease.step_picoseconds)
         cost = price(terms, body.steps_done)
-        jobs.add_segment(
+        segment_id = jobs.add_segment(
             tx,
             {
                 "job_id": job.job_id,
@@ -260,6 +263,7 @@ class WorkingUseCases(DispatchingUseCases):
                 "committed_at_us": tx.now_us,
             },
         )
+        measured_us = note_delivery(tx, job, lease, segment_id, body.steps_done, commit.times)
         decision = self._audit_decision(tx, lease, cost)
         next_step = body.first_step + body.steps_done
         work.update_lease(
@@ -268,6 +272,7 @@ class WorkingUseCases(DispatchingUseCases):
             next_step=next_step,
             next_segment=body.segment_index + 1,
             next_root=body.state_root_after,
+            measured_us=measured_us,
             expires_at_us=tx.now_us + self._parameters.lease_ttl_us,
         )
         text = (

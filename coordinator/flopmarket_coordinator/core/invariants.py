@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flopmarket_coordinator.core.ledger import (
     ESCROW,
-    EXTERNAL,
+    FEE,
+    UNBOUNDED_ACCOUNTS,
     LedgerConflict,
     Purpose,
     Transfer,
@@ -52,6 +53,10 @@ class JobFacts:
     receipt_invoice_nano: int | None
     receipt_fee_nano: int | None
     receipt_segments: int | None
+    settled_steps: int
+    checked_steps: int
+    live_steps: int
+    unaudited_segments: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +89,19 @@ class LeaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything, at one instant. ``balances`` are cached ``(balance, reserved)``."""
+    """Everything, at one instant. ``balances`` are cached ``(balance, reserved)``.
+
+    ``overdrafts`` are how far below zero accounts may go, where that is not 0; ``withdrawals`` the
+    pending transfers that undecided withdrawals hold.
+    """
 
     transfers: Sequence[Transfer]
     balances: Mapping[str, tuple[int, int]]
     jobs: Sequence[JobFacts]
     segments: Sequence[SegmentFacts]
     leases: Sequence[LeaseFacts]
+    overdrafts: Mapping[str, int] = field(default_factory=dict)
+    withdrawals: frozenset[str] = frozenset()
 
 
 Rule = Callable[[Snapshot], Iterator[tuple[str, str]]]
@@ -140,7 +151,8 @@ def _cache_is_right(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
 
 def _nothing_is_overdrawn(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for account, (balance, reserved) in sorted(_derived(snapshot).items()):
-        if account != EXTERNAL and balance < reserved:
+        overdraft = snapshot.overdrafts.get(account, 0)
+        if account not in UNBOUNDED_ACCOUNTS and balance + overdraft < reserved:
             yield account, f"balance {balance} does not cover {reserved} reserved"
 
 
@@ -166,7 +178,8 @@ def _holds_resolve_once(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         if transfer.kind is not TransferKind.PENDING:
             continue
         times = resolved[transfer.transfer_id]
-        expected = 0 if transfer.transfer_id in open_holds else 1
+        open_ids = (open_holds, snapshot.withdrawals)
+        expected = 0 if any(transfer.transfer_id in ids for ids in open_ids) else 1
         if times != expected:
             yield transfer.transfer_id, f"resolved {times} times, {expected} expected"
 
@@ -188,15 +201,16 @@ def _open_holds_match(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
 def _billed_is_settled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     settled: Counter[str] = Counter()
     posted: Counter[str] = Counter()
-    fees: Counter[str] = Counter()
+    fees: Counter[str] = Counter()  # what settlements left in escrow, by job
     for segment in snapshot.segments:
         if segment.state is SegmentState.SETTLED:
             settled[segment.job_id] += segment.price_nano
     for transfer in snapshot.transfers:
         if transfer.kind is TransferKind.POST:
             posted[transfer.job_id] += transfer.amount_nano
-        if transfer.purpose is Purpose.FEE:
-            fees[transfer.job_id] += transfer.amount_nano
+            fees[transfer.job_id] += transfer.amount_nano if transfer.credit == ESCROW else 0
+        if transfer.debit == ESCROW and transfer.purpose in (Purpose.PAY, Purpose.BOND):
+            fees[transfer.job_id] -= transfer.amount_nano
     for job in snapshot.jobs:
         if job.billed_nano > job.ceiling_nano:
             yield job.job_id, f"billed {job.billed_nano} over the ceiling {job.ceiling_nano}"
@@ -205,6 +219,13 @@ def _billed_is_settled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
             yield job.job_id, f"billed {job.billed_nano}, segments and posts say {sums}"
         if fees[job.job_id] != job.fee_nano:
             yield job.job_id, f"fee {job.fee_nano}, the ledger says {fees[job.job_id]}"
+
+
+def _fees_are_collected(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    collected = sum(item.amount_nano for item in snapshot.transfers if item.purpose is Purpose.FEE)
+    owed = sum(job.fee_nano for job in snapshot.jobs)
+    if collected != owed:
+        yield FEE, f"collected {collected}, fees of jobs are {owed}"
 
 
 def _pay_follows_a_verdict(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
@@ -261,6 +282,31 @@ def _steps_do_not_overlap(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         ends[segment.job_id] = segment.first_step + segment.steps
 
 
+def _sums_are_right(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """What a job says of its segments; how far it was verified is of use until it ends."""
+    live: Counter[str] = Counter()
+    waiting: Counter[str] = Counter()
+    position: Counter[str] = Counter()
+    settled: Counter[str] = Counter()
+    verified = (SegmentState.VERIFIED, SegmentState.SETTLED)
+    for item in sorted(snapshot.segments, key=lambda item: (item.job_id, item.first_step)):
+        if item.state not in LIVE_SEGMENT_STATES:
+            continue
+        live[item.job_id] += item.steps
+        waiting[item.job_id] += item.state is SegmentState.COMMITTED
+        if item.state in verified and item.first_step == position[item.job_id]:
+            position[item.job_id] += item.steps
+        settled[item.job_id] += item.steps if item.state is SegmentState.SETTLED else 0
+    for job in snapshot.jobs:
+        name = job.job_id
+        stated = (job.settled_steps, job.live_steps, job.unaudited_segments)
+        right = (settled[name], live[name], waiting[name])
+        if stated != right:
+            yield name, f"says (settled, live, unaudited) {stated}, its segments say {right}"
+        if job.state not in FINAL_JOB_STATES and job.checked_steps != position[name]:
+            yield name, f"is verified up to {position[name]}, not {job.checked_steps}"
+
+
 def _receipts_agree(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     settled = Counter(
         item.job_id for item in snapshot.segments if item.state is SegmentState.SETTLED
@@ -285,10 +331,12 @@ RULES: Mapping[str, Rule] = {
     "hold-resolved-once": _holds_resolve_once,
     "open-hold": _open_holds_match,
     "billed": _billed_is_settled,
+    "fees-collected": _fees_are_collected,
     "verdict-before-pay": _pay_follows_a_verdict,
     "held-pay": _held_pay_is_there,
     "lease-exclusive": _leases_are_exclusive,
     "fence-rises": _fences_rise,
     "steps-overlap": _steps_do_not_overlap,
+    "job-sums": _sums_are_right,
     "receipt": _receipts_agree,
 }

@@ -117,9 +117,10 @@ def restart_point(
 
 
 def open_ranges(
-    steps: int, segment_steps: int, taken: Iterable[tuple[int, int]]
+    steps: int, segment_steps: int, taken: Iterable[tuple[int, int]], most: int
 ) -> tuple[Range, ...]:
-    """Ranges of a stateless job that no segment and no lease covers, cut at segment borders.
+    """The first ranges of a stateless job that no segment and no lease covers, ``most`` at most,
+    cut at segment borders.
 
     ``taken`` are ``(first step, steps)``; a range never spans two segments of the grid.
     """
@@ -127,6 +128,8 @@ def open_ranges(
     position = 0
     for first, count in [*sorted(taken), (steps, 0)]:
         while position < first:
+            if len(ranges) == most:
+                return tuple(ranges)
             index = position // segment_steps
             end = min(first, (index + 1) * segment_steps)
             ranges.append(Range(position, end - position, index))
@@ -135,23 +138,28 @@ def open_ranges(
     return tuple(ranges)
 
 
-def durable_prefix(live: Sequence[Part], *, stateless: bool, every: bool) -> list[int]:
-    """Ids of verified segments that may be paid now, in order of their steps.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How far a job is verified without a gap, and how far it may be paid; steps."""
+
+    checked_steps: int
+    payable_steps: int
+
+
+def checked_run(
+    following: Iterable[Part], checked: Checked, *, stateless: bool, every: bool
+) -> Checked:
+    """How far a job got, given how far it was and the live segments from there on, in order.
 
     Pay follows order without a gap. A chain's segment is paid once its end state, or a later
     verified one, is durable; ``every`` drops that condition, for a job its buyer cancelled.
     """
-    ready: list[int] = []
-    waiting: list[int] = []
-    position = 0
-    for part in live:
-        checked = part.state in (SegmentState.VERIFIED, SegmentState.SETTLED)
-        if not checked or part.first_step != position:
+    position, payable = checked.checked_steps, checked.payable_steps
+    for part in following:
+        verified = part.state in (SegmentState.VERIFIED, SegmentState.SETTLED)
+        if not verified or part.first_step != position:
             break
         position = part.end_step
-        if part.state is SegmentState.VERIFIED:
-            waiting.append(part.segment_id)
-        if stateless or part.checkpoint_artifact or every:
-            ready += waiting
-            waiting = []
-    return ready
+        if stateless or part.checkpoint_artifact:
+            payable = position
+    return Checked(position, position if every else payable)

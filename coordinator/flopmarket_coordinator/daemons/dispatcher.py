@@ -1,8 +1,8 @@
 """The loop that hands out work and lets time pass.
 
 Idempotent and without memory: what it sends is in the store first, and an instruction for a worker
-that is not connected waits there for its next hello. It runs when something changed, and otherwise
-at a fixed interval.
+that is not connected waits there for its next hello. It runs when something changed or a round
+had more to do than one round does, and otherwise at a fixed interval.
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ class Dispatcher:
             report = await backend.tick.submit(
                 lambda tx: backend.application.expire(tx, resumed=resumed)
             )
+            await backend.tick.submit(backend.application.tend_ledger)
             self._expired_at = now
             moved = bool(report.leases_expired or report.jobs_failed)
         instructions = await backend.tick.submit(backend.application.match)
         for instruction in instructions:
             backend.hub.instruct(instruction)
-        if moved or instructions:
+        if moved or instructions or backend.application.keeper.behind:
             backend.changed.notify()

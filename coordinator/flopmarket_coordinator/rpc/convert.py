@@ -15,11 +15,9 @@ from flopmarket.limits import (
     MAX_HELLO_OFFERS,
     MAX_PAGE_SIZE,
     MAX_PROGRESS_SCALARS,
-    MAX_QUOTED_OFFERS,
     MAX_REQUEST_TEXT_CHARACTERS,
 )
-from flopmarket.market.quote import Quote
-from flopmarket.v1 import common_pb2, job_pb2, ledger_pb2, market_pb2, worker_pb2
+from flopmarket.v1 import common_pb2, job_pb2, ledger_pb2, worker_pb2
 from flopmarket.wire import envelope_from_proto, envelope_to_proto
 from flopmarket_coordinator.application.types import (
     CommitmentAnswer,
@@ -29,14 +27,13 @@ from flopmarket_coordinator.application.types import (
     JobView,
     LeaseOffered,
     OfferRefused,
-    OfferView,
     Progress,
     SegmentView,
-    SpotPrice,
     TransferView,
     Welcome,
 )
 from flopmarket_coordinator.core.lifecycle import JobState
+from flopmarket_coordinator.rpc.convert_orders import order
 
 _JOB_STATES = {
     JobState.QUEUED: job_pb2.Job.STATE_QUEUED,
@@ -65,6 +62,15 @@ def page_size_of(value: int) -> int:
     if value < 0:
         raise InvalidInput(f"page_size = {value} is negative", code="PAGE_SIZE_INVALID")
     return min(value, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+
+
+def job_states_of(values: Sequence[job_pb2.Job.State.ValueType]) -> tuple[JobState, ...]:
+    """States to list jobs of; InvalidInput ``JOB_STATE_UNKNOWN`` for what is none."""
+    known = {number: state for state, number in _JOB_STATES.items()}
+    _check_count(len(values), len(known), "states")
+    if unknown := [value for value in values if value not in known]:
+        raise InvalidInput(f"no job is in state number {unknown[0]}", code="JOB_STATE_UNKNOWN")
+    return tuple(known[value] for value in values)
 
 
 def hello_of(message: worker_pb2.Hello) -> Hello:
@@ -127,15 +133,19 @@ def job(view: JobView) -> job_pb2.Job:
         ceiling=money(view.ceiling_nano),
         billed=money(view.billed_nano),
         reason=view.reason,
-        segments=[_segment(item) for item in view.segments],
+        segments=[segment(item) for item in view.segments],
         state_artifact=view.state_artifact,
         state_root=view.state_root,
         program_digest=view.program_digest,
         segment_steps=view.segment_steps,
+        segment_count=view.segment_count,
+        order=order(view.order),
+        deadline_us=view.deadline_us,
     )
 
 
-def _segment(view: SegmentView) -> job_pb2.Segment:
+def segment(view: SegmentView) -> job_pb2.Segment:
+    """One segment of a job."""
     return job_pb2.Segment(
         index=view.index,
         first_step=view.first_step,
@@ -150,41 +160,6 @@ def _segment(view: SegmentView) -> job_pb2.Segment:
         outputs_artifact=view.outputs_artifact,
         checkpoint_artifact=view.checkpoint_artifact,
         reason=view.reason,
-    )
-
-
-def quote(value: Quote) -> job_pb2.QuoteJobResponse:
-    """A firm ceiling and what it rests on."""
-    return job_pb2.QuoteJobResponse(
-        quote_id=value.quote_id,
-        as_of_us=value.as_of_us,
-        expires_at_us=value.expires_at_us,
-        ceiling=money(value.ceiling_nano),
-        expected=money(value.expected_nano),
-        fee_within_expected=money(value.fee_within_expected_nano),
-        work=[
-            common_pb2.ClassWork(work_class=name, flops_per_step=count)
-            for name, count in sorted(value.work.items())
-        ],
-        steps=value.steps,
-        bytes_moved_per_step=value.bytes_moved_per_step,
-        peak_memory_bytes=value.peak_memory_bytes,
-        offers=[
-            job_pb2.EligibleOffer(
-                offer_id=item.offer_id,
-                device_name=item.device_name,
-                total=money(item.total_nano),
-                seconds=item.seconds,
-            )
-            for item in value.offers[:MAX_QUOTED_OFFERS]
-        ],
-        finish_seconds_p50=value.finish_seconds_p50,
-        finish_seconds_p95=value.finish_seconds_p95,
-        verification=value.verification,
-        detection_probability=value.detection_probability,
-        joules=value.joules,
-        joules_source=value.joules_source,
-        ineligible=dict(value.ineligible),
     )
 
 
@@ -215,6 +190,8 @@ def instruction(value: Instruction) -> worker_pb2.SessionResponse:
             step_picoseconds=value.price.step_picoseconds,
         ),
         expires_at_us=value.expires_at_us,
+        grant=None if value.grant is None else envelope_to_proto(value.grant),
+        buyer_public_key=value.buyer_public_key,
     )
     return worker_pb2.SessionResponse(lease_offered=offered)
 
@@ -252,52 +229,12 @@ def commitment_answer(value: CommitmentAnswer) -> worker_pb2.SessionResponse:
     return worker_pb2.SessionResponse(commitment_answer=message)
 
 
-def offer(view: OfferView) -> market_pb2.Offer:
-    """A live offer."""
-    return market_pb2.Offer(
-        offer_id=view.offer_id,
-        account_id=view.account_id,
-        device_id=view.device_id,
-        device_name=view.device_name,
-        driver=view.driver,
-        profile=view.profile,
-        memory_bytes=view.memory_bytes,
-        rates=rates(view.rates),
-        bandwidth_bytes_per_second=view.bandwidth_bytes_per_second,
-        launch_nanoseconds=view.launch_nanoseconds,
-        ask_per_hour=money(view.ask_nano_per_hour),
-        milliwatts=view.milliwatts,
-        watts_source=view.watts_source,
-        card_price=money(view.card_price_nano),
-        state=view.state,
-        flops_per_dollar=view.flops_per_dollar,
-        flops_per_watt=view.flops_per_watt,
-        verified_segments=view.verified_segments,
-        rejected_segments=view.rejected_segments,
-    )
-
-
 def rates(values: Mapping[str, int]) -> Iterable[common_pb2.ClassRate]:
     """Rates by class of work, in the order of the classes' names."""
     return [
         common_pb2.ClassRate(work_class=name, flops_per_second=value)
         for name, value in sorted(values.items())
     ]
-
-
-def spot_price(value: SpotPrice) -> market_pb2.SpotPrice:
-    """The cheapest offer of one class."""
-    return market_pb2.SpotPrice(
-        work_class=value.work_class,
-        best_offer_id=value.best_offer_id,
-        device_name=value.device_name,
-        per_pflop=money(value.per_pflop_nano),
-        flops_per_dollar_hour=value.flops_per_dollar_hour,
-        flop_per_dollar=value.flop_per_dollar,
-        flops_per_watt=value.flops_per_watt,
-        watts_source=value.watts_source,
-        offers=value.offers,
-    )
 
 
 def transfer(view: TransferView) -> ledger_pb2.Transfer:

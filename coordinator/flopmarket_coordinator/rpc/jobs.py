@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from flopmarket.errors import LimitExceeded, Unavailable
+from flopmarket.jobs.spec import Verification
 from flopmarket.limits import MAX_INLINE_PROGRAM_BYTES, MAX_WATCH_EVENTS
+from flopmarket.market.order import OrderType
 from flopmarket.v1 import job_pb2, job_pb2_grpc
 from flopmarket.wire import envelope_from_proto
 from flopmarket_coordinator.application.types import (
@@ -21,7 +23,8 @@ from flopmarket_coordinator.application.types import (
 )
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
-from flopmarket_coordinator.rpc import convert
+from flopmarket_coordinator.rpc import convert, convert_prediction
+from flopmarket_coordinator.rpc.convert_orders import job_explanation, order_of
 from flopmarket_coordinator.rpc.interceptors import caller
 
 _WATCH_POLL_SECONDS = 1.0
@@ -50,16 +53,16 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             steps=request.steps,
             segment_steps=request.segment_steps,
             input_bytes=request.input_bytes,
-            **(
-                {"verification": convert.text_of(request.verification, "verification")}
-                if request.verification
-                else {}
-            ),
+            verification=convert.text_of(request.verification, "verification")
+            or Verification.AUDIT_ALL.value,
+            order=order_of(request.order if request.HasField("order") else None),
+            deadline_us=request.deadline_us,
         )
         quote = await self._backend.query(
             lambda tx: application.quote(tx, wanted, session.account_id)
         )
-        return convert.quote(quote)
+        rests = wanted.order.kind is OrderType.LIMIT
+        return convert_prediction.quote(quote, "rest" if rests else "refuse")
 
     async def SubmitJob(
         self, request: job_pb2.SubmitJobRequest, context: Any
@@ -87,7 +90,10 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         session, application = caller(), self._backend.application
         size = convert.page_size_of(request.page_size)
         token = convert.text_of(request.page_token, "page_token")
-        page = await self._backend.query(lambda tx: application.list_jobs(tx, session, size, token))
+        states = convert.job_states_of(request.states)
+        page = await self._backend.query(
+            lambda tx: application.list_jobs(tx, session, size, token, states)
+        )
         return job_pb2.ListJobsResponse(
             jobs=[convert.job(view) for view in page.jobs], next_page_token=page.next_page_token
         )
@@ -113,6 +119,14 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         view = await self._backend.command(lambda tx: application.cancel(tx, session, cancel))
         return job_pb2.CancelJobResponse(job=convert.job(view))
 
+    async def ExplainJob(
+        self, request: job_pb2.ExplainJobRequest, context: Any
+    ) -> job_pb2.ExplainJobResponse:
+        session, application = caller(), self._backend.application
+        job_id = convert.text_of(request.job_id, "job_id")
+        found = await self._backend.query(lambda tx: application.explain_job(tx, session, job_id))
+        return job_explanation(found)
+
     async def GetReceipt(
         self, request: job_pb2.GetReceiptRequest, context: Any
     ) -> job_pb2.GetReceiptResponse:
@@ -120,6 +134,39 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         job_id = convert.text_of(request.job_id, "job_id")
         receipt = await self._backend.query(lambda tx: application.get_receipt(tx, session, job_id))
         return job_pb2.GetReceiptResponse(receipt=receipt)
+
+    async def DownloadReceipt(
+        self, request: job_pb2.DownloadReceiptRequest, context: Any
+    ) -> AsyncIterator[job_pb2.DownloadReceiptResponse]:
+        session, application = caller(), self._backend.application
+        job_id = convert.text_of(request.job_id, "job_id")
+        size_bytes = await self._backend.query(
+            lambda tx: application.receipt_bytes(tx, session, job_id)
+        )
+        sent = 0
+        while sent < size_bytes:
+            chunk = await self._backend.query(
+                lambda tx, offset=sent: application.receipt_chunk(  # type: ignore[misc]
+                    tx, session, job_id, offset
+                )
+            )
+            sent += len(chunk)
+            yield job_pb2.DownloadReceiptResponse(chunk=chunk)
+
+    async def ListSegments(
+        self, request: job_pb2.ListSegmentsRequest, context: Any
+    ) -> job_pb2.ListSegmentsResponse:
+        session, application = caller(), self._backend.application
+        job_id = convert.text_of(request.job_id, "job_id")
+        size = convert.page_size_of(request.page_size)
+        token = convert.text_of(request.page_token, "page_token")
+        page = await self._backend.query(
+            lambda tx: application.list_segments(tx, session, job_id, size, token)
+        )
+        return job_pb2.ListSegmentsResponse(
+            segments=[convert.segment(view) for view in page.segments],
+            next_page_token=page.next_page_token,
+        )
 
     async def _job(self, session: Session, job_id: str) -> JobView:
         application = self._backend.application

@@ -20,7 +20,7 @@ from flopmarket.limits import MAX_REASON_CHARACTERS, SESSION_HELLO_SECONDS
 from flopmarket.trust.keys import KeyRole
 from flopmarket.v1 import worker_pb2, worker_pb2_grpc
 from flopmarket.wire import envelope_from_proto
-from flopmarket_coordinator.application.types import LeaseRevoked, SegmentCommit
+from flopmarket_coordinator.application.types import LeaseRevoked, SegmentCommit, TimeReport
 from flopmarket_coordinator.application.types import Session as Caller
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.rpc import convert
@@ -211,6 +211,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             commitment=envelope_from_proto(message.commitment),
             outputs_artifact=convert.text_of(message.outputs_artifact, "outputs_artifact"),
             checkpoint_artifact=convert.text_of(message.checkpoint_artifact, "checkpoint_artifact"),
+            times=TimeReport(message.run_us, message.build_us, message.transfer_us),
         )
         answer = await self._backend.command(
             lambda tx: application.segment_committed(tx, session, commit)

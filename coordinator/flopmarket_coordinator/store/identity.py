@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from flopmarket.trust.keys import KeyRole, PublicKey
+from flopmarket_coordinator.core.changes import KeyChanged
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import KeyRow, to_record
@@ -60,6 +61,29 @@ def ban_key(tx: Transaction, key_id: str, reason: str) -> None:
     tx.connection.execute(
         sa.update(_key).where(_key.c.key_id == key_id).values(revoked=True, banned_reason=reason)
     )
+    tx.note(KeyChanged(key_id))
+    end_sessions(tx, key_id)
+
+
+def unban_key(tx: Transaction, key_id: str) -> bool:
+    """The key may act again; whether it was banned."""
+    changed = tx.connection.execute(
+        sa.update(_key)
+        .where(_key.c.key_id == key_id, _key.c.banned_reason != "")
+        .values(revoked=False, banned_reason="")
+    ).rowcount
+    tx.note(KeyChanged(key_id))
+    return bool(changed)
+
+
+def keys_of_account(tx: Transaction, account_id: str) -> list[str]:
+    """Ids of all keys of an account."""
+    query = sa.select(_key.c.key_id).where(_key.c.account_id == account_id).order_by(_key.c.key_id)
+    return list(tx.connection.execute(query).scalars())
+
+
+def end_sessions(tx: Transaction, key_id: str) -> None:
+    """Tokens of this key are worth nothing any more."""
     tx.connection.execute(sa.delete(_session).where(_session.c.key_id == key_id))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from flopmarket_coordinator.core.changes import JobChanged, SegmentChanged, SegmentSettled
 from flopmarket_coordinator.core.events import Event, EventKind
 from flopmarket_coordinator.core.lifecycle import (
     FINAL_JOB_STATES,
@@ -17,29 +18,50 @@ from flopmarket_coordinator.core.lifecycle import (
     SegmentState,
     check_transition,
 )
-from flopmarket_coordinator.store import schema
+from flopmarket_coordinator.store import schema, webhooks
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import JobRow, SegmentRow, to_record
+from flopmarket_coordinator.store.records import JobRow, JobSums, SegmentRow, to_record
+from flopmarket_coordinator.store.schema.base import LIVE_SEGMENT
 
 _job = schema.job
 _segment = schema.segment
 _event = schema.event
+# As the partial index over live segments spells it, so that the index serves these queries.
+_IS_LIVE = sa.text(f"segment.{LIVE_SEGMENT}")
+_UNFINISHED = [state.value for state in JobState if state not in FINAL_JOB_STATES]
+_COLUMNS = [column for column in _job.c if column is not _job.c.receipt]
+"""A receipt may have 64 MiB; only who asks for it reads it."""
 
 
 def add(tx: Transaction, values: Mapping[str, Any]) -> None:
     """A new job."""
     tx.connection.execute(sa.insert(_job).values(**values))
+    tx.note(JobChanged(values["job_id"]))
 
 
 def get(tx: Transaction, job_id: str) -> JobRow | None:
     """The job with this id."""
-    row = tx.connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().first()
+    query = sa.select(*_COLUMNS).where(_job.c.job_id == job_id)
+    row = tx.connection.execute(query).mappings().first()
     return None if row is None else to_record(JobRow, row)
+
+
+def receipt_bytes(tx: Transaction, job_id: str) -> int:
+    """Length of a job's receipt; 0 when it has none yet."""
+    query = sa.select(sa.func.coalesce(sa.func.length(_job.c.receipt), 0))
+    return int(tx.connection.execute(query.where(_job.c.job_id == job_id)).scalar() or 0)
+
+
+def receipt_part(tx: Transaction, job_id: str, offset: int, size_bytes: int) -> bytes:
+    """``size_bytes`` of a job's receipt from ``offset``, fewer at its end."""
+    part = sa.func.substr(_job.c.receipt, offset + 1, size_bytes, type_=sa.LargeBinary)
+    return bytes(tx.connection.execute(sa.select(part).where(_job.c.job_id == job_id)).scalar_one())
 
 
 def update(tx: Transaction, job_id: str, **values: Any) -> None:
     """Change columns other than the state."""
     tx.connection.execute(sa.update(_job).where(_job.c.job_id == job_id).values(**values))
+    tx.note(JobChanged(job_id))
 
 
 def move(tx: Transaction, job: JobRow, target: JobState, **values: Any) -> None:
@@ -52,22 +74,68 @@ def move(tx: Transaction, job: JobRow, target: JobState, **values: Any) -> None:
     update(tx, job.job_id, state=target.value, **values)
 
 
-def of_buyer(tx: Transaction, buyer: str, before_number: int, limit: int) -> list[JobRow]:
-    """Jobs of an account, newest first."""
-    query = (
-        sa.select(_job)
-        .where(_job.c.buyer == buyer, _job.c.number < before_number)
-        .order_by(_job.c.number.desc())
-        .limit(limit)
-    )
+def of_buyer(
+    tx: Transaction,
+    buyer: str,
+    before_number: int,
+    limit: int,
+    states: Collection[JobState] = (),
+) -> list[JobRow]:
+    """Jobs of an account, newest first; in these states, or in any."""
+    query = sa.select(*_COLUMNS).where(_job.c.buyer == buyer, _job.c.number < before_number)
+    if states:
+        query = query.where(_job.c.state.in_([state.value for state in states]))
+    query = query.order_by(_job.c.number.desc()).limit(limit)
     return [to_record(JobRow, row) for row in tx.connection.execute(query).mappings()]
 
 
 def unfinished(tx: Transaction) -> list[JobRow]:
     """Jobs that have not ended, oldest first."""
-    states = [state.value for state in JobState if state not in FINAL_JOB_STATES]
-    query = sa.select(_job).where(_job.c.state.in_(states)).order_by(_job.c.number)
+    query = sa.select(*_COLUMNS).where(_job.c.state.in_(_UNFINISHED)).order_by(_job.c.number)
     return [to_record(JobRow, row) for row in tx.connection.execute(query).mappings()]
+
+
+def unfinished_ids(tx: Transaction) -> list[str]:
+    """Names of jobs that have not ended, oldest first."""
+    query = sa.select(_job.c.job_id).where(_job.c.state.in_(_UNFINISHED)).order_by(_job.c.number)
+    return list(tx.connection.execute(query).scalars())
+
+
+def overdue_ids(tx: Transaction) -> list[str]:
+    """Names of jobs whose deadline is over and that are not ending yet, oldest first."""
+    query = (
+        sa.select(_job.c.job_id)
+        .where(sa.text(schema.UNFINISHED_JOB), _job.c.deadline_us <= tx.now_us, _job.c.ending == "")
+        .order_by(_job.c.number)
+    )
+    return list(tx.connection.execute(query).scalars())
+
+
+def taken(tx: Transaction, job_id: str, from_step: int = 0) -> list[tuple[int, int, int]]:
+    """First step, steps, and what is still owed of every live segment from a step on."""
+    settled = _segment.c.state == SegmentState.SETTLED.value
+    query = sa.select(
+        _segment.c.first_step,
+        _segment.c.steps,
+        sa.case((settled, 0), else_=_segment.c.price_nano),
+    ).where(_segment.c.job_id == job_id, _segment.c.first_step >= from_step, _IS_LIVE)
+    return [(first, steps, owed) for first, steps, owed in tx.connection.execute(query)]
+
+
+def count_by_state(tx: Transaction) -> dict[str, int]:
+    """How many jobs are in each state."""
+    query = sa.select(_job.c.state, sa.func.count()).group_by(_job.c.state)
+    return {state: int(count) for state, count in tx.connection.execute(query)}
+
+
+def count_unaudited(tx: Transaction) -> int:
+    """How many segments wait to be recomputed."""
+    query = (
+        sa.select(sa.func.count())
+        .select_from(_segment)
+        .where(_segment.c.state == SegmentState.COMMITTED.value)
+    )
+    return int(tx.connection.execute(query).scalar_one())
 
 
 def count_unfinished(tx: Transaction, buyer: str) -> int:
@@ -81,9 +149,35 @@ def count_unfinished(tx: Transaction, buyer: str) -> int:
     return int(tx.connection.execute(query).scalar_one())
 
 
-def add_segment(tx: Transaction, values: Mapping[str, Any]) -> None:
-    """A committed segment."""
-    tx.connection.execute(sa.insert(_segment).values(**values))
+def add_segment(tx: Transaction, values: Mapping[str, Any]) -> int:
+    """A committed segment; its id."""
+    query = sa.insert(_segment).values(**values).returning(_segment.c.segment_id)
+    segment_id: int = tx.connection.execute(query).scalar_one()
+    _count(tx, values["job_id"], live_steps=values["steps"], unaudited=1)
+    tx.note(SegmentChanged(segment_id, values["job_id"]))
+    return segment_id
+
+
+def _count(tx: Transaction, job_id: str, *, live_steps: int, unaudited: int) -> None:
+    """Keep a job's sums in step with its segments."""
+    if live_steps or unaudited:
+        tx.connection.execute(
+            sa.update(_job)
+            .where(_job.c.job_id == job_id)
+            .values(
+                live_steps=_job.c.live_steps + live_steps,
+                unaudited_segments=_job.c.unaudited_segments + unaudited,
+            )
+        )
+
+
+def cut_checked(tx: Transaction, job_id: str, first_step: int) -> None:
+    """A segment that begins at this step counts no more: the job is verified up to it at most."""
+    tx.connection.execute(
+        sa.update(_job)
+        .where(_job.c.job_id == job_id, _job.c.checked_steps > first_step)
+        .values(checked_steps=first_step)
+    )
 
 
 def segments(
@@ -97,9 +191,76 @@ def segments(
     return [to_record(SegmentRow, row) for row in tx.connection.execute(query).mappings()]
 
 
+def segment_page(
+    tx: Transaction, job_id: str, after: tuple[int, int], limit: int
+) -> list[SegmentRow]:
+    """Segments of all states in order of steps, from after ``(first step, segment id)``."""
+    position = sa.tuple_(_segment.c.first_step, _segment.c.segment_id)
+    query = (
+        sa.select(_segment)
+        .where(_segment.c.job_id == job_id, position > sa.tuple_(*after))
+        .order_by(_segment.c.first_step, _segment.c.segment_id)
+        .limit(limit)
+    )
+    return [to_record(SegmentRow, row) for row in tx.connection.execute(query).mappings()]
+
+
+def progress(tx: Transaction, job_id: str) -> JobSums:
+    """What a job's segments add up to, without reading them one by one."""
+    live = [state.value for state in LIVE_SEGMENT_STATES]
+    checked = [SegmentState.VERIFIED.value, SegmentState.SETTLED.value]
+
+    def steps_in(states: list[str]) -> sa.ColumnElement[int]:
+        counted = sa.case((_segment.c.state.in_(states), _segment.c.steps), else_=0)
+        return sa.func.coalesce(sa.func.sum(counted), 0)
+
+    mine = _segment.c.job_id == job_id
+    sums = sa.select(sa.func.count(), steps_in(live), steps_in(checked)).where(mine)
+    count, committed, verified = tx.connection.execute(sums).one()
+    newest = (
+        sa.select(_segment.c.checkpoint_artifact, _segment.c.root_after)
+        .where(mine, _segment.c.state.in_(checked), _segment.c.checkpoint_artifact != "")
+        .order_by(_segment.c.first_step.desc(), _segment.c.segment_id.desc())
+        .limit(1)
+    )
+    durable = tx.connection.execute(newest).first()
+    artifact, root = ("", b"") if durable is None else durable
+    return JobSums(int(count), int(committed), int(verified), artifact, root)
+
+
 def live_segments(tx: Transaction, job_id: str) -> list[SegmentRow]:
     """Committed, verified and settled segments in order of steps."""
     return segments(tx, job_id, LIVE_SEGMENT_STATES)
+
+
+def live_from(
+    tx: Transaction, job_id: str, first_step: int, limit: int | None = None
+) -> list[SegmentRow]:
+    """Live segments from a step on, in order of steps; at most ``limit``. By an index alone."""
+    query = (
+        sa.select(_segment)
+        .where(_segment.c.job_id == job_id, _segment.c.first_step >= first_step, _IS_LIVE)
+        .order_by(_segment.c.first_step)
+        .limit(limit)
+    )
+    return [to_record(SegmentRow, row) for row in tx.connection.execute(query).mappings()]
+
+
+def newest_checkpoint(
+    tx: Transaction, job_id: str, before_step: int, *, audited: bool
+) -> SegmentRow | None:
+    """The last live segment, begun before a step, whose end state is durable."""
+    query = sa.select(_segment).where(
+        _segment.c.job_id == job_id,
+        _segment.c.first_step < before_step,
+        _segment.c.checkpoint_artifact != "",
+        _IS_LIVE,
+    )
+    if audited:
+        query = query.where(_segment.c.state != SegmentState.COMMITTED.value)
+    query = query.order_by(_segment.c.first_step.desc()).limit(1)
+    row = tx.connection.execute(query).mappings().first()
+    return None if row is None else to_record(SegmentRow, row)
 
 
 def segment(tx: Transaction, segment_id: int) -> SegmentRow | None:
@@ -154,6 +315,15 @@ def move_segment(tx: Transaction, row: SegmentRow, target: SegmentState, **value
         .where(_segment.c.segment_id == row.segment_id)
         .values(state=target.value, **values)
     )
+    _count(
+        tx,
+        row.job_id,
+        live_steps=0 if target in LIVE_SEGMENT_STATES else -row.steps,
+        unaudited=-1 if row.state is SegmentState.COMMITTED else 0,
+    )
+    tx.note(SegmentChanged(row.segment_id, row.job_id))
+    if target is SegmentState.SETTLED:
+        tx.note(SegmentSettled(row.segment_id))
 
 
 def mark_held(tx: Transaction, job_id: str, account_id: str, target: str) -> int:
@@ -198,6 +368,7 @@ def record(tx: Transaction, job_id: str, kind: EventKind, text: str, cause: str 
             cause=cause,
         )
     )
+    webhooks.announce(tx, job_id, sequence, kind, text)
 
 
 def events(tx: Transaction, job_id: str, after_sequence: int, limit: int) -> Sequence[Event]:

@@ -50,12 +50,26 @@ class JobRow:
     created_at_us: int
     deadline_us: int
     ended_at_us: int
-    receipt: bytes | None
+    settled_steps: int
+    checked_steps: int
+    live_steps: int
+    unaudited_segments: int
 
     @property
     def hold(self) -> Hold | None:
         """The money reserved for this job now."""
         return Hold(self.hold_id, self.hold_number, self.hold_nano) if self.hold_nano else None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSums:
+    """What a job's segments come to; the artifact and root are of its newest durable state."""
+
+    segments: int
+    steps_committed: int
+    steps_verified: int
+    checkpoint_artifact: str
+    checkpoint_root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,15 @@ class LeaseRow:
     created_at_us: int
     expires_at_us: int
     ended_at_us: int
+    milliwatts: int
+    watts_source: str
+    work_class: str
+    roofline_picoseconds: int
+    factor_ppm: int
+    setup_roofline_us: int
+    setup_predicted_us: int
+    accepted_at_us: int
+    measured_us: int
 
     @property
     def end_step(self) -> int:
@@ -127,6 +150,8 @@ class SegmentRow:
     verdict: bytes | None
     verdict_accepted: bool
     committed_at_us: int
+    settled_at_us: int
+    trade_number: int
 
     def part(self) -> Part:
         """What the chain rules need of it."""

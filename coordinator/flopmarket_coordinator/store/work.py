@@ -7,6 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from flopmarket_coordinator.core.changes import (
+    EveryPresenceChanged,
+    LeaseChanged,
+    OfferChanged,
+    PresenceChanged,
+)
 from flopmarket_coordinator.core.lifecycle import (
     LEASE_TRANSITIONS,
     LIVE_LEASE_STATES,
@@ -37,6 +43,7 @@ def put_offer(tx: Transaction, offer_id: str, values: Mapping[str, Any]) -> None
                 offer_id=offer_id, verified_segments=0, rejected_segments=0, streak=0, **values
             )
         )
+    tx.note(OfferChanged(offer_id))
 
 
 def offer(tx: Transaction, offer_id: str) -> OfferRow | None:
@@ -49,19 +56,47 @@ def offer(tx: Transaction, offer_id: str) -> OfferRow | None:
     return None if row is None else to_record(OfferRow, row)
 
 
-def listed_offers(tx: Transaction) -> list[OfferRow]:
-    """All offers that are not withdrawn, by id."""
-    query = sa.select(_offer).where(_offer.c.listed).order_by(_offer.c.offer_id)
+def listed_offers(tx: Transaction, device_key_id: str) -> list[OfferRow]:
+    """Offers of a key that are not withdrawn, by id."""
+    query = (
+        sa.select(_offer)
+        .where(_offer.c.device_key_id == device_key_id, _offer.c.listed)
+        .order_by(_offer.c.offer_id)
+    )
     return [to_record(OfferRow, row) for row in tx.connection.execute(query).mappings()]
+
+
+def offers_of_account(tx: Transaction, account_id: str, limit: int) -> list[OfferRow]:
+    """Offers of an account, listed or not, those that changed last first."""
+    query = (
+        sa.select(_offer)
+        .where(_offer.c.account_id == account_id)
+        .order_by(_offer.c.updated_at_us.desc(), _offer.c.offer_id)
+        .limit(limit)
+    )
+    return [to_record(OfferRow, row) for row in tx.connection.execute(query).mappings()]
+
+
+def count_listed_offers(tx: Transaction) -> int:
+    """How many offers are listed."""
+    query = sa.select(sa.func.count()).select_from(_offer).where(_offer.c.listed)
+    return int(tx.connection.execute(query).scalar_one())
 
 
 def unlist_offers(tx: Transaction, device_key_id: str, keep: Collection[str] = ()) -> None:
     """Withdraw the offers of a key, except those kept."""
-    tx.connection.execute(
+    withdrawn = tx.connection.execute(
         sa.update(_offer)
-        .where(_offer.c.device_key_id == device_key_id, _offer.c.offer_id.not_in(list(keep)))
+        .where(
+            _offer.c.device_key_id == device_key_id,
+            _offer.c.listed,
+            _offer.c.offer_id.not_in(list(keep)),
+        )
         .values(listed=False, updated_at_us=tx.now_us)
+        .returning(_offer.c.offer_id)
     )
+    for offer_id in withdrawn.scalars():
+        tx.note(OfferChanged(offer_id))
 
 
 def count_outcome(tx: Transaction, offer_id: str, *, right: bool) -> None:
@@ -75,6 +110,7 @@ def count_outcome(tx: Transaction, offer_id: str, *, right: bool) -> None:
     else:
         values = {"rejected_segments": _offer.c.rejected_segments + 1, "streak": 0}
     tx.connection.execute(sa.update(_offer).where(_offer.c.offer_id == offer_id).values(**values))
+    tx.note(OfferChanged(offer_id))
 
 
 def put_worker(tx: Transaction, device_key_id: str, session_id: str, agent_version: str) -> None:
@@ -90,6 +126,7 @@ def put_worker(tx: Transaction, device_key_id: str, session_id: str, agent_versi
     ).rowcount
     if not changed:
         tx.connection.execute(sa.insert(_worker).values(device_key_id=device_key_id, **values))
+    tx.note(PresenceChanged(device_key_id))
 
 
 def saw_worker(tx: Transaction, device_key_id: str, *, connected: bool) -> None:
@@ -100,11 +137,13 @@ def saw_worker(tx: Transaction, device_key_id: str, *, connected: bool) -> None:
     tx.connection.execute(
         sa.update(_worker).where(_worker.c.device_key_id == device_key_id).values(**values)
     )
+    tx.note(PresenceChanged(device_key_id))
 
 
 def forget_connections(tx: Transaction) -> None:
     """Nobody is connected: a process that just started has no streams."""
     tx.connection.execute(sa.update(_worker).values(connected=False))
+    tx.note(EveryPresenceChanged())
 
 
 def present_workers(tx: Transaction, since_us: int) -> set[str]:
@@ -118,6 +157,7 @@ def present_workers(tx: Transaction, since_us: int) -> set[str]:
 def add_lease(tx: Transaction, values: Mapping[str, Any]) -> None:
     """A new lease."""
     tx.connection.execute(sa.insert(_lease).values(**values))
+    tx.note(LeaseChanged(values["lease_id"]))
 
 
 def lease(tx: Transaction, lease_id: str) -> LeaseRow | None:
@@ -133,6 +173,7 @@ def lease(tx: Transaction, lease_id: str) -> LeaseRow | None:
 def update_lease(tx: Transaction, lease_id: str, **values: Any) -> None:
     """Change columns other than the state."""
     tx.connection.execute(sa.update(_lease).where(_lease.c.lease_id == lease_id).values(**values))
+    tx.note(LeaseChanged(lease_id))
 
 
 def move_lease(tx: Transaction, row: LeaseRow, target: LeaseState, **values: Any) -> None:
@@ -143,7 +184,7 @@ def move_lease(tx: Transaction, row: LeaseRow, target: LeaseState, **values: Any
     update_lease(tx, row.lease_id, state=target.value, **values)
 
 
-def _leases(tx: Transaction, *conditions: sa.ColumnElement[bool]) -> list[LeaseRow]:
+def _leases(tx: Transaction, *conditions: sa.ColumnElement[bool] | sa.TextClause) -> list[LeaseRow]:
     query = sa.select(_lease).where(*conditions).order_by(_lease.c.created_at_us, _lease.c.lease_id)
     return [to_record(LeaseRow, row) for row in tx.connection.execute(query).mappings()]
 
@@ -151,6 +192,12 @@ def _leases(tx: Transaction, *conditions: sa.ColumnElement[bool]) -> list[LeaseR
 def live_leases(tx: Transaction) -> list[LeaseRow]:
     """All live leases, oldest first."""
     return _leases(tx, _lease.c.state.in_(_LIVE))
+
+
+def count_live_leases(tx: Transaction) -> int:
+    """How many leases run or are offered."""
+    query = sa.select(sa.func.count()).select_from(_lease).where(_lease.c.state.in_(_LIVE))
+    return int(tx.connection.execute(query).scalar_one())
 
 
 def live_leases_of_job(tx: Transaction, job_id: str) -> list[LeaseRow]:
@@ -170,17 +217,22 @@ def expired_leases(tx: Transaction) -> list[LeaseRow]:
 
 def untold_revocations(tx: Transaction) -> list[LeaseRow]:
     """Leases that the coordinator ended and whose worker does not know yet."""
-    ended = [LeaseState.REVOKED.value, LeaseState.EXPIRED.value]
-    return _leases(tx, _lease.c.state.in_(ended), sa.not_(_lease.c.told))
+    return _leases(tx, sa.text(schema.UNTOLD_LEASE))
 
 
-def recent_returns(tx: Transaction, job_id: str, since_us: int) -> frozenset[str]:
-    """Offers that gave a lease of this job back since then, or let it run out."""
+def recent_returns(tx: Transaction, job_id: str, since_us: int) -> dict[str, int]:
+    """Offers that gave a lease of this job back since then, or let it run out, and when last."""
     ended = [LeaseState.RELEASED.value, LeaseState.EXPIRED.value]
-    query = sa.select(_lease.c.offer_id).where(
-        _lease.c.job_id == job_id, _lease.c.state.in_(ended), _lease.c.ended_at_us > since_us
+    query = (
+        sa.select(_lease.c.offer_id, sa.func.max(_lease.c.ended_at_us))
+        .where(
+            _lease.c.job_id == job_id,
+            _lease.c.state.in_(ended),
+            _lease.c.ended_at_us > since_us,
+        )
+        .group_by(_lease.c.offer_id)
     )
-    return frozenset(tx.connection.execute(query).scalars())
+    return {offer_id: int(ended_us) for offer_id, ended_us in tx.connection.execute(query)}
 
 
 def refusing_owners(tx: Transaction, job_id: str, reason: str) -> int:
@@ -214,10 +266,11 @@ def extend_everything(tx: Transaction, by_us: int) -> None:
         .values(expires_at_us=_lease.c.expires_at_us + by_us)
     )
     tx.connection.execute(sa.update(_worker).values(last_seen_us=_worker.c.last_seen_us + by_us))
+    tx.note(EveryPresenceChanged())
 
 
 def add_artifact(tx: Transaction, digest: str, size_bytes: int, account_id: str) -> None:
-    """These bytes are stored, and this account may read them."""
+    """These bytes are stored, and this account uploaded them now and may read them."""
     known = tx.connection.execute(
         sa.select(_artifact.c.digest).where(_artifact.c.digest == digest)
     ).first()
@@ -227,8 +280,15 @@ def add_artifact(tx: Transaction, digest: str, size_bytes: int, account_id: str)
                 digest=digest, size_bytes=size_bytes, created_at_us=tx.now_us
             )
         )
-    if not may_read(tx, digest, account_id):
-        tx.connection.execute(sa.insert(_grant).values(digest=digest, account_id=account_id))
+    renewed = tx.connection.execute(
+        sa.update(_grant)
+        .where(_grant.c.digest == digest, _grant.c.account_id == account_id)
+        .values(created_at_us=tx.now_us)
+    ).rowcount
+    if not renewed:
+        tx.connection.execute(
+            sa.insert(_grant).values(digest=digest, account_id=account_id, created_at_us=tx.now_us)
+        )
 
 
 def may_read(tx: Transaction, digest: str, account_id: str) -> bool:
@@ -243,6 +303,25 @@ def artifact_size(tx: Transaction, digest: str) -> int | None:
     """Size of stored bytes; None when they are not here."""
     query = sa.select(_artifact.c.size_bytes).where(_artifact.c.digest == digest)
     return tx.connection.execute(query).scalar()
+
+
+def stored_bytes(tx: Transaction, account_id: str) -> int:
+    """Bytes of all artifacts that the account uploaded."""
+    query = (
+        sa.select(sa.func.coalesce(sa.func.sum(_artifact.c.size_bytes), 0))
+        .join(_grant, _grant.c.digest == _artifact.c.digest)
+        .where(_grant.c.account_id == account_id)
+    )
+    return int(tx.connection.execute(query).scalar_one())
+
+
+def artifact_totals(tx: Transaction) -> tuple[int, int]:
+    """How many artifacts are stored, and their bytes."""
+    query = sa.select(
+        sa.func.count(), sa.func.coalesce(sa.func.sum(_artifact.c.size_bytes), 0)
+    ).select_from(_artifact)
+    count, size = tx.connection.execute(query).one()
+    return int(count), int(size)
 
 
 def get_meta(tx: Transaction, name: str) -> int | None:

@@ -136,6 +136,13 @@ class _Jobs(_Servicer, job_pb2_grpc.JobServiceServicer):
                         device_name="Radeon RX 7900 XTX",
                         total=money(nano=4_500_000),
                         seconds=12.5,
+                        setup_seconds=2.5,
+                        joules=4200.0,
+                        joules_source="declared",
+                        calibration_ppm=1_250_000,
+                        busy_seconds=30.0,
+                        work_class="dot-f32",
+                        per_pflop=money(nano=450_000_000),
                     )
                 ],
                 finish_seconds_p50=15.0,
@@ -145,6 +152,21 @@ class _Jobs(_Servicer, job_pb2_grpc.JobServiceServicer):
                 joules=4200.0,
                 joules_source="declared",
                 ineligible={"MEMORY": 2},
+                work_class="dot-f32",
+                expected_per_pflop=money(nano=450_000_000),
+                eligible_offers=7,
+                transfer_bytes=3 << 20,
+                transfer_seconds=1.5,
+                transfer_price=money(nano=1_000),
+                kernel_builds=12,
+                build_seconds=1.0,
+                build_price=money(nano=2_000),
+                storage_bytes=5 << 20,
+                storage_retention_us=30 * 86_400 * 1_000_000,
+                wait_seconds_p50=3.0,
+                wait_seconds_p95=6.0,
+                spread_segments=40,
+                without_offers="refuse",
             )
 
         return await self._answer(context, "QuoteJob", work)
@@ -221,6 +243,27 @@ class _Jobs(_Servicer, job_pb2_grpc.JobServiceServicer):
 
         return await self._answer(context, "GetReceipt", work)
 
+    async def DownloadReceipt(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        def work() -> bytes:
+            self.account(context)
+            return self.fake.receipt(request.job_id)
+
+        receipt = await self._answer(context, "DownloadReceipt", work)
+        for start in range(0, len(receipt), 1000):
+            yield job_pb2.DownloadReceiptResponse(chunk=receipt[start : start + 1000])
+
+    async def ListSegments(self, request: Any, context: Any) -> Any:
+        def work() -> Any:  # one segment a page, so that every listing pages
+            self.account(context)
+            segments = self.fake.job_message(request.job_id).segments
+            at = int(request.page_token or 0)
+            more = str(at + 1) if at + 1 < len(segments) else ""
+            return job_pb2.ListSegmentsResponse(
+                segments=segments[at : at + 1], next_page_token=more
+            )
+
+        return await self._answer(context, "ListSegments", work)
+
 
 class _Artifacts(_Servicer, artifact_pb2_grpc.ArtifactServiceServicer):
     async def Stat(self, request: Any, context: Any) -> Any:
@@ -242,6 +285,9 @@ class _Artifacts(_Servicer, artifact_pb2_grpc.ArtifactServiceServicer):
                 assert len(part.chunk) <= 1 << 20
                 data += part.chunk
         assert header is not None
+        if self.fake.break_uploads:
+            self.fake.break_uploads -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
         if len(data) != header.size_bytes or hashlib.sha256(data).hexdigest() != header.digest:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not what was declared")
         self.fake.keep(bytes(data))
@@ -282,6 +328,23 @@ class _Market(_Servicer, market_pb2_grpc.MarketServiceServicer):
             )
 
         return await self._answer(context, "GetSpot", work)
+
+    async def GetAccuracy(self, request: Any, context: Any) -> Any:
+        def work() -> Any:
+            overall = market_pb2.Accuracy(
+                work_class=request.work_class,
+                segments=40,
+                error_p50_ppm=180_000,
+                error_p90_ppm=420_000,
+                measured_over_predicted_ppm=1_020_000,
+                uncalibrated_error_p50_ppm=660_000,
+                uncalibrated_error_p90_ppm=927_000,
+            )
+            row = market_pb2.Accuracy(offer_id="o1", device_name="card", segments=40)
+            row.work_class = "dot-f32"
+            return market_pb2.GetAccuracyResponse(as_of_us=1, overall=overall, rows=[row])
+
+        return await self._answer(context, "GetAccuracy", work)
 
     async def ListOffers(self, request: Any, context: Any) -> Any:
         def work() -> Any:
@@ -341,7 +404,7 @@ class _Ledger(_Servicer, ledger_pb2_grpc.LedgerServiceServicer):
             body = opened.body
             known = {t.transfer_id for t in self.fake.transfers}
             if body.request_id not in known:
-                balance = self.fake.balance_nano.get(body.account_id, 0) + body.amount_nano_usd
+                balance = self.fake.balance_nano.get(body.account_id, 0) + body.amount_nano
                 self.fake.balance_nano[body.account_id] = balance
                 self.fake.transfers.append(
                     ledger_pb2.Transfer(
@@ -349,8 +412,8 @@ class _Ledger(_Servicer, ledger_pb2_grpc.LedgerServiceServicer):
                         time_us=1_700_000_000_000_000,
                         kind="direct",
                         balance=body.target,
-                        change_nano=body.amount_nano_usd,
-                        amount_nano=body.amount_nano_usd,
+                        change_nano=body.amount_nano,
+                        amount_nano=body.amount_nano,
                         purpose="deposit",
                         reference=body.reference,
                     )

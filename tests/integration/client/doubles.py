@@ -30,6 +30,7 @@ from flopmarket.jobs.spec import (
     Verification,
     job_id,
 )
+from flopmarket.market.order import MARKET_ORDER, OrderTerms
 from flopmarket.trust.encoding import encode
 from flopmarket.trust.envelope import Envelope, Opened, Signature, open_envelope
 from flopmarket.trust.keys import KeyPair, PublicKey
@@ -73,7 +74,15 @@ class TinyJob:
     def data(self) -> dict[str, np.ndarray[Any, Any]]:
         return {"x": np.ones((8, 2), dtype=np.float32)}
 
-    def spec(self, *, buyer: str, max_price_nano: int, deadline_us: int, nonce: bytes) -> JobSpec:
+    def spec(
+        self,
+        *,
+        buyer: str,
+        max_price_nano: int,
+        deadline_us: int,
+        nonce: bytes,
+        order: OrderTerms = MARKET_ORDER,
+    ) -> JobSpec:
         return JobSpec(
             kind=JobKind.INFERENCE if self.stateless else JobKind.TRAINING,
             program_digest=hashlib.sha256(self.program).digest(),
@@ -82,13 +91,14 @@ class TinyJob:
             frozen_root=bundle.EMPTY_ROOT,
             state_root=bundle.root(self.state),
             data_root=bundle.root(self.data),
-            order=DataOrder(kind=OrderKind.SEQUENTIAL, rows=8, batch=2),
+            data_order=DataOrder(kind=OrderKind.SEQUENTIAL, rows=8, batch=2),
             seed=7,
             steps=self.steps,
             segment_steps=self.segment_steps,
             checkpoint_segments=1,
             max_memory_bytes=1 << 20,
             max_price_nano=max_price_nano,
+            order=order,
             verification=Verification.AUDIT_ALL,
             deadline_us=deadline_us,
             buyer=buyer,
@@ -144,6 +154,7 @@ class FakeCoordinator:
     tokens: dict[str, str] = field(default_factory=dict)
     empty_market: bool = False
     upload_sizes: list[int] = field(default_factory=list)
+    break_uploads: int = 0
     address: str = ""
 
     def count(self, name: str) -> None:
@@ -321,6 +332,7 @@ class FakeCoordinator:
             message.state_artifact = self.keep(b"not tensors at all")
         if "hidden-segment" in self.tricks:
             del message.segments[1]
+        message.segment_count = len(message.segments)
         if "other-job-answered" in self.tricks:
             message.job_id = "e" * 64
         if "billed-more" in self.tricks:

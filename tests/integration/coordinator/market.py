@@ -244,7 +244,7 @@ class Person(Caller):
     async def credit(self, nano: int) -> None:
         """The operator pays in."""
         deposit = Deposit(
-            self.account_id, DepositTarget.AVAILABLE, nano, "test money", os.urandom(8).hex()
+            self.account_id, DepositTarget.AVAILABLE, nano, "USD", "test money", os.urandom(8).hex()
         )
         envelope = wire(deposit, self.market.operator_key, self.market.key_id)
         await self.call(self.ledger.Deposit, ledger_pb2.DepositRequest(deposit=envelope))
@@ -272,13 +272,18 @@ def offer_terms(account_id: str, device: KeyPair, name: str = "card-0") -> Offer
         profile=PROFILE,
         memory_bytes=1 << 30,
         max_allocation_bytes=1 << 30,
-        ask_nano_usd_per_hour=200_000_000,
+        region="",
+        ask_nano_per_hour=200_000_000,
         rates=tuple(Rate(name, 10**9) for name in classes),
         bandwidth_bytes_per_second=10**9,
         launch_nanoseconds=10_000,
+        step_nanoseconds=0,
+        build_milliseconds=0,
+        download_bytes_per_second=0,
+        upload_bytes_per_second=0,
         watts_milli=0,
         watts_source=WattsSource.UNKNOWN,
-        card_price_nano_usd=0,
+        card_price_nano=0,
         admission_digest=bytes(32),
     )
 

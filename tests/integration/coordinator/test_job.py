@@ -17,6 +17,7 @@ from grpc import aio
 from flopmarket.jobs import bundle
 from flopmarket.jobs.prepared import Result, run_local
 from flopmarket.jobs.spec import JobSpec, job_id
+from flopmarket.market.order import MARKET_ORDER, OrderTerms, OrderType
 from flopmarket.trust.documents import CancelRequest, Commitment, LeaseAcceptance
 from flopmarket.trust.encoding import decode, digest
 from flopmarket.trust.keys import KeyPair, KeyRole
@@ -26,6 +27,7 @@ from tests.integration.coordinator.engines import InProcessEngine
 from tests.integration.coordinator.market import (
     CALL_SECONDS,
     HOUR_US,
+    Caller,
     Market,
     Person,
     eventually,
@@ -40,6 +42,8 @@ from tests.unit.jobs.jobs import small_job
 Code = grpc.StatusCode
 DOLLAR = 1_000_000_000
 JOB = small_job()
+RESTS = OrderTerms(OrderType.LIMIT)
+"""Most stories submit before a worker comes."""
 
 
 def truth(folder: Path) -> tuple[Result, dict[int, bytes]]:
@@ -150,6 +154,7 @@ class ScriptedWorker:
                 commitment=self.sign(body),
                 outputs_artifact=outputs_artifact,
                 checkpoint_artifact=checkpoint,
+                run_us=1_000,
             )
         )
         return await self.next("commitment_answer")  # type: ignore[no-any-return]
@@ -186,13 +191,14 @@ class ScriptedWorker:
 class Buyer(Person):
     """Buys the job of these tests."""
 
-    async def submit(self, budget_nano: int = DOLLAR) -> job_pb2.Job:
+    async def submit(self, budget_nano: int = DOLLAR, order: OrderTerms = RESTS) -> job_pb2.Job:
         files = {name: await self.upload(data) for name, data in JOB.artifacts().items()}
         spec = JOB.spec(
             buyer=self.account_id,
             max_price_nano=budget_nano,
             deadline_us=time.time_ns() // 1000 + HOUR_US,
             nonce=os.urandom(16),
+            order=order,
         )
         request = job_pb2.SubmitJobRequest(
             request_id=os.urandom(16).hex(),
@@ -270,7 +276,7 @@ def test_a_job_from_quote_to_receipt(tmp_path: Path) -> None:
         )
         assert 0 < quote.expected.nano <= quote.ceiling.nano
         assert len(quote.offers) == 1
-        job = await buyer.submit()
+        job = await buyer.submit(order=MARKET_ORDER)
         assert job.ceiling.nano == quote.ceiling.nano
         held = await buyer.money()
         assert held.reserved.nano == quote.ceiling.nano
@@ -310,6 +316,12 @@ def test_a_job_from_quote_to_receipt(tmp_path: Path) -> None:
         assert verified.receipt.outputs_root == worker.result.outputs_root
         assert verified.receipt.invoice_nano == job.billed.nano
         assert {item.audit for item in verified.receipt.segments} == {AuditOutcome.CONFIRMED}
+
+        anybody = Caller(market)  # how good the prediction was is public
+        accuracy = await anybody.call(anybody.prices.GetAccuracy, market_pb2.GetAccuracyRequest())
+        assert accuracy.overall.segments == 3
+        assert [row.offer_id for row in accuracy.rows] == ["", quote.offers[0].offer_id]
+        await anybody.close()
 
         state = await buyer.download(job.state_artifact, job_id=job.job_id)
         assert bundle.root(bundle.load(state)) == worker.result.state_root
@@ -473,7 +485,7 @@ def test_a_budget_below_the_quote_is_refused(tmp_path: Path) -> None:
         worker, buyer = await worker_of(market, tmp_path), await buyer_of(market)
         await worker.connect()
         with pytest.raises(aio.AioRpcError) as caught:
-            await buyer.submit(budget_nano=1)
+            await buyer.submit(budget_nano=1, order=MARKET_ORDER)
         assert reason(caught.value) == "BUDGET_BELOW_QUOTE"
         assert (await buyer.money()).reserved.nano == 0
         await worker.leave()

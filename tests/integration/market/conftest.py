@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flopmarket.bench import BENCHMARK_FORMAT
 from flopmarket.demo.processes import environment, flop
 from flopmarket.engine.exact import ADMISSION, PROFILE
 from flopmarket.engine.runtime import devices
@@ -36,9 +37,10 @@ def calibration(cache: Path) -> Path:
     """What a worker remembers of this machine's device, kept beside the kernels between runs.
 
     Rates only decide prices here. A worker that cannot use the file measures again by itself, and
-    would ask another price than its neighbours: so the folder's name says what was admitted.
+    would ask another price than its neighbours: so the folder's name says what was admitted and
+    how it was measured.
     """
-    work = default_directory().parent / f"test-worker-{PROFILE}-{ADMISSION}"
+    work = default_directory().parent / f"test-worker-{PROFILE}-{ADMISSION}-{BENCHMARK_FORMAT}"
     folder = work / "calibration"
     if not folder.is_dir() or not any(folder.glob("*.json")):
         subprocess.run(

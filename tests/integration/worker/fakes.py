@@ -21,6 +21,7 @@ from flopmarket.engine.exact import PROFILE
 from flopmarket.jobs import bundle
 from flopmarket.jobs.host import EngineProcessDied, JobRefused, SegmentDone, StepDone
 from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode, OrderKind, Verification, job_id
+from flopmarket.market.order import MARKET_ORDER
 from flopmarket.trust.documents import (
     Commitment,
     DeviceGrant,
@@ -63,13 +64,14 @@ def spec_for(steps: int, segment_steps: int, checkpoint_segments: int = 2) -> Jo
         frozen_root=bundle.EMPTY_ROOT,
         state_root=bundle.root(state_after(0)),
         data_root=bundle.EMPTY_ROOT,
-        order=DataOrder(OrderKind.SEQUENTIAL, 8, 1),
+        data_order=DataOrder(OrderKind.SEQUENTIAL, 8, 1),
         seed=1,
         steps=steps,
         segment_steps=segment_steps,
         checkpoint_segments=checkpoint_segments,
         max_memory_bytes=1 << 20,
         max_price_nano=10**9,
+        order=MARKET_ORDER,
         verification=Verification.AUDIT_ALL,
         deadline_us=2**62,
         buyer=BUYER.key_id,
@@ -178,6 +180,7 @@ class FakeCoordinator:
         self.hellos: list[worker_pb2.Hello] = []
         self.accepted: list[LeaseAcceptance] = []
         self.offers: list[OfferTerms] = []
+        self.withdrawn: list[str] = []
         self.granted: set[str] = set()
         self.registered: set[str] = set()
         self.tokens: dict[str, str] = {}
@@ -293,6 +296,12 @@ class FakeCoordinator:
                     self.leases[message.lease_released.lease_id].state = "released"
             case "segment_committed":
                 self._commit(message.segment_committed, reply)
+            case "offer_changed":
+                changed = message.offer_changed
+                if changed.withdrawn:
+                    self.withdrawn.append(changed.device_id)
+                else:
+                    self.offers.append(self._open(changed.offer, OfferTerms))
         self.changed.set()
 
     def _greet(

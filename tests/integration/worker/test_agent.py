@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ from flopmarket.errors import LimitExceeded, NotFound, Unauthenticated
 from flopmarket.jobs import bundle
 from flopmarket.trust.keys import KeyPair
 from flopmarket_worker.agent import Agent, AgentDevice
+from flopmarket_worker.asking import parse_ask
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import Journal
 from flopmarket_worker.link import CoordinatorLink, Credentials
 from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms
 from flopmarket_worker.signing import random_nonce, wall_clock_us
+from flopmarket_worker.tariff import Tariff, parse_tariff
 from flopmarket_worker.telemetry.ports import DeclaredPower
 from flopmarket_worker.transfers import Transfers, evict
+from flopmarket_worker.week import Hour
 from tests.integration.worker.fakes import FakeCoordinator, FakeEngine, spec_for, state_after
 
 DEVICE_ID = "f" * 64
@@ -38,6 +42,8 @@ class Scene:
         self.engine = FakeEngine()
         self.stop = asyncio.Event()
         self.owner: KeyPair | None = OWNER_KEY
+        self.terms = OwnerTerms(20_000_000, 0, DeclaredPower(65_000))
+        self.hour = Hour(0, 12)
         self.agent: Agent
         self.task: asyncio.Task[None]
 
@@ -53,8 +59,8 @@ class Scene:
         cache.mkdir(exist_ok=True)
         device = AgentDevice(
             DeviceCard(DEVICE_ID, "fake", "none", 1 << 30, 1 << 28),
-            Calibration(b"a" * 32, dict.fromkeys(WORK_CLASSES, 10**9), 10**9, 1000),
-            OwnerTerms(20_000_000, 0, DeclaredPower(65_000)),
+            Calibration(b"a" * 32, dict.fromkeys(WORK_CLASSES, 10**9), 10**9, 1000, 0, 0),
+            self.terms,
             JobExecutor(self.engine.start),
         )
         self.agent = Agent(
@@ -66,6 +72,7 @@ class Scene:
             jitter=lambda: 0.0,
             version="test",
             stop_seconds=3.0,
+            hour_of=lambda _: self.hour,
         )
         self.task = asyncio.create_task(self.agent.run(self.stop))
 
@@ -146,6 +153,56 @@ def test_the_offer_is_signed_and_the_device_key_enrolled(tmp_path: Path) -> None
         assert (offer.watts_milli, str(offer.watts_source)) == (65_000, "declared")
         assert s.coordinator.registered == {OWNER_KEY.key_id}
         assert s.coordinator.granted == {DEVICE_KEY.key_id}
+
+    play(tmp_path, act)
+
+
+def test_a_new_hour_makes_a_new_signed_offer_and_leases_keep_their_terms(tmp_path: Path) -> None:
+    tariff = parse_tariff(b"default = 0.30\n[[window]]\nfrom = 22\nto = 6\nprice = 0.10")
+
+    async def act(s: Scene) -> None:
+        c = s.coordinator
+        c.hang_up()  # the agent started with an amount: come again with the formula
+        await s.crash_agent()
+        s.terms = OwnerTerms(1, 0, DeclaredPower(100_000), "", parse_ask("electricity", tariff))
+        s.start_agent()
+        await c.until(lambda: [offer.ask_nano_per_hour for offer in c.offers] == [30_000_000])
+        s.engine.step_seconds = 0.02
+        c.offer(DEVICE_ID, spec_for(10_000, 100))
+        await c.until(lambda: any(p.step > 1 for b in c.heartbeats for p in b.progress))
+        s.hour = Hour(0, 22)
+        await c.until(lambda: len(c.offers) == 2)
+        assert c.offers[1].ask_nano_per_hour == 10_000_000
+        seen = len(c.heartbeats)
+        await c.until(lambda: len(c.heartbeats) > seen + 3)
+        assert len(c.offers) == 2, "an hour is told once"
+        s.hour = Hour(0, 21)  # the clock steps back
+        await c.until(lambda: len(c.offers) == 3)
+        assert c.offers[2].ask_nano_per_hour == 30_000_000
+        assert not c.released, "the lease that runs is not touched"
+
+    play(tmp_path, act)
+
+
+def test_an_hour_without_a_value_takes_the_offer_off_the_market(tmp_path: Path) -> None:
+    formula = parse_ask("tariff - hour / 100", Tariff(Fraction("0.20")))
+
+    async def act(s: Scene) -> None:
+        c = s.coordinator
+        c.hang_up()
+        await s.crash_agent()
+        s.terms = OwnerTerms(1, 0, DeclaredPower(100_000), "", formula)
+        s.start_agent()
+        await c.until(lambda: [offer.ask_nano_per_hour for offer in c.offers] == [80_000_000])
+        s.hour = Hour(0, 20)
+        await c.until(lambda: c.withdrawn == [DEVICE_ID])
+        s.hour = Hour(0, 21)
+        seen = len(c.heartbeats)
+        await c.until(lambda: len(c.heartbeats) > seen + 3)
+        assert c.withdrawn == [DEVICE_ID], "it is told once"
+        s.hour = Hour(1, 0)
+        await c.until(lambda: len(c.offers) == 2)
+        assert c.offers[1].ask_nano_per_hour == 200_000_000
 
     play(tmp_path, act)
 

@@ -119,7 +119,14 @@ def test_quote(flop: Flop, buyer: FakeCoordinator, job_file: str) -> None:
         "10 GFLOP (2 GFLOP a step)",
         "5.0 MiB",
         "3.0 MiB",
-        "1 eligible; not: 2 MEMORY",
+        "7 eligible; not: 2 MEMORY",
+        "$0.45 per PFLOP dot-f32",
+        "3.0 MiB, 1.5 s, $0.000001 of the price",
+        "about 12, 1.0 s, $0.000002 of the price",
+        "5.0 MiB for 30 days after the end, covered by the fee",
+        "from 40 delivered segments",
+        "3.0 s of it waiting for a device",
+        "x1.25  busy for 30 s",
         "$0.0045",
         "$0.009",
         "15 s likely, 1 min 35 s",
@@ -133,6 +140,8 @@ def test_quote(flop: Flop, buyer: FakeCoordinator, job_file: str) -> None:
     assert found["ceiling_nano"] == 9_000_000
     assert found["offers"][0]["total_nano"] == 4_500_000
     assert found["work"] == [{"work_class": "dot-f32", "flops_per_step": 2_000_000_000}]
+    assert found["offers"][0]["calibration_ppm"] == 1_250_000
+    assert (found["kernel_builds"], found["without_offers"]) == (12, "refuse")
 
 
 def test_run_writes_what_was_proven(
@@ -318,6 +327,12 @@ def test_prices(flop: Flop, fake: FakeCoordinator) -> None:
     (offer,) = json_lines(flop("prices", "offers", *at, "--json"))
     assert offer["ask_per_hour_nano"] == 240_000_000
     assert "no offers" in flop("prices", "offers", *at, "--min-memory", "25").stderr
+    accuracy = flop("prices", "accuracy", *at)
+    words = " ".join(accuracy.stdout.split())
+    assert "all all 40 18.0 % 42.0 % x1.02 66.0 % 92.7 % dot-f32 card o1 40" in words
+    (report,) = json_lines(flop("prices", "accuracy", *at, "--json", "--work-class", "dot-f32"))
+    assert report["overall"]["error_p50_ppm"] == 180_000
+    assert report["rows"][0]["work_class"] == "dot-f32"
 
 
 def test_an_empty_market_is_an_answer(flop: Flop, fake: FakeCoordinator) -> None:

@@ -50,13 +50,22 @@ def test_printable_removes_what_a_terminal_obeys() -> None:
 
 
 def test_amounts_are_integers_with_a_currency() -> None:
-    offer = EligibleOffer("o", "card", Money(5), 1.0)
+    offer = EligibleOffer(
+        "o", "card", Money(5), 1.0, 0.5, 0.0, "unknown", 10**6, 0.0, "dot-f32", Money(7)
+    )
     assert plain(offer) == {
         "offer_id": "o",
         "device_name": "card",
         "total_nano": 5,
         "currency": "USD",
         "seconds": 1.0,
+        "setup_seconds": 0.5,
+        "joules": 0.0,
+        "joules_source": "unknown",
+        "calibration_ppm": 1_000_000,
+        "busy_seconds": 0.0,
+        "work_class": "dot-f32",
+        "per_pflop_nano": 7,
     }
     assert plain((ClassWork("dot-f32", 2**70), b"\x01", None, float("nan"))) == [
         {"work_class": "dot-f32", "flops_per_step": 2**70},

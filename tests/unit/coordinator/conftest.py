@@ -15,4 +15,4 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
     made.check()  # whatever a test did, the books are right
-    made.store.dispose()
+    made.close()

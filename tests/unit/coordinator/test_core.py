@@ -1,15 +1,14 @@
-"""The pure decisions as tables: transitions, matching, ranges, verdicts, slashes, checker."""
+"""The pure decisions as tables: transitions, ranges, verdicts, slashes, checker."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flopmarket.market.offer import Offer
-from flopmarket.market.predict import DeviceRates, StepWork
 from flopmarket_coordinator.core import escrow, invariants
 from flopmarket_coordinator.core.invariants import (
     JobFacts,
@@ -18,7 +17,7 @@ from flopmarket_coordinator.core.invariants import (
     Snapshot,
     check,
 )
-from flopmarket_coordinator.core.leasing import Part, durable_prefix, open_ranges
+from flopmarket_coordinator.core.leasing import Checked, Part, checked_run, open_ranges
 from flopmarket_coordinator.core.ledger import (
     ESCROW,
     Balance,
@@ -36,24 +35,7 @@ from flopmarket_coordinator.core.lifecycle import (
     SegmentState,
     check_transition,
 )
-from flopmarket_coordinator.core.matching import (
-    Candidate,
-    Demand,
-    OpenWork,
-    Reason,
-    assign,
-    leasable,
-)
 from flopmarket_coordinator.core.verification import Claimed, Recomputed, judge
-
-OFFER = Offer(
-    "o1", "owner", "key", "card", "card", "driver", "FX1", 1_000,
-    DeviceRates({"dot-f32": 1_000}, 1_000, 0), 3_600, 0, "unknown", 0,
-)  # fmt: skip
-SLOW = DeviceRates({"dot-f32": 1}, 1, 0)
-IDLE = Candidate(OFFER, online=True, busy=False, banned=False)
-DEMAND = Demand("buyer", "FX1", 500, StepWork({"dot-f32": 1_000}, 0, 1))
-WORK = OpenWork("job", 0, 10, DEMAND, 10, 10)
 
 
 def test_final_states_are_final_and_illegal_steps_tell_the_story() -> None:
@@ -65,59 +47,15 @@ def test_final_states_are_final_and_illegal_steps_tell_the_story() -> None:
     assert "job j" in error.value.message and "1 failed: x" in error.value.message
 
 
-@pytest.mark.parametrize(
-    ("work", "candidate", "reason"),
-    [
-        (replace(WORK, demand=replace(DEMAND, profile="FX2")), IDLE, Reason.PROFILE),
-        (replace(WORK, demand=replace(DEMAND, peak_memory_bytes=1_001)), IDLE, Reason.MEMORY),
-        (replace(WORK, demand=replace(DEMAND, buyer="owner")), IDLE, Reason.SAME_OWNER),
-        (
-            replace(WORK, demand=replace(DEMAND, work=StepWork({"integer": 1}, 0, 1))),
-            IDLE,
-            Reason.NO_RATE,
-        ),
-        (WORK, replace(IDLE, banned=True), Reason.BANNED),
-        (WORK, replace(IDLE, online=False), Reason.OFFLINE),
-        (WORK, replace(IDLE, busy=True), Reason.BUSY),
-        (replace(WORK, avoid=frozenset({"o1"})), IDLE, Reason.RECENTLY_DECLINED),
-        (replace(WORK, money_nano=9), IDLE, Reason.MAX_PRICE),
-        (
-            WORK,
-            replace(IDLE, offer=replace(OFFER, ask_nano_per_hour=2**62, rates=SLOW)),
-            Reason.UNPRICEABLE,
-        ),
-    ],
-)
-def test_every_obstacle_has_its_name(work: OpenWork, candidate: Candidate, reason: Reason) -> None:
-    assert leasable(work, candidate) is reason
-
-
-@given(st.permutations(range(4)))
-def test_matching_is_cheapest_first_and_does_not_depend_on_order(order: list[int]) -> None:
-    asks = (4_000, 3_600, 3_600, 3_700)
-    candidates = [
-        replace(IDLE, offer=replace(OFFER, offer_id=f"o{at}", ask_nano_per_hour=asks[at]))
-        for at in order
-    ]
-    rich = replace(WORK, money_nano=10**6)
-    works = [rich, replace(rich, job_id="second"), replace(rich, job_id="third")]
-    assignments, unmatched = assign(works, candidates)
-    assert [item.offer.offer_id for item in assignments] == ["o1", "o2", "o3"]
-    assert unmatched == ()
-
-
-def test_what_stays_waiting_says_why() -> None:
-    _, (left,) = assign([WORK, replace(WORK, job_id="second")], [IDLE])
-    assert left.reasons == (("BUSY", 1),)
-
-
 @given(
     st.integers(1, 60),
     st.integers(1, 10),
     st.sets(st.integers(0, 59)),
 )
 def test_open_ranges_are_what_nobody_has(steps: int, segment: int, taken: set[int]) -> None:
-    found = open_ranges(steps, segment, [(at, 1) for at in taken if at < steps])
+    had = [(at, 1) for at in taken if at < steps]
+    found = open_ranges(steps, segment, had, steps)
+    assert open_ranges(steps, segment, had, 2) == found[:2]
     covered = [
         step for item in found for step in range(item.first_step, item.first_step + item.step_count)
     ]
@@ -132,22 +70,27 @@ def part(index: int, state: str, *, saved: bool) -> Part:
 
 
 @pytest.mark.parametrize(
-    ("parts", "stateless", "every", "ready"),
+    ("parts", "stateless", "every", "checked", "payable"),
     [
-        ([("verified", True)], False, False, [0]),
-        ([("verified", False)], False, False, []),
-        ([("verified", False)], False, True, [0]),
-        ([("verified", False)], True, False, [0]),
-        ([("verified", False), ("verified", True)], False, False, [0, 1]),
-        ([("committed", True), ("verified", True)], False, False, []),
-        ([("settled", True), ("verified", False), ("committed", True)], False, False, []),
+        ([("verified", True)], False, False, 3, 3),
+        ([("verified", False)], False, False, 3, 0),
+        ([("verified", False)], False, True, 3, 3),
+        ([("verified", False)], True, False, 3, 3),
+        ([("verified", False), ("verified", True)], False, False, 6, 6),
+        ([("committed", True), ("verified", True)], False, False, 0, 0),
+        ([("settled", True), ("verified", False), ("committed", True)], False, False, 6, 3),
     ],
 )
 def test_pay_follows_durable_verified_states(
-    parts: list[tuple[str, bool]], stateless: bool, every: bool, ready: list[int]
+    parts: list[tuple[str, bool]], stateless: bool, every: bool, checked: int, payable: int
 ) -> None:
     live = [part(at, state, saved=saved) for at, (state, saved) in enumerate(parts)]
-    assert durable_prefix(live, stateless=stateless, every=every) == ready
+    run = functools.partial(checked_run, stateless=stateless, every=every)
+    assert run(live, Checked(0, 0)) == Checked(checked, payable)
+    for at in range(len(live)):  # however far it was looked at before
+        before = run(live[:at], Checked(0, 0))
+        rest = [item for item in live if item.first_step >= before.checked_steps]
+        assert run(rest, before) == Checked(checked, payable)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +134,9 @@ def test_a_slash_spends_what_was_forfeited_and_no_more_reserve_than_there_is(
 
 
 HOLD, RENEWED = escrow.open_hold("j", "b", 100)
-GOOD_JOB = JobFacts("j", JobState.RUNNING, 100, 0, 0, RENEWED.transfer_id, 100, None, None, None)
+GOOD_JOB = JobFacts(
+    "j", JobState.RUNNING, 100, 0, 0, RENEWED.transfer_id, 100, None, None, None, 0, 0, 3, 1
+)
 GOOD = Snapshot(
     transfers=(escrow.deposit("op", "r", "b", Balance.AVAILABLE, 500, "cash"), HOLD),
     balances={"b/available": (500, 100), "platform/external": (-500, 0)},
@@ -217,12 +162,15 @@ OVERDRAFT = Transfer("t", TransferKind.DIRECT, "poor", "b/available", 1, Purpose
         ("hold-resolved-once", {"transfers": (*GOOD.transfers, VOID)}),
         ("open-hold", {"jobs": (replace(GOOD_JOB, hold_nano=99),)}),
         ("billed", {"jobs": (replace(GOOD_JOB, billed_nano=1),)}),
+        ("fees-collected", {"jobs": (replace(GOOD_JOB, fee_nano=1),)}),
         ("verdict-before-pay", {"segments": (replace(SEGMENT, state=SegmentState.VERIFIED),)}),
         ("held-pay", {"segments": (replace(SEGMENT, held_state="held", to_held_nano=1),)}),
         ("lease-exclusive", {"leases": (LEASE, replace(LEASE, lease_id="m", fence=2))}),
         ("fence-rises", {"leases": (LEASE, replace(LEASE, state=LeaseState.EXPIRED))}),
         ("steps-overlap", {"segments": (SEGMENT, replace(SEGMENT, segment_id=2, first_step=2))}),
         ("receipt", {"jobs": (replace(GOOD_JOB, receipt_invoice_nano=0),)}),
+        ("job-sums", {"jobs": (replace(GOOD_JOB, live_steps=2),)}),
+        ("job-sums", {"jobs": (replace(GOOD_JOB, checked_steps=3),)}),
     ],
 )
 def test_the_checker_sees_every_kind_of_damage(rule: str, changed: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from flopmarket.errors import FlopmarketError
+from flopmarket.market.order import MARKET_ORDER
 from flopmarket.trust.documents import Deposit, DepositTarget, SessionRequest
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket_coordinator.application.types import OfferQuery, QuoteRequest
@@ -33,7 +34,7 @@ def test_a_quote_names_ceiling_expectation_and_reasons(world: World) -> None:
     quote = world.see(world.application.quote, request, buyer.account)
     assert 0 < quote.expected_nano <= quote.least_ceiling_nano < quote.ceiling_nano
     assert quote.ineligible == {"MEMORY": 1} and len(quote.offers) == 2
-    job = buyer.submit()
+    job = buyer.submit(order=MARKET_ORDER)
     assert job.ceiling_nano == quote.ceiling_nano
 
 
@@ -84,7 +85,8 @@ def test_the_same_job_is_not_taken_twice(world: World) -> None:
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"max_price_nano": 1}, "BUDGET_BELOW_QUOTE"),
+        ({"max_price_nano": 1, "order": MARKET_ORDER}, "BUDGET_BELOW_QUOTE"),
+        ({"max_price_nano": 0}, "BUDGET_BELOW_QUOTE"),
         ({"max_memory_bytes": 1}, "JOB_MEMORY"),
         ({"deadline_us": 1}, "JOB_DEADLINE"),
         ({"profile": "FX0"}, "JOB_PROFILE"),
@@ -104,11 +106,13 @@ def test_a_balance_too_small_is_refused(world: World) -> None:
     assert error.code == "BALANCE_TOO_SMALL" and "10 nano-units" in error.message
 
 
-def test_a_program_that_fits_no_card_is_refused_with_the_largest(world: World) -> None:
+def test_a_program_that_fits_no_card_is_refused_with_its_peak(world: World) -> None:
     world.worker("small", memory=10)
     world.worker("larger", memory=100)
-    error = refused(world, world.buyer())
-    assert error.code == "PROGRAM_TOO_LARGE" and "larger" in error.message
+    error = refused(world, world.buyer(), order=MARKET_ORDER)
+    peak = str(program().cost.peak_memory_bytes)
+    assert error.code == "PROGRAM_TOO_LARGE"
+    assert peak in error.message and "2 offers" in error.message
 
 
 def test_a_job_of_somebody_else_does_not_exist(world: World) -> None:
@@ -135,7 +139,7 @@ def test_deposits_count_once_and_come_from_the_operator(world: World) -> None:
     with pytest.raises(FlopmarketError) as error:
         world.deposit(buyer.account, 6, "wire 1")
     assert error.value.code == "REQUEST_ID_REUSED"
-    body = Deposit(buyer.account, DepositTarget.AVAILABLE, 5, "forged", "wire 2")
+    body = Deposit(buyer.account, DepositTarget.AVAILABLE, 5, "USD", "forged", "wire 2")
     with pytest.raises(FlopmarketError) as error:
         world.do(world.application.deposit, world.sign(body, buyer.key))
     assert error.value.code == "SIGNER_NOT_ALLOWED"

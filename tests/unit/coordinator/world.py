@@ -7,12 +7,10 @@ the real ones do. The state after step n is pretended to be ``state(n)``; a liar
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TypeVar
 
 from flopmarket.engine import dtypes, graph
@@ -28,6 +26,7 @@ from flopmarket.jobs.spec import (
     Verification,
     job_id,
 )
+from flopmarket.market.order import OrderTerms, OrderType
 from flopmarket.trust.documents import (
     AccountRegistration,
     CancelRequest,
@@ -60,14 +59,18 @@ from flopmarket_coordinator.application.types import (
     Session,
     SubmitRequest,
 )
+from flopmarket_coordinator.core.invariants import Finding
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
-from flopmarket_coordinator.store import engine, migrate
+from flopmarket_coordinator.store import engine
+from tests.unit.coordinator.databases import Database
 
 Answer = TypeVar("Answer")
 BATCH = 2
 EMPTY = state_root({})
 DOLLAR = 1_000_000_000
 ASK = 360_000_000  # 0.36 an hour: 100,000 nano a second
+RESTS = OrderTerms(OrderType.LIMIT)
+"""An order that waits for offers: most stories submit before a worker comes."""
 RATE = 1_000  # operations per second: a step takes seconds, so prices are far from rounding
 
 
@@ -117,22 +120,12 @@ class MemoryArtifacts:
         return self.stored[digest][:max_bytes]
 
 
-@cache
-def _template() -> Path:
-    """A migrated database, made once and copied for every world."""
-    path = Path(mkdtemp(prefix="flopmarket-test-")) / "template.db"
-    made = engine.open_store(f"sqlite:///{path}")
-    migrate.upgrade(made)
-    made.dispose()
-    return path
-
-
 class World:
-    """One coordinator with its database file, operator and clock."""
+    """One coordinator with its database, operator and clock."""
 
     def __init__(self, folder: Path, parameters: Parameters | None = None) -> None:
-        self.path = folder / "coordinator.db"
-        shutil.copy(_template(), self.path)
+        self.database = Database(folder)
+        self.path = self.database.path
         self.key = KeyPair.from_seed(digest_of("coordinator"))
         self.operator = KeyPair.from_seed(digest_of("operator"))
         self.parameters = parameters or Parameters(
@@ -141,11 +134,12 @@ class World:
         self.artifacts = MemoryArtifacts()
         self.now_us = 1_000_000 * SECOND_US
         self._entropy_calls = 0
+        self._damaged = False
         self.start()
 
     def start(self) -> None:
-        """A new process on the same file."""
-        self.store = engine.open_store(f"sqlite:///{self.path}")
+        """A new process on the same database."""
+        self.store = engine.open_store(self.database.url)
         self.application = Application(
             key=self.key,
             parameters=self.parameters,
@@ -153,6 +147,12 @@ class World:
             entropy=self.entropy,
             operator_keys=[self.operator.public],
         )
+        self.see(self.application.keeper.reset)
+
+    def close(self) -> None:
+        """Nothing of it is left."""
+        self.store.dispose()
+        self.database.drop()
 
     def restart(self) -> None:
         self.store.dispose()
@@ -163,9 +163,12 @@ class World:
         return hashlib.shake_256(f"entropy {self._entropy_calls}".encode()).digest(count)
 
     def do(self, run: Callable[..., Answer], *arguments: object) -> Answer:
-        """Run a use case in a transaction of its own."""
+        """Run a use case in a transaction of its own, as the tick does."""
         with engine.write(self.store, self.now_us) as tx:
-            return run(tx, *arguments)
+            answer = run(tx, *arguments)
+            self.application.keeper.applied(tx, tuple(tx.changes))
+        self.application.keeper.committed(tuple(tx.changes), self.now_us)
+        return answer
 
     def see(self, run: Callable[..., Answer], *arguments: object) -> Answer:
         """Run a query."""
@@ -199,7 +202,7 @@ class World:
         request_id: str,
         target: DepositTarget = DepositTarget.AVAILABLE,
     ) -> None:
-        body = Deposit(account, target, amount, "cash", request_id)
+        body = Deposit(account, target, amount, self.parameters.currency, "cash", request_id)
         self.do(self.application.deposit, self.sign(body, self.operator))
 
     def buyer(self, name: str = "buyer", money: int = 1_000 * DOLLAR) -> Buyer:
@@ -209,14 +212,21 @@ class World:
         return Buyer(self, key, account, self.session(key, account, KeyRole.OWNER))
 
     def worker(
-        self, name: str, *, ask: int = ASK, memory: int = 1 << 30, owner: str = ""
+        self,
+        name: str,
+        *,
+        ask: int = ASK,
+        memory: int = 1 << 30,
+        owner: str = "",
+        region: str = "",
+        milliwatts: int = 0,
     ) -> Worker:
         owner_key, account = self.account(owner or f"owner of {name}")
         key = KeyPair.from_seed(digest_of(f"device {name}"))
         grant = DeviceGrant(account, key.public.raw, name, KeyRole.DEVICE)
         self.do(self.application.grant_device, self.sign(grant, owner_key))
         session = self.session(key, account, KeyRole.DEVICE)
-        worker = Worker(self, name, key, account, session, ask, memory)
+        worker = Worker(self, name, key, account, session, ask, memory, region, milliwatts)
         worker.hello()
         return worker
 
@@ -232,16 +242,17 @@ class World:
         task = task or self.see(self.application.next_audit)
         if task is None:
             return None
+        return self.do(self.application.audit_finished, task, self.recomputed(task))
+
+    def recomputed(self, task: AuditTask) -> AuditResult:
+        """What an honest auditor finds."""
         stateless = task.state_root_before == EMPTY
-        after = EMPTY if stateless else state(task.first_step + task.steps)
-        right = outputs(task.first_step, task.steps)
-        result = AuditResult(
-            state_root=after,
-            outputs_root=right,
+        return AuditResult(
+            state_root=EMPTY if stateless else state(task.first_step + task.steps),
+            outputs_root=outputs(task.first_step, task.steps),
             outputs_artifact_root=self._root_in(task.outputs_artifact),
             checkpoint_artifact_root=self._root_in(task.checkpoint_artifact),
         )
-        return self.do(self.application.audit_finished, task, result)
 
     def audit_all(self) -> list[AuditOutcome]:
         done = []
@@ -254,7 +265,15 @@ class World:
         return self.artifacts.stored[artifact] if artifact else None
 
     def check(self) -> None:
-        assert self.see(self.application.check) == ()
+        """The books are right at the end of a test, unless it damaged them itself."""
+        assert self._damaged or self.findings() == ()
+
+    def findings(self) -> tuple[Finding, ...]:
+        return self.see(self.application.check)
+
+    def expect_damage(self) -> None:
+        """The test edited the database: what its end looks like proves nothing."""
+        self._damaged = True
 
 
 @dataclass
@@ -277,13 +296,14 @@ class Buyer:
             "frozen_root": EMPTY,
             "state_root": EMPTY if stateless else state(0),
             "data_root": digest_of("data"),
-            "order": DataOrder(OrderKind.SEQUENTIAL, 100, BATCH),
+            "data_order": DataOrder(OrderKind.SEQUENTIAL, 100, BATCH),
             "seed": 7,
             "steps": 12,
             "segment_steps": 3,
             "checkpoint_segments": 1,
             "max_memory_bytes": 1 << 30,
             "max_price_nano": 100 * DOLLAR,
+            "order": RESTS,
             "verification": Verification.AUDIT_ALL,
             "deadline_us": self.world.now_us + 86_400 * SECOND_US,
             "buyer": self.account,
@@ -334,6 +354,8 @@ class Worker:
     session: Session
     ask: int
     memory: int
+    region: str = ""
+    milliwatts: int = 0
     lie: Callable[[int], bytes] | None = None
     """Root it claims after a step, where it lies."""
     position: dict[str, tuple[int, int, bytes]] = field(default_factory=dict)
@@ -352,13 +374,18 @@ class Worker:
             profile=PROFILE,
             memory_bytes=self.memory,
             max_allocation_bytes=self.memory,
-            ask_nano_usd_per_hour=self.ask,
+            region=self.region,
+            ask_nano_per_hour=self.ask,
             rates=(Rate("dot-f32", RATE), Rate("elementwise-f32", RATE)),
             bandwidth_bytes_per_second=1 << 40,
             launch_nanoseconds=1_000,
-            watts_milli=0,
-            watts_source=WattsSource.UNKNOWN,
-            card_price_nano_usd=0,
+            step_nanoseconds=0,
+            build_milliseconds=0,
+            download_bytes_per_second=0,
+            upload_bytes_per_second=0,
+            watts_milli=self.milliwatts,
+            watts_source=WattsSource.DECLARED if self.milliwatts else WattsSource.UNKNOWN,
+            card_price_nano=0,
             admission_digest=digest_of("admission"),
         )
 

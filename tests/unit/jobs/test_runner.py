@@ -142,7 +142,7 @@ def test_every_field_of_the_spec_changes_the_job_id() -> None:
         replace(spec, segment_steps=5),
         replace(spec, buyer="c"),
         replace(spec, state_root=bytes(32)),
-        replace(spec, order=replace(spec.order, batch=5)),
+        replace(spec, data_order=replace(spec.data_order, batch=5)),
     ]
     assert len({job_id(s) for s in (spec, *others)}) == 8
 

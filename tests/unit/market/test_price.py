@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flopmarket.errors import FlopmarketError
+from flopmarket.market.calibrate import LEAST_PPM, MOST_PPM, Factors
 from flopmarket.market.money import MoneyError
 from flopmarket.market.offer import Offer
-from flopmarket.market.predict import DeviceRates, NoRate, StepWork, step_picoseconds
+from flopmarket.market.predict import DeviceRates, JobWork, NoRate, StepWork, step_picoseconds
 from flopmarket.market.price import (
     PriceTerms,
     price,
@@ -19,7 +20,7 @@ from flopmarket.market.price import (
     price_of_segments,
     split_fee,
 )
-from flopmarket.market.quote import Quote, build_quote
+from flopmarket.market.quote import Assurance, Quote, QuotedJob, Standing, build_quote
 
 WORK = StepWork({"dot-f32": 1_000_003, "integer": 17}, 4_096, 3)
 RATES = DeviceRates({"dot-f32": 10**9, "integer": 10**8}, 10**10, 500)
@@ -28,27 +29,38 @@ OFFER = Offer("o", "a", "k", "d", "card", "driver", "FX1", 1 << 30, RATES, 10**8
 asks = st.integers(1, 10**12)
 offers = st.lists(
     st.builds(
-        lambda ask, rate, launch, number: replace(
+        lambda ask, rate, launch, number, factor, link: replace(
             OFFER,
             offer_id=f"o{number}",
             ask_nano_per_hour=ask,
-            rates=DeviceRates({"dot-f32": rate, "integer": rate}, rate, launch),
+            rates=DeviceRates(
+                {"dot-f32": rate, "integer": rate}, rate, launch, launch, launch % 1000, link
+            ),
+            factors=Factors({"device": factor, "setup": factor}),
         ),
         asks,
-        st.integers(1, 10**13),
+        st.integers(10, 10**13),
         st.integers(0, 10**6),
         st.integers(0, 10**6),
+        st.integers(LEAST_PPM, MOST_PPM),
+        st.integers(0, 10**9),
     ),
     min_size=1,
     max_size=5,
+    unique_by=lambda offer: offer.offer_id,
 )
 
 
+def job_of(steps: int) -> JobWork:
+    return JobWork(WORK, steps, download_bytes=1_000_000, kernels=20, program="ab")
+
+
 def quoted(eligible: list[Offer], steps: int, segment_steps: int) -> Quote:
+    job = QuotedJob(job_of(steps), segment_steps, 1, 8, 64, independent=False)
+    standing = Standing([(offer, 0) for offer in eligible], len(eligible), {}, 0)
     return build_quote(
-        quote_id="q", as_of_us=0, expires_at_us=1, work=WORK, peak_memory_bytes=1, steps=steps,
-        segment_steps=segment_steps, eligible=eligible, ineligible={}, fee_ppm=30_000,
-        verification="audit-all", detection_probability=1.0, audit_seconds_factor=1.0,
+        quote_id="q", as_of_us=0, expires_at_us=1, job=job, standing=standing, fee_ppm=30_000,
+        assurance=Assurance("audit-all", 1.0), storage_retention_us=1,
     )  # fmt: skip
 
 
@@ -56,16 +68,17 @@ def quoted(eligible: list[Offer], steps: int, segment_steps: int) -> Quote:
 def test_no_invoice_is_above_its_quote(
     eligible: list[Offer], steps: int, segment_steps: int, data: st.DataObject
 ) -> None:
-    """Any split into segments, each on any of the quoted offers."""
+    """Any split into segments, each on any of the quoted offers, transfer and builds included."""
     quote = quoted(eligible, steps, segment_steps)
     invoice = done = 0
     while done < steps:
         count = data.draw(st.integers(1, min(segment_steps, steps - done)))
-        terms = data.draw(st.sampled_from(eligible)).terms_for(WORK)
+        terms = data.draw(st.sampled_from(eligible)).terms_for(job_of(steps))
         invoice += price(terms, count)
         done += count
     assert invoice <= quote.ceiling_nano
     assert quote.expected_nano <= quote.ceiling_nano
+    assert quote.transfer_nano + quote.build_nano <= quote.expected_nano + 2
 
 
 @given(asks, st.integers(1, 10**12), st.integers(1, 10**4), st.integers(1, 10**4))

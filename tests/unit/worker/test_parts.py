@@ -23,10 +23,17 @@ from flopmarket.trust.keys import KeyPair
 from flopmarket_worker import faults
 from flopmarket_worker.backoff import Backoff
 from flopmarket_worker.calibration import calibrate
-from flopmarket_worker.core.events import LeaseKey, ReleaseReason, SegmentRecord, UploadedFiles
+from flopmarket_worker.core.events import (
+    LeaseKey,
+    ReleaseReason,
+    SegmentRecord,
+    Times,
+    UploadedFiles,
+)
 from flopmarket_worker.executor import ExecutorFailed, JobExecutor, JobUnfit
 from flopmarket_worker.journal import Journal
 from flopmarket_worker.lease_offer import read_offer
+from flopmarket_worker.link_speed import DOWNLOAD, UPLOAD, LinkSpeed
 from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms, offer_terms, salted
 from flopmarket_worker.report import flop_per_dollar, flops_per_watt
 from flopmarket_worker.telemetry.ports import DeclaredPower, UnknownPower
@@ -46,7 +53,10 @@ CARD = DeviceCard("f" * 64, "card", "driver", 1 << 30, 1 << 28)
 
 def record(index: int, *, has_state: bool = True) -> SegmentRecord:
     roots = [bytes([index + n]) * 32 for n in range(4)]
-    return SegmentRecord(index, index * 10, 10, *roots, has_state=has_state, upload_state=False)
+    times = Times(run_us=1_000 + index, build_us=20, transfer_us=3)
+    return SegmentRecord(
+        index, index * 10, 10, *roots, has_state=has_state, upload_state=False, times=times
+    )
 
 
 # ---------------------------------------------------------------- journal
@@ -114,8 +124,14 @@ def test_the_cache_forgets_what_was_not_used_longest(tmp_path: Path) -> None:
 
 def test_an_offer_states_what_was_measured() -> None:
     owner = OwnerTerms(20_000_000, 300 * 10**9, DeclaredPower(65_000))
-    calibration = Calibration(b"p" * 32, {**RATES, "dot-int": 0}, 10**10, 5000)
-    offer = offer_terms(CARD, calibration, owner, account_id="a" * 64, device_key_id="d" * 64)
+    calibration = Calibration(b"p" * 32, {**RATES, "dot-int": 0}, 10**10, 5000, 40_000, 60)
+    speed = LinkSpeed()
+    speed.note(DOWNLOAD, 10**7, 2.0)
+    offer = offer_terms(
+        CARD, calibration, owner, speed, account_id="a" * 64, device_key_id="d" * 64
+    )
+    assert (offer.step_nanoseconds, offer.build_milliseconds) == (40_000, 60)
+    assert (offer.download_bytes_per_second, offer.upload_bytes_per_second) == (5 * 10**6, 0)
     assert [rate.work_class for rate in offer.rates] == sorted(set(WORK_CLASSES) - {"dot-int"})
     assert offer.profile == PROFILE
     assert (offer.watts_milli, offer.watts_source) == (65_000, WattsSource.DECLARED)
@@ -321,7 +337,7 @@ class MeasuredEngine(FakeEngine):
 
     async def benchmark(self) -> dict[str, Any]:
         self.measured += 1
-        return BenchmarkResult(dict(RATES), 10**10, 5000, {}, 1.0).to_json()
+        return BenchmarkResult(dict(RATES), 10**10, 5000, 40_000, 60, {}, 1.0).to_json()
 
 
 def test_a_device_is_measured_once_for_each_version(tmp_path: Path) -> None:
@@ -387,3 +403,23 @@ def test_bad_options_are_refused_before_a_device_is_touched(
         asyncio.run(run_worker(replace(options, **changes)))  # type: ignore[arg-type]
     assert refusal.value.code == code
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- the link's speed
+
+
+def test_the_speed_of_the_link_is_the_median_of_its_transfers_and_outlives_the_worker(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "link.json"
+    speed = LinkSpeed(path)
+    assert (speed.download_bytes_per_second, speed.upload_bytes_per_second) == (0, 0)
+    speed.note(DOWNLOAD, 1_000, 0.1)  # latency, not speed
+    for seconds in (1.0, 2.0, 100.0):
+        speed.note(DOWNLOAD, 10**6, seconds)
+    speed.note(UPLOAD, 10**6, 4.0)
+    assert (speed.download_bytes_per_second, speed.upload_bytes_per_second) == (500_000, 250_000)
+    again = LinkSpeed(path)
+    assert again.download_bytes_per_second == 500_000
+    path.write_text('{"download": "nonsense"}')
+    assert LinkSpeed(path).download_bytes_per_second == 0

@@ -58,9 +58,20 @@ class LeaseTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """What a segment took, microseconds: the run itself, and before the first segment of a lease
+    what was fetched and built for all of them."""
+
+    run_us: int = 0
+    build_us: int = 0
+    transfer_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentRecord:
     """A computed segment. ``has_state``: its end state is on this machine's disk;
-    ``upload_state``: that state is a checkpoint to be made durable elsewhere."""
+    ``upload_state``: that state is a checkpoint to be made durable elsewhere. ``times``: what it
+    took."""
 
     index: int
     first_step: int
@@ -71,6 +82,7 @@ class SegmentRecord:
     inner: bytes
     has_state: bool
     upload_state: bool
+    times: Times = Times()
 
     @property
     def end_step(self) -> int:
@@ -181,6 +193,7 @@ class SegmentRan:
     state_root_after: bytes
     outputs_root: bytes
     inner: bytes
+    times: Times = Times()
 
 
 @dataclass(frozen=True, slots=True)

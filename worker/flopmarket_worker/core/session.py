@@ -269,6 +269,7 @@ class SessionMachine:
             inner=event.inner,
             has_state=keeps_state,
             upload_state=keeps_state and (cut_short or lease.is_due(index, end_step)),
+            times=event.times,
         )
         lease.computed.append(record)
         lease.position = len(lease.computed)

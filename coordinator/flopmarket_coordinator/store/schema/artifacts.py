@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy import Column, Text
+from sqlalchemy import Column, Index, Text
 
 from flopmarket_coordinator.store.schema.base import big, metadata
 
@@ -20,4 +20,6 @@ artifact_grant = sa.Table(
     metadata,
     Column("digest", Text, sa.ForeignKey("artifact.digest"), primary_key=True),
     Column("account_id", Text, primary_key=True),
+    big("created_at_us", 0),  # of the newest upload by this account
 )
+Index("ix_artifact_grant_account", artifact_grant.c.account_id)

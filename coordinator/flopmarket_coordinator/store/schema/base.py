@@ -28,6 +28,8 @@ metadata = sa.MetaData(naming_convention=NAMING)
 Serial = BigInteger().with_variant(sa.Integer(), "sqlite")
 LIVE_LEASE = "state IN ('offered', 'running')"
 LIVE_SEGMENT = "state IN ('committed', 'verified', 'settled')"
+UNFINISHED_JOB = "state IN ('queued', 'running', 'verifying')"
+UNTOLD_LEASE = "state IN ('revoked', 'expired') AND NOT told"
 
 
 def one_of(name: str, values: Iterable[StrEnum]) -> CheckConstraint:
@@ -66,3 +68,9 @@ def partial(name: str, where: str, *columns: Column[str] | Column[int]) -> Index
     """A unique index over the rows that satisfy ``where``."""
     clause = sa.text(where)
     return Index(name, *columns, unique=True, sqlite_where=clause, postgresql_where=clause)
+
+
+def some(name: str, where: str, *columns: Column[str] | Column[int]) -> Index:
+    """An index over the rows that satisfy ``where``."""
+    clause = sa.text(where)
+    return Index(name, *columns, sqlite_where=clause, postgresql_where=clause)

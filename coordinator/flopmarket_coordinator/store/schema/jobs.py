@@ -9,6 +9,8 @@ from flopmarket_coordinator.core.lifecycle import JobState, LeaseState, SegmentS
 from flopmarket_coordinator.store.schema.base import (
     LIVE_LEASE,
     LIVE_SEGMENT,
+    UNFINISHED_JOB,
+    UNTOLD_LEASE,
     Serial,
     big,
     blob,
@@ -17,6 +19,7 @@ from flopmarket_coordinator.store.schema.base import (
     one_of,
     partial,
     reference,
+    some,
     text,
 )
 
@@ -54,11 +57,18 @@ job = sa.Table(
     big("deadline_us"),
     big("ended_at_us"),
     Column("receipt", LargeBinary, nullable=True),
+    # What its segments come to, so that no commitment has to count them: steps paid without a gap,
+    # steps verified without a gap, steps of live segments, segments that wait for an audit.
+    big("settled_steps", 0),
+    big("checked_steps", 0),
+    big("live_steps", 0),
+    big("unaudited_segments", 0),
     CheckConstraint("billed_nano <= ceiling_nano", name="within_ceiling"),
     one_of("state", JobState),
 )
 Index("ix_job_buyer_number", job.c.buyer, job.c.number)
 Index("ix_job_state", job.c.state)
+some("ix_job_unfinished_deadline", UNFINISHED_JOB, job.c.deadline_us)
 
 lease = sa.Table(
     "lease",
@@ -89,12 +99,22 @@ lease = sa.Table(
     big("created_at_us"),
     big("expires_at_us"),
     big("ended_at_us"),
+    big("milliwatts", 0),  # power and its source as the offer stated them when it was leased
+    Column("watts_source", Text, nullable=False, server_default=sa.text("'unknown'")),
+    Column("work_class", Text, nullable=False, server_default=sa.text("''")),  # headline class
+    big("roofline_picoseconds", 0),  # of one step, before the device's deliveries correct it
+    big("factor_ppm", 1_000_000),
+    big("setup_roofline_us", 0),
+    big("setup_predicted_us", 0),
+    big("accepted_at_us", 0),
+    big("measured_us", 0),  # what was believed of the worker's reports so far
     sa.UniqueConstraint("job_id", "fence"),
     one_of("state", LeaseState),
 )
 partial("uq_lease_one_live_per_chain", f"chain AND {LIVE_LEASE}", lease.c.job_id)
 partial("uq_lease_one_live_per_offer", LIVE_LEASE, lease.c.offer_id)
 Index("ix_lease_state_expires", lease.c.state, lease.c.expires_at_us)
+some("ix_lease_untold", UNTOLD_LEASE, lease.c.created_at_us)
 
 segment = sa.Table(
     "segment",
@@ -127,9 +147,12 @@ segment = sa.Table(
     Column("verdict", LargeBinary, nullable=True),
     flag("verdict_accepted"),
     big("committed_at_us"),
+    big("settled_at_us", 0),  # 0 until it is paid
+    big("trade_number", 0),  # 0 when nothing was printed on the tape
     one_of("state", SegmentState),
 )
 partial("uq_segment_live_step", LIVE_SEGMENT, segment.c.job_id, segment.c.first_step)
+partial("uq_segment_trade_number", "trade_number > 0", segment.c.trade_number)
 Index("ix_segment_state", segment.c.state, segment.c.segment_id)
 
 event = sa.Table(

@@ -1,0 +1,87 @@
+"""What the order book in memory is made of, read from the tables: offers and their standing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import sqlalchemy as sa
+
+from flopmarket.market.calibrate import NO_FACTORS, Factors
+from flopmarket.market.offer import offer_from_terms
+from flopmarket.trust.documents import OfferTerms
+from flopmarket.trust.encoding import decode
+from flopmarket_coordinator.core.book.table import Listing
+from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES
+from flopmarket_coordinator.store import prediction, schema
+from flopmarket_coordinator.store.engine import Transaction
+
+_offer = schema.offer
+_worker = schema.worker
+_lease = schema.lease
+_key = schema.account_key
+_LIVE = [state.value for state in LIVE_LEASE_STATES]
+_LISTING = (
+    sa.select(
+        _offer.c.offer_id,
+        _offer.c.terms,
+        _offer.c.verified_segments,
+        _offer.c.rejected_segments,
+        _offer.c.updated_at_us,
+        sa.func.coalesce(_worker.c.connected, sa.false()).label("connected"),
+        sa.func.coalesce(_worker.c.last_seen_us, 0).label("seen_us"),
+        _key.c.revoked.label("banned"),
+        sa.exists()
+        .where(_lease.c.offer_id == _offer.c.offer_id, _lease.c.state.in_(_LIVE))
+        .label("busy"),
+    )
+    .join(_key, _key.c.key_id == _offer.c.device_key_id)
+    .outerjoin(_worker, _worker.c.device_key_id == _offer.c.device_key_id)
+    .where(_offer.c.listed)
+)
+
+
+def listings(tx: Transaction) -> Iterator[Listing]:
+    """Every listed offer, by id."""
+    factors = prediction.all_factors(tx)
+    for row in tx.connection.execute(_LISTING.order_by(_offer.c.offer_id)).mappings():
+        yield _listing(row, factors.get(row["offer_id"], NO_FACTORS))
+
+
+def listing(tx: Transaction, offer_id: str) -> Listing | None:
+    """One offer, if it is listed."""
+    query = _LISTING.where(_offer.c.offer_id == offer_id)
+    row = tx.connection.execute(query).mappings().first()
+    return None if row is None else _listing(row, prediction.factors_of(tx, offer_id))
+
+
+def presence(
+    tx: Transaction, device_key_ids: Collection[str] | None = None
+) -> list[tuple[str, bool, int]]:
+    """Key, whether it is connected, and its last sign of life: of some workers, or of all."""
+    query = sa.select(_worker.c.device_key_id, _worker.c.connected, _worker.c.last_seen_us)
+    if device_key_ids is not None:
+        query = query.where(_worker.c.device_key_id.in_(list(device_key_ids)))
+    return [(key, connected, seen) for key, connected, seen in tx.connection.execute(query)]
+
+
+def leased(tx: Transaction, lease_ids: Collection[str]) -> list[tuple[str, str, bool]]:
+    """Offer, job, and whether the offer has a live lease now: of each of these leases."""
+    other = _lease.alias()
+    busy = sa.exists().where(other.c.offer_id == _lease.c.offer_id, other.c.state.in_(_LIVE))
+    query = sa.select(_lease.c.offer_id, _lease.c.job_id, busy.label("busy")).where(
+        _lease.c.lease_id.in_(list(lease_ids))
+    )
+    return [(offer, job, bool(held)) for offer, job, held in tx.connection.execute(query)]
+
+
+def _listing(row: sa.RowMapping, factors: Factors) -> Listing:
+    return Listing(
+        offer=offer_from_terms(decode(OfferTerms, row["terms"]), factors),
+        connected=bool(row["connected"]),
+        seen_us=row["seen_us"],
+        busy=bool(row["busy"]),
+        banned=bool(row["banned"]),
+        verified_segments=row["verified_segments"],
+        rejected_segments=row["rejected_segments"],
+        updated_at_us=row["updated_at_us"],
+    )
