@@ -12,6 +12,7 @@ from typing import Annotated
 
 from flopmarket.errors import InvalidInput
 from flopmarket.limits import MAX_JOB_STEPS, MAX_SEGMENT_STEPS
+from flopmarket.market.order import OrderTerms
 from flopmarket.trust.encoding import Digest, Length, MaxLength, digest, document
 
 
@@ -61,14 +62,15 @@ class DataOrder:
             )
 
 
-@document("flopmarket.job-spec.v1")
+@document("flopmarket.job-spec.v2")
 class JobSpec:
     """A job, as its buyer signs it.
 
     Roots are Merkle roots of named tensors (``trust.merkle``). A segment has ``segment_steps``
     steps (the last may be shorter); a checkpoint is due after every ``checkpoint_segments``
     segments and at the end. ``max_price_nano`` is a hard ceiling in nano-units of currency;
-    ``deadline_us`` is microseconds since the epoch.
+    ``order`` says which offers may run it and whether it waits for them; ``deadline_us``,
+    microseconds since the epoch, ends the job and the order.
     """
 
     kind: JobKind
@@ -78,13 +80,14 @@ class JobSpec:
     frozen_root: Digest
     state_root: Digest
     data_root: Digest
-    order: DataOrder
+    data_order: DataOrder
     seed: int
     steps: int
     segment_steps: int
     checkpoint_segments: int
     max_memory_bytes: int
     max_price_nano: int
+    order: OrderTerms
     verification: Verification
     deadline_us: int
     buyer: Annotated[str, MaxLength(64)]
@@ -104,6 +107,13 @@ class JobSpec:
             raise InvalidInput("checkpoints are at least one segment apart", code="JOB_CHECKPOINT")
         if self.max_price_nano >= 2**63:
             raise InvalidInput("the price limit does not fit in 63 bits", code="JOB_PRICE")
+        if self.order.constraints.allowed_owners == (self.buyer,):
+            raise InvalidInput(
+                "no offer can satisfy the order: it admits only its own buyer, and no account is "
+                "its own provider",
+                code="ORDER_CONTRADICTION",
+                hint="name another owner, or run the job with run_local()",
+            )
 
 
 def job_id(spec: JobSpec) -> bytes:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from flopmarket.errors import InvalidInput
-from flopmarket.market.money import NANO_PER_UNIT, Nano, round_up_nano
-from flopmarket.market.predict import DeviceRates, StepWork, step_picoseconds
+from flopmarket.market.calibrate import NO_FACTORS, Factors
+from flopmarket.market.money import NANO_PER_UNIT, MoneyError, Nano, round_up_nano
+from flopmarket.market.predict import DeviceRates, JobWork, Prediction, predict
 from flopmarket.market.price import PriceTerms
+from flopmarket.market.region import check_region
 from flopmarket.trust.documents import OfferTerms
 
 PFLOP = 10**15
@@ -25,7 +27,8 @@ MAX_RATE = 2**63 - 1
 class Offer:
     """A device for rent. Made from signed terms by :func:`offer_from_terms`.
 
-    ``milliwatts`` and ``card_price_nano`` are zero when unknown.
+    ``milliwatts`` and ``card_price_nano`` are zero when unknown, ``region`` is empty then.
+    ``factors`` are the device's deliveries so far, which correct every prediction.
     """
 
     offer_id: str
@@ -41,17 +44,28 @@ class Offer:
     milliwatts: int
     watts_source: str
     card_price_nano: Nano
+    region: str = ""
+    factors: Factors = NO_FACTORS
 
-    def terms_for(self, work: StepWork) -> PriceTerms:
-        """Price terms of a program on this device; :class:`NoRate` when it cannot be predicted."""
-        return PriceTerms(self.ask_nano_per_hour, step_picoseconds(work, self.rates))
+    def predict(self, work: JobWork) -> Prediction:
+        """Time of a job on this device, no longer than it was promised; :class:`NoRate` when it
+        cannot be predicted."""
+        return predict(work, self.rates, self.factors, work.promised.get(self.offer_id))
+
+    def terms_for(self, work: JobWork) -> PriceTerms:
+        """Price terms of a job on this device; raises as :meth:`predict` does."""
+        return PriceTerms(self.ask_nano_per_hour, self.predict(work).priced_step_picoseconds)
 
     def pflop_price(self, work_class: str) -> Nano | None:
-        """Nano-units that 10^15 operations of a class cost; None without a rate."""
+        """Nano-units that 10^15 operations of a class cost; None without a rate, or when it does
+        not fit 63 bits."""
         rate = self.rates.flops_per_second.get(work_class, 0)
         if not rate:
             return None
-        return round_up_nano(self.ask_nano_per_hour * PFLOP, rate * SECONDS_PER_HOUR)
+        try:
+            return round_up_nano(self.ask_nano_per_hour * PFLOP, rate * SECONDS_PER_HOUR)
+        except MoneyError:
+            return None
 
     def flops_per_dollar_hour(self, work_class: str) -> float:
         """Sustained operations per second that one currency unit an hour rents."""
@@ -61,6 +75,12 @@ class Offer:
     def flop_per_dollar(self, work_class: str) -> float:
         """Operations that one currency unit buys."""
         return self.flops_per_dollar_hour(work_class) * SECONDS_PER_HOUR
+
+    def flops_per_card_dollar(self, work_class: str) -> float:
+        """Sustained operations per second for each currency unit that the card costs; 0.0 when its
+        owner does not say."""
+        rate = self.rates.flops_per_second.get(work_class, 0)
+        return rate * NANO_PER_UNIT / self.card_price_nano if self.card_price_nano else 0.0
 
     def flops_per_watt(self, work_class: str) -> float:
         """Sustained operations per second and watt; 0.0 when the power is unknown."""
@@ -73,11 +93,11 @@ def offer_id(device_key_id: str, device_id: str) -> str:
     return f"{device_key_id[:16]}-{device_id[:16]}"
 
 
-def offer_from_terms(terms: OfferTerms) -> Offer:
+def offer_from_terms(terms: OfferTerms, factors: Factors = NO_FACTORS) -> Offer:
     """The offer that signed terms make; :class:`InvalidInput` for figures that cannot be priced."""
-    if not 0 < terms.ask_nano_usd_per_hour < 2**63:
+    if not 0 < terms.ask_nano_per_hour < 2**63:
         raise InvalidInput(
-            f"an ask is above zero and fits 63 bits, got {terms.ask_nano_usd_per_hour}",
+            f"an ask is above zero and fits 63 bits, got {terms.ask_nano_per_hour}",
             code="OFFER_ASK",
             hint="ask at least one nano-unit an hour",
         )
@@ -85,8 +105,12 @@ def offer_from_terms(terms: OfferTerms) -> Offer:
         terms.memory_bytes,
         terms.bandwidth_bytes_per_second,
         terms.launch_nanoseconds,
+        terms.step_nanoseconds,
+        terms.build_milliseconds,
+        terms.download_bytes_per_second,
+        terms.upload_bytes_per_second,
         terms.watts_milli,
-        terms.card_price_nano_usd,
+        terms.card_price_nano,
         *(rate.flops_per_second for rate in terms.rates),
     )
     if max(figures) > MAX_RATE:
@@ -105,12 +129,20 @@ def offer_from_terms(terms: OfferTerms) -> Offer:
         profile=terms.profile,
         memory_bytes=terms.memory_bytes,
         rates=DeviceRates(
-            _rates(terms), terms.bandwidth_bytes_per_second, terms.launch_nanoseconds
+            flops_per_second=_rates(terms),
+            bandwidth_bytes_per_second=terms.bandwidth_bytes_per_second,
+            launch_nanoseconds=terms.launch_nanoseconds,
+            step_nanoseconds=terms.step_nanoseconds,
+            build_milliseconds=terms.build_milliseconds,
+            download_bytes_per_second=terms.download_bytes_per_second,
+            upload_bytes_per_second=terms.upload_bytes_per_second,
         ),
-        ask_nano_per_hour=terms.ask_nano_usd_per_hour,
+        ask_nano_per_hour=terms.ask_nano_per_hour,
         milliwatts=terms.watts_milli,
         watts_source=terms.watts_source.value,
-        card_price_nano=terms.card_price_nano_usd,
+        card_price_nano=terms.card_price_nano,
+        region=check_region(terms.region, empty=True),
+        factors=factors,
     )
 
 

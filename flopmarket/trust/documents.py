@@ -13,6 +13,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
+from flopmarket.limits import MAX_REGION_CHARACTERS
 from flopmarket.trust.encoding import Digest, Length, MaxLength, document
 from flopmarket.trust.errors import DocumentError
 from flopmarket.trust.keys import KEY_ID_LENGTH, PUBLIC_KEY_BYTES, KeyRole
@@ -20,9 +21,12 @@ from flopmarket.trust.keys import KEY_ID_LENGTH, PUBLIC_KEY_BYTES, KeyRole
 Identifier = Annotated[str, MaxLength(128)]
 KeyId = Annotated[str, MaxLength(KEY_ID_LENGTH)]
 Label = Annotated[str, MaxLength(256)]
+Currency = Annotated[str, MaxLength(16)]
 RawPublicKey = Annotated[bytes, Length(PUBLIC_KEY_BYTES)]
 
 MAX_RATES = 32
+NO_LIMIT_NANO = 2**63 - 1
+"""The amount that stands for "no limit" in a grant or a budget."""
 
 
 class WattsSource(StrEnum):
@@ -51,21 +55,49 @@ class AccountRegistration:
     display_name: Label
 
 
-@document("flopmarket.device-grant.v1")
+@document("flopmarket.device-grant.v2")
 class DeviceGrant:
     """Signed by the owner key: lets another key act for the account in the role it names.
 
-    ``role`` is ``device`` (run work) or ``ci`` (submit jobs); an owner cannot grant more.
+    ``role`` is ``device`` (run work; no limits, they are zero) or ``ci`` (submit jobs): a CI key
+    may spend ``cap_nano`` over its life and ``monthly_nano`` in a calendar month (UTC),
+    :data:`NO_LIMIT_NANO` where there is none, and nothing from ``expires_at_us`` on. A later grant
+    to the same key takes the place of the earlier one. An owner cannot grant more.
     """
 
     account_id: Identifier
     device_key: RawPublicKey
     label: Label
     role: KeyRole
+    cap_nano: int = 0
+    monthly_nano: int = 0
+    expires_at_us: int = 0
 
     def __post_init__(self) -> None:
         if self.role not in (KeyRole.DEVICE, KeyRole.CI):
             raise _invalid(f"a grant is for role device or ci, not {self.role}")
+        limits = (self.cap_nano, self.monthly_nano, self.expires_at_us)
+        if self.role is KeyRole.DEVICE and any(limits):
+            raise _invalid("a device key spends nothing: its limits are zero")
+        if self.role is KeyRole.CI and not self.expires_at_us:
+            raise _invalid("the grant of a CI key has an end")
+        if max(limits) > NO_LIMIT_NANO:
+            raise _invalid(f"limits and times are at most {NO_LIMIT_NANO}")
+
+
+@document("flopmarket.budget-change.v1")
+class BudgetChange:
+    """Signed by the owner key: what the account may hold and spend in a calendar month (UTC).
+
+    ``monthly_nano`` is :data:`NO_LIMIT_NANO` for no limit.
+    """
+
+    account_id: Identifier
+    monthly_nano: int
+
+    def __post_init__(self) -> None:
+        if self.monthly_nano > NO_LIMIT_NANO:
+            raise _invalid(f"a limit is at most {NO_LIMIT_NANO}")
 
 
 @document("flopmarket.session-request.v1")
@@ -89,13 +121,17 @@ class Rate:
     flops_per_second: int
 
 
-@document("flopmarket.offer-terms.v1")
+@document("flopmarket.offer-terms.v2")
 class OfferTerms:
     """Signed by a device key: "this device does work at these rates for this ask".
 
-    ``rates`` are in ascending order of class, one each. ``watts_milli`` and
-    ``card_price_nano_usd`` are zero when unknown. ``admission_digest`` names the proof that the
-    device computes ``profile``.
+    ``rates`` are in ascending order of class, one each. ``region`` is where the owner says the
+    device is (``flopmarket.market.region.check_region``), empty when unstated. ``step_nanoseconds``
+    is host time of one step beside its kernels, ``build_milliseconds`` a cold build of one kernel,
+    the two link rates are of the device's connection to the coordinator. These four,
+    ``watts_milli`` and ``card_price_nano`` are zero when unknown. Amounts are nano-units of the
+    coordinator's currency. ``admission_digest`` names the proof that the device computes
+    ``profile``.
     """
 
     account_id: Identifier
@@ -106,13 +142,18 @@ class OfferTerms:
     profile: Annotated[str, MaxLength(64)]
     memory_bytes: int
     max_allocation_bytes: int
-    ask_nano_usd_per_hour: int
+    region: Annotated[str, MaxLength(MAX_REGION_CHARACTERS)]
+    ask_nano_per_hour: int
     rates: Annotated[tuple[Rate, ...], MaxLength(MAX_RATES)]
     bandwidth_bytes_per_second: int
     launch_nanoseconds: int
+    step_nanoseconds: int
+    build_milliseconds: int
+    download_bytes_per_second: int
+    upload_bytes_per_second: int
     watts_milli: int
     watts_source: WattsSource
-    card_price_nano_usd: int
+    card_price_nano: int
     admission_digest: Digest
 
     def __post_init__(self) -> None:
@@ -191,23 +232,100 @@ class CancelRequest:
     request_id: Identifier
 
 
-@document("flopmarket.deposit.v1")
+@document("flopmarket.deposit.v2")
 class Deposit:
     """Signed by the operator key: "this money arrived for this account".
 
     A bond is an operator's credit at stake for honest work; it is not the account's to spend.
+    ``amount_nano`` is in nano-units of ``currency``, which must be the coordinator's.
     ``reference`` names the payment outside; a repeated ``request_id`` changes nothing.
     """
 
     account_id: Identifier
     target: DepositTarget
-    amount_nano_usd: int
+    amount_nano: int
+    currency: Currency
     reference: Label
     request_id: Identifier
 
     def __post_init__(self) -> None:
-        if not 0 < self.amount_nano_usd < 2**63:
-            raise _invalid("amount_nano_usd must be above zero and fit signed 64 bits")
+        _check_amount(self.amount_nano)
+
+
+@document("flopmarket.withdrawal.v1")
+class Withdrawal:
+    """Signed by the owner key: "pay this much of the account's money out".
+
+    ``destination`` says where to, in words that the operator understands (an IBAN, a PayPal name);
+    the amount is reserved until the operator settles or rejects it. A repeated ``request_id``
+    changes nothing.
+    """
+
+    account_id: Identifier
+    amount_nano: int
+    currency: Currency
+    destination: Label
+    request_id: Identifier
+
+    def __post_init__(self) -> None:
+        _check_amount(self.amount_nano)
+        if not self.destination:
+            raise _invalid("a withdrawal names where the money goes")
+
+
+@document("flopmarket.withdrawal-decision.v1")
+class WithdrawalDecision:
+    """Signed by the operator key: "this withdrawal was paid out" or "it will not be".
+
+    ``reference`` names the payment outside, or says why there is none. Deciding the same again
+    changes nothing; deciding otherwise is a conflict.
+    """
+
+    withdrawal_id: Identifier
+    paid: bool
+    reference: Label
+
+    def __post_init__(self) -> None:
+        if not self.reference:
+            raise _invalid("a decision has a reference: the payment's, or the reason for none")
+
+
+@document("flopmarket.coin-grant.v1")
+class CoinGrant:
+    """Signed by the operator key of a flopcoin market: "this account gets coins of the house".
+
+    The issuing account goes below zero by the same amount, so the sum of all accounts stays zero.
+    """
+
+    account_id: Identifier
+    target: DepositTarget
+    amount_nano: int
+    reference: Label
+    request_id: Identifier
+
+    def __post_init__(self) -> None:
+        _check_amount(self.amount_nano)
+
+
+@document("flopmarket.ledger-head.v1")
+class LedgerHead:
+    """Signed by the coordinator: "the ledger had these batches, and this is their root".
+
+    ``root`` is that of the log of :mod:`flopmarket.trust.ledger_log` over the first
+    ``batch_count`` batches, which hold the first ``transfer_count`` transfers. Two heads of one
+    coordinator that no consistency proof joins prove that it rewrote its books.
+    """
+
+    batch_count: int
+    transfer_count: int
+    root: Digest
+    currency: Currency
+    as_of_us: int
+
+
+def _check_amount(amount_nano: int) -> None:
+    if not 0 < amount_nano < 2**63:
+        raise _invalid("amount_nano must be above zero and fit signed 64 bits")
 
 
 def _invalid(message: str) -> DocumentError:

@@ -49,16 +49,21 @@ OFFER = OfferTerms(
     profile="FX1",
     memory_bytes=24 << 30,
     max_allocation_bytes=16 << 30,
-    ask_nano_usd_per_hour=120_000_000,
+    region="eu-de",
+    ask_nano_per_hour=120_000_000,
     rates=(Rate("dot-f16", 95_000_000_000_000), Rate("dot-f32", 26_800_000_000_000)),
     bandwidth_bytes_per_second=900_000_000_000,
     launch_nanoseconds=9_000,
+    step_nanoseconds=0,
+    build_milliseconds=0,
+    download_bytes_per_second=0,
+    upload_bytes_per_second=0,
     watts_milli=0,
     watts_source=WattsSource.UNKNOWN,
-    card_price_nano_usd=999_000_000_000,
+    card_price_nano=999_000_000_000,
     admission_digest=b"\xaa" * 32,
 )
-DEPOSIT = Deposit("acc-1", DepositTarget.AVAILABLE, 2**63 - 1, "wire 7", "r-1")
+DEPOSIT = Deposit("acc-1", DepositTarget.AVAILABLE, 2**63 - 1, "USD", "wire 7", "r-1")
 
 
 def _seal(body: Any = CANCEL, key: KeyPair = ALICE, **changes: Any) -> Envelope:

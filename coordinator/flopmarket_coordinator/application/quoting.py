@@ -1,0 +1,214 @@
+"""Use cases of prices before work: the firm quote, and what a submitted order holds.
+
+A quote looks at the cheapest offers that fit, ``QUOTED_OFFERS`` of them; its ceiling is the worst
+split on the dearest of these. Matching never takes an offer whose worst split passes the money
+that is left, so the ceiling bounds every invoice, and one absurd ask inflates none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flopmarket.engine.exact import PROFILE
+from flopmarket.errors import InvalidInput, NotFound, QuotaExceeded, Unavailable
+from flopmarket.jobs.spec import JobSpec, Verification
+from flopmarket.limits import MAX_JOB_STEPS, MAX_ORDERS_AHEAD, MAX_SEGMENT_STEPS, QUOTED_OFFERS
+from flopmarket.market.calibrate import AUDIT, LATE
+from flopmarket.market.money import Nano
+from flopmarket.market.offer import Offer
+from flopmarket.market.order import (
+    NO_CAP,
+    Constraints,
+    OrderType,
+    check_order_fits_program,
+    order_ceiling_nano,
+    step_time_cap,
+)
+from flopmarket.market.quote import Assurance, Quote, QuotedJob, Standing, build_quote
+from flopmarket.market.reasons import Reason, remedies, tell
+from flopmarket.market.work import NO_PROMISES, JobWork, Promise
+from flopmarket_coordinator.application.context import ProgramFacts
+from flopmarket_coordinator.application.offers import OfferUseCases
+from flopmarket_coordinator.application.types import QuoteRequest
+from flopmarket_coordinator.core.matching import Demand, fits
+from flopmarket_coordinator.store import prediction, work
+from flopmarket_coordinator.store.engine import Transaction
+
+
+class QuotingUseCases(OfferUseCases):
+    """Quotes, and the ceilings of orders."""
+
+    def quote(self, tx: Transaction, request: QuoteRequest, account_id: str | None) -> Quote:
+        """The firm ceiling of a job on the offers of this moment. No money moves."""
+        if not 0 < request.steps <= MAX_JOB_STEPS:
+            raise InvalidInput(f"a job has 1 to {MAX_JOB_STEPS} steps", code="JOB_STEPS")
+        if not 0 < request.segment_steps <= MAX_SEGMENT_STEPS:
+            raise InvalidInput(
+                f"a segment has 1 to {MAX_SEGMENT_STEPS} steps", code="JOB_SEGMENT_STEPS"
+            )
+        if request.verification != Verification.AUDIT_ALL:
+            raise InvalidInput(
+                f"verification is {Verification.AUDIT_ALL}, not {request.verification[:40]!r}",
+                code="VERIFICATION_UNKNOWN",
+            )
+        if request.deadline_us and request.deadline_us <= tx.now_us:
+            raise InvalidInput("the deadline has passed", code="JOB_DEADLINE")
+        if request.program:
+            facts = self._programs.of_bytes(request.program)
+        elif account_id and work.may_read(tx, request.program_artifact, account_id):
+            facts = self._programs.of_artifact(request.program_artifact)
+        else:
+            raise no_artifact("program", request.program_artifact)
+        demand = demand_of(
+            account_id or "",
+            facts,
+            facts.job_work(request.steps, request.input_bytes),
+            request.order.constraints,
+        )
+        check_order_fits_program(request.order, demand.work.step)
+        cap = _time_cap(tx, facts, request.steps, request.segment_steps, request.deadline_us)
+        return self._quote(tx, demand, facts, request.segment_steps, cap)
+
+    def _quote(
+        self,
+        tx: Transaction,
+        demand: Demand,
+        facts: ProgramFacts,
+        segment_steps: int,
+        most_picoseconds: int = NO_CAP,
+    ) -> Quote:
+        steps = demand.work.steps
+        best = self._best_offers(tx, demand, steps, QUOTED_OFFERS, most_picoseconds)
+        ineligible = self._reason_counts(tx, demand, steps, most_picoseconds)
+        offer_ids = [ranked.offer.offer_id for ranked in best]
+        busy = prediction.busy_picoseconds(tx, offer_ids)
+        standing = Standing(
+            offers=[(ranked.offer, busy.get(ranked.offer.offer_id, 0)) for ranked in best],
+            eligible=max(len(best), self._book.offer_count - sum(ineligible.values())),
+            ineligible=ineligible,
+            orders_ahead=self._orders_ahead([ranked.offer for ranked in best], busy),
+            late_ppm=prediction.ratios(tx, offer_ids, LATE),
+            audit_ppm=prediction.ratios(tx, [prediction.HOUSE], AUDIT),
+        )
+        job = QuotedJob(
+            work=demand.work,
+            segment_steps=segment_steps,
+            peak_memory_bytes=demand.peak_memory_bytes,
+            output_bytes_per_step=facts.output_bytes,
+            state_bytes=facts.state_bytes,
+            independent=facts.stateless,
+        )
+        return build_quote(
+            quote_id=self._new_id(),
+            as_of_us=tx.now_us,
+            expires_at_us=tx.now_us + self._parameters.quote_ttl_us,
+            job=job,
+            standing=standing,
+            fee_ppm=self._parameters.fee_ppm,
+            assurance=Assurance(Verification.AUDIT_ALL.value, detection_probability=1.0),
+            storage_retention_us=self._parameters.artifact_retention_us,
+        )
+
+    def _orders_ahead(self, offers: Sequence[Offer], busy: Mapping[str, int]) -> int:
+        """Open orders that will want one of these offers first; none while one of them is idle.
+
+        Of the oldest ``MAX_ORDERS_AHEAD``: a queue as long as that says enough.
+        """
+        if any(offer.offer_id not in busy for offer in offers):
+            return 0
+        oldest = sorted(self._book.orders(), key=lambda order: order.number)[:MAX_ORDERS_AHEAD]
+        return sum(
+            1
+            for order in oldest
+            if any(not isinstance(fits(order.demand, offer), Reason) for offer in offers)
+        )
+
+    def _ceiling(
+        self, tx: Transaction, spec: JobSpec, facts: ProgramFacts, demand: Demand
+    ) -> tuple[Nano, Mapping[str, Promise]]:
+        """What to hold for a job, the money its order may come to at most; and the factors that its
+        quoted offers are held to until it ends.
+
+        A limit order holds its limit price times its work, or the buyer's budget if that is lower,
+        and waits; nothing was quoted to it. A market order holds the quote's ceiling or the budget,
+        and is refused when no offer fits now.
+        """
+        check_order_fits_program(spec.order, demand.work.step)
+        if spec.max_price_nano == 0:
+            raise QuotaExceeded("a price limit is above zero", code="BUDGET_BELOW_QUOTE")
+        if spec.order.kind is OrderType.LIMIT:
+            ceiling = order_ceiling_nano(
+                spec.order.constraints, demand.work.step, spec.steps, spec.max_price_nano
+            )
+            return ceiling, NO_PROMISES
+        cap = _time_cap(tx, facts, spec.steps, spec.segment_steps, spec.deadline_us)
+        quote = self._quote(tx, demand, facts, spec.segment_steps, cap)
+        if not quote.offers:
+            raise _refusal(facts, quote.ineligible)
+        if spec.max_price_nano < quote.least_ceiling_nano:
+            raise QuotaExceeded(
+                f"the price limit is {spec.max_price_nano} nano-units, the cheapest eligible "
+                f"offer may cost {quote.least_ceiling_nano}",
+                code="BUDGET_BELOW_QUOTE",
+                hint="raise the limit, or wait for cheaper offers with --wait",
+                details={
+                    "max_price_nano": str(spec.max_price_nano),
+                    "least_ceiling_nano": str(quote.least_ceiling_nano),
+                },
+            )
+        promised = {
+            item.offer_id: Promise(item.forecast.factor_ppm, item.forecast.setup_factor_ppm)
+            for item in quote.offers
+        }
+        return min(spec.max_price_nano, quote.ceiling_nano), promised
+
+
+def demand_of(
+    buyer: str, facts: ProgramFacts, job_work: JobWork, constraints: Constraints
+) -> Demand:
+    """What a program and its order ask of a device."""
+    return Demand(buyer, PROFILE, facts.peak_memory_bytes, job_work, constraints)
+
+
+def no_artifact(what: str, digest: str) -> NotFound:
+    """The error for an artifact that the caller cannot use."""
+    return NotFound(
+        f"the {what} artifact {digest[:80] or '(none)'} is not here, or not yours",
+        code="ARTIFACT_MISSING",
+        hint="upload it first",
+        details={"artifact": what, "digest": digest[:80]},
+    )
+
+
+def _time_cap(
+    tx: Transaction, facts: ProgramFacts, steps: int, segment_steps: int, deadline_us: int
+) -> int:
+    """The longest step, in picoseconds, with which one device ends its part before the deadline.
+
+    A chain is one device's part from here to its end; of independent segments one is.
+    """
+    if not deadline_us:
+        return NO_CAP
+    part = min(steps, segment_steps) if facts.stateless else steps
+    return min(NO_CAP, step_time_cap(part, tx.now_us, deadline_us))
+
+
+def _refusal(facts: ProgramFacts, ineligible: Mapping[str, int]) -> InvalidInput | Unavailable:
+    """Why a market order cannot run now, with counts and what can be done about it."""
+    counts = {Reason(code): count for code, count in ineligible.items()} or {Reason.NO_OFFERS: 1}
+    listed = ",".join(f"{code}={count}" for code, count in sorted(counts.items()))
+    if set(counts) == {Reason.MEMORY}:
+        return InvalidInput(
+            f"the program needs {facts.peak_memory_bytes} bytes, more than any of "
+            f"{counts[Reason.MEMORY]} offers has",
+            code="PROGRAM_TOO_LARGE",
+            hint=remedies(counts),
+            details={"peak_memory_bytes": str(facts.peak_memory_bytes), "reasons": listed},
+        )
+    return Unavailable(
+        f"no offer fits this order now: {tell(counts)}",
+        code="NO_FITTING_OFFER",
+        retryable=False,
+        hint=f"rest it in the book with --wait; {remedies(counts)}",
+        details={"reasons": listed},
+    )
