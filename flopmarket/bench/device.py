@@ -3,6 +3,8 @@
 Each stage runs one workload of :mod:`flopmarket.bench.workloads` through the engine's own session,
 the path that jobs take. A stage warms up, grows its work until a step takes long enough to be
 timed, and reports the median rate. A class the device cannot compute has rate 0: not offered.
+The host's time for a step is that of a step with one tiny kernel; building is timed with an empty
+kernel cache.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from flopmarket.bench import workloads
@@ -35,8 +38,13 @@ STAGES: tuple[tuple[str, Stage, int], ...] = (
     ("f64", workloads.doubles, 16),
     (workloads.BANDWIDTH, workloads.bandwidth, 1),
     (workloads.LAUNCH, workloads.launches, 1),
+    (workloads.STEP, workloads.host, 1),
 )
 """(class, workload, most repeats of its work in one step)."""
+
+BENCHMARK_FORMAT = 2
+"""Counts what a result holds and how its stages measure; results of another one are measured
+again."""
 
 _LONG_ENOUGH_SECONDS = 0.02
 _TIMED_STEPS = 9
@@ -50,11 +58,15 @@ REFERENCE_SIZES = Sizes(
 @dataclass(frozen=True, slots=True)
 class BenchmarkResult:
     """Medians. ``flops_per_second`` has every class of ``WORK_CLASSES``, 0 for what did not run;
-    ``failures`` says why. ``seconds`` is what the measurement took."""
+    ``failures`` says why. ``step_nanoseconds`` is a step's time beside its kernels,
+    ``build_milliseconds`` that of one kernel's first build. ``seconds`` is what the measurement
+    took."""
 
     flops_per_second: dict[str, int]
     bandwidth_bytes_per_second: int
     launch_nanoseconds: int
+    step_nanoseconds: int
+    build_milliseconds: int
     failures: dict[str, str]
     seconds: float
     profile: str = PROFILE
@@ -66,6 +78,8 @@ class BenchmarkResult:
             "flops_per_second": dict(self.flops_per_second),
             "bandwidth_bytes_per_second": self.bandwidth_bytes_per_second,
             "launch_nanoseconds": self.launch_nanoseconds,
+            "step_nanoseconds": self.step_nanoseconds,
+            "build_milliseconds": self.build_milliseconds,
             "failures": dict(self.failures),
             "seconds": round(self.seconds, 3),
         }
@@ -79,6 +93,8 @@ class BenchmarkResult:
                 flops_per_second=rates,
                 bandwidth_bytes_per_second=int(value["bandwidth_bytes_per_second"]),
                 launch_nanoseconds=int(value["launch_nanoseconds"]),
+                step_nanoseconds=int(value["step_nanoseconds"]),
+                build_milliseconds=int(value["build_milliseconds"]),
                 failures={str(k): str(v) for k, v in value["failures"].items()},
                 seconds=float(value["seconds"]),
                 profile=str(value["profile"]),
@@ -106,19 +122,33 @@ def benchmark(
     there is no such device.
     """
     from flopmarket.engine.runtime.open import open_session
-    from flopmarket.engine.runtime.replay import CompileOptions
+    from flopmarket.engine.runtime.resident import CompileOptions
 
-    options = CompileOptions(cache_dir=cache_dir)
     if sizes is None:
         sizes = REFERENCE_SIZES if device == "reference" else Sizes()
-    opener: Opener = lambda workload: open_session(workload.program, device, options)  # noqa: E731
-    return measure(opener, sizes, budget_seconds=budget_seconds, monotonic=monotonic)
+
+    def opener(workload: Workload) -> Session:
+        return open_session(workload.program, device, CompileOptions(cache_dir=cache_dir))
+
+    def cold_opener(workload: Workload) -> Session:
+        with TemporaryDirectory(prefix="flopmarket-bench-") as empty:
+            return open_session(workload.program, device, CompileOptions(cache_dir=Path(empty)))
+
+    return measure(opener, cold_opener, sizes, budget_seconds=budget_seconds, monotonic=monotonic)
 
 
 def measure(
-    opener: Opener, sizes: Sizes, *, budget_seconds: float, monotonic: Monotonic
+    opener: Opener,
+    cold_opener: Opener,
+    sizes: Sizes,
+    *,
+    budget_seconds: float,
+    monotonic: Monotonic,
 ) -> BenchmarkResult:
-    """Run every stage on sessions that ``opener`` makes."""
+    """Run every stage on sessions that ``opener`` makes, and one build that ``cold_opener`` does.
+
+    A device that builds nothing at all is stated as one that does not say what building takes.
+    """
     began = monotonic()
     rates: dict[str, float] = {}
     failures: dict[str, str] = {}
@@ -132,17 +162,39 @@ def measure(
             rates[kind] = _rate(opener, stage, sizes, most_repeats, share, monotonic)
         except EngineError as error:
             failures[kind] = f"{error.code}: {error.message}"
+    build_milliseconds = 0
+    try:
+        build_milliseconds = _build_milliseconds(cold_opener, sizes, monotonic)
+    except EngineError as error:
+        failures[workloads.BUILD] = f"{error.code}: {error.message}"
+    launch_nanoseconds = _nanoseconds(rates.get(workloads.LAUNCH, 0.0))
     return BenchmarkResult(
         flops_per_second={kind: int(rates.get(kind, 0)) for kind in WORK_CLASSES},
         bandwidth_bytes_per_second=int(rates.get(workloads.BANDWIDTH, 0)),
-        launch_nanoseconds=_launch_nanoseconds(rates.get(workloads.LAUNCH, 0.0)),
+        launch_nanoseconds=launch_nanoseconds,
+        step_nanoseconds=max(0, _nanoseconds(rates.get(workloads.STEP, 0.0)) - launch_nanoseconds),
+        build_milliseconds=build_milliseconds,
         failures=failures,
         seconds=monotonic() - began,
     )
 
 
-def _launch_nanoseconds(launches_per_second: float) -> int:
-    return -int(-1e9 // launches_per_second) if launches_per_second else 0
+def _nanoseconds(per_second: float) -> int:
+    """Time of one, rounded up; 0 when it was not measured."""
+    return -int(-1e9 // per_second) if per_second else 0
+
+
+def _build_milliseconds(cold_opener: Opener, sizes: Sizes, monotonic: Monotonic) -> int:
+    """Time to build one kernel, as a first open and its first step take it."""
+    workload = workloads.kernels(sizes, 1)
+    began = monotonic()
+    session = cold_opener(workload)
+    try:
+        session.load(workload.frozen, workload.state)
+        session.step({}, seed=0, step=0)
+        return int((monotonic() - began) * 1000 / workload.counted)
+    finally:
+        session.close()
 
 
 def _rate(

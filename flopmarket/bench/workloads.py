@@ -17,9 +17,12 @@ from flopmarket.engine.dtypes import DType
 from flopmarket.engine.graph import Node
 from flopmarket.engine.program import Program, TensorSpec
 from flopmarket.engine.runtime.session import Array
+from flopmarket.jobs.builds import kernel_count
 
 BANDWIDTH = "bandwidth"
 LAUNCH = "launch"
+STEP = "step"
+BUILD = "build"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Sizes:
 
     ``gemm`` is the side of a square product; ``elements`` of pointwise chains; ``copy_elements`` of
     the bandwidth stage; ``reduce_rows`` rows of 4096 are folded; ``chain`` operations follow each
-    other in one kernel; ``launches`` tiny kernels make the launch stage.
+    other in one kernel; ``launches`` tiny kernels make the launch stage; ``build`` is the side of
+    the products whose kernels are built.
     """
 
     gemm: int = 1024
@@ -37,6 +41,7 @@ class Sizes:
     reduce_rows: int = 256
     chain: int = 64
     launches: int = 16
+    build: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +55,38 @@ class Workload:
 
     @property
     def counted(self) -> int:
-        """Operations of the class (or bytes moved, or launches) in one step."""
+        """Operations of the class (or bytes moved, launches, steps, kernels) in one step."""
         cost = self.program.cost
         if self.kind == BANDWIDTH:
             return cost.bytes_moved
         if self.kind == LAUNCH:
             return cost.launches
+        if self.kind == STEP:
+            return 1
+        if self.kind == BUILD:
+            return kernel_count(self.program)
         return cost.flops[self.kind]
 
 
 def gemm(sizes: Sizes, repeats: int) -> Workload:
-    """``repeats`` float products [n, n] x [n, n], each of the one before."""
+    """``repeats`` float products [n, n] x [n, n], each of the one before.
+
+    Every product has a right operand of its own, computed from the weights, so that both operands
+    are packed each time, as they are when a network trains.
+    """
     n = sizes.gemm
-    weights = _input("frozen", "weights", dtypes.float32, (1, n, n))
+    weights = _input("state", "weights", dtypes.float32, (1, n, n))
     x = _input("state", "x", dtypes.float32, (1, n, n))
     product = x
-    for _ in range(repeats):
-        product = graph.dot(product, weights)
+    for at in range(repeats):
+        scale = graph.filled(1.0 - at * 2.0**-12, dtypes.float32, (1, n, n))
+        product = graph.dot(product, graph.mul(weights, scale))
     random = np.random.default_rng(1)
     # Rows of variance 1/n: the products keep the size of what goes in.
-    frozen = (random.standard_normal((1, n, n)) / np.sqrt(n)).astype(np.float32)
-    state = random.standard_normal((1, n, n)).astype(np.float32)
-    return _workload("dot-f32", {"weights": weights}, {"x": x}, [product], [frozen], [state])
+    first = random.standard_normal((1, n, n)).astype(np.float32)
+    second = (random.standard_normal((1, n, n)) / np.sqrt(n)).astype(np.float32)
+    state = {"x": x, "weights": weights}
+    return _workload("dot-f32", {}, state, [product, weights], [], [first, second])
 
 
 def integer_gemm(sizes: Sizes, repeats: int) -> Workload:
@@ -170,6 +185,34 @@ def launches(sizes: Sizes, repeats: int) -> Workload:
         folded = graph.reduce("max", value, (0,))
         value = graph.expand(graph.reshape(folded, (8, 1)), shape)
     return _workload(LAUNCH, {}, {"x": x}, [value], [], [np.ones(shape, np.float32)])
+
+
+def host(sizes: Sizes, repeats: int) -> Workload:
+    """One tiny kernel: what is left of a step is the host's."""
+    x = _input("state", "x", dtypes.float32, (8,))
+    value = graph.add(x, graph.filled(1.0, dtypes.float32, (8,)))
+    return _workload(STEP, {}, {"x": x}, [value], [], [np.ones(8, np.float32)])
+
+
+def kernels(sizes: Sizes, repeats: int) -> Workload:
+    """A dozen kernels of the sorts that a small network has, none like another."""
+    n = sizes.build
+    x = _input("state", "x", dtypes.float32, (1, n, n))
+    value = x
+    for columns in (n + 4, n + 8):
+        weights = graph.filled(0.5, dtypes.float32, (1, value.shape[2], columns))
+        ramp = graph.cast(graph.iota(2, weights.shape), dtypes.float32)
+        value = graph.dot(value, graph.mul(weights, graph.sqrt(ramp)))
+        value = graph.max_(value, graph.filled(0.0, dtypes.float32, value.shape))
+        sums = graph.reshape(graph.reduce("sum", value, (2,)), (1, n, 1))
+        mean = graph.expand(sums, value.shape)
+        value = graph.div(value, graph.add(mean, graph.filled(1.0, dtypes.float32, value.shape)))
+    largest = graph.reduce("max", value, (1,))
+    total = graph.reduce("sum", graph.mul(value, value), (2,))
+    value = graph.mul(value, graph.expand(graph.reshape(largest, (1, 1, n + 8)), value.shape))
+    value = graph.add(value, graph.expand(graph.reshape(total, (1, n, 1)), value.shape))
+    back = graph.slice_(value, [(0, 1, 1), (0, 1, n), (0, 1, n)])
+    return _workload(BUILD, {}, {"x": x}, [back], [], [np.ones((1, n, n), np.float32)])
 
 
 def _input(kind: str, name: str, dtype: DType, shape: tuple[int, ...]) -> Node:

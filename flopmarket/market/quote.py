@@ -1,8 +1,8 @@
-"""The firm ceiling of a job before it runs.
+"""The firm ceiling of a job before it runs, and what it rests on.
 
-A quote looks at every live offer that could run the program: the ceiling is the worst split on the
-dearest of them, so no invoice from any mix of them can be higher; the expected price is that of the
-cheapest. Used by the coordinator for ``QuoteJob`` and again, on the same figures, at submission.
+A quote looks at the cheapest offers that fit: the ceiling is the worst split on the dearest of
+them, so no invoice from any mix of them can be higher; the expected price is that of the cheapest.
+Used by the coordinator for ``QuoteJob`` and again, on the same figures, at submission.
 """
 
 from __future__ import annotations
@@ -10,40 +10,98 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flopmarket.market.money import Nano
+from flopmarket.market.finish import Finish, Runner, finish
+from flopmarket.market.headline import program_class, unit_price_nano
+from flopmarket.market.money import Nano, round_up_nano
 from flopmarket.market.offer import Offer
-from flopmarket.market.predict import StepWork
+from flopmarket.market.predict import PICOSECONDS_PER_SECOND, Prediction
 from flopmarket.market.price import (
+    PICOSECONDS_PER_HOUR,
     PriceTerms,
     price_bound,
     price_of_segments,
     split_fee,
 )
+from flopmarket.market.work import JobWork
 
-SECONDS_PER_PICOSECOND = 1e-12
-JOULES_PER_MILLIWATT_SECOND = 1e-3
+MILLIWATTS_PER_WATT = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class QuotedJob:
+    """A job before it exists. ``independent``: its segments need nothing of one another."""
+
+    work: JobWork
+    segment_steps: int
+    peak_memory_bytes: int
+    output_bytes_per_step: int
+    state_bytes: int
+    independent: bool
+
+    @property
+    def segments(self) -> int:
+        """Segments when none ends early."""
+        return -(-self.work.steps // self.segment_steps)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the coordinator keeps of it: inputs, all outputs, a state after every segment."""
+        outputs = self.output_bytes_per_step * self.work.steps
+        return self.work.download_bytes + outputs + self.state_bytes * self.segments
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The market as a quote finds it.
+
+    ``offers`` are the cheapest that fit, cheapest first, each with what its present lease still
+    takes (picoseconds, 0 when idle); ``eligible`` counts all that fit. The ratios are measured over
+    predicted time of lately delivered segments and of audits, in parts per million.
+    """
+
+    offers: Sequence[tuple[Offer, int]]
+    eligible: int
+    ineligible: Mapping[str, int]
+    orders_ahead: int
+    late_ppm: Sequence[int] = ()
+    audit_ppm: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Assurance:
+    """How much of the work is recomputed: the level, the probability that it finds one wrong
+    segment, and what it adds to the price (nothing where the fee covers it)."""
+
+    level: str
+    detection_probability: float
+    price_nano: Nano = 0
 
 
 @dataclass(frozen=True, slots=True)
 class QuotedOffer:
     """An offer that could run the job alone: its price when no segment ends early, its bound for
-    any split, and predicted seconds."""
+    any split, and what is expected of it. ``unit_price_nano`` is per 10^15 operations of the
+    headline class, 0 for a program that counts none."""
 
     offer_id: str
     device_name: str
     terms: PriceTerms
+    forecast: Prediction
     total_nano: Nano
     bound_nano: Nano
+    unit_price_nano: Nano
     seconds: float
     joules: float
     watts_source: str
+    busy_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
     """What a job will cost at most. ``offers`` are cheapest first.
 
-    Without an eligible offer all amounts are zero and ``ineligible`` says why.
+    Transfer and builds are those of the cheapest offer, once a job and inside the price. Without an
+    eligible offer all amounts and times are zero and ``ineligible`` says why.
     """
 
     quote_id: str
@@ -54,33 +112,54 @@ class Quote:
     """Ceiling if only the cheapest offer may run the job: the least price limit that is taken."""
     expected_nano: Nano
     fee_within_expected_nano: Nano
+    work_class: str
+    unit_price_nano: Nano
     work: Mapping[str, int]
     steps: int
     bytes_moved_per_step: int
     peak_memory_bytes: int
     offers: tuple[QuotedOffer, ...]
+    eligible: int
     ineligible: Mapping[str, int]
+    transfer_bytes: int
+    transfer_seconds: float
+    transfer_nano: Nano
+    kernel_builds: int
+    build_seconds: float
+    build_nano: Nano
+    storage_bytes: int
+    storage_retention_us: int
+    wait_seconds_p50: float
+    wait_seconds_p95: float
     finish_seconds_p50: float
     finish_seconds_p95: float
-    verification: str
-    detection_probability: float
+    spread_segments: int
+    assurance: Assurance
     joules: float
     joules_source: str
 
 
-def quote_offer(offer: Offer, work: StepWork, steps: int, segment_steps: int) -> QuotedOffer:
+def quote_offer(
+    offer: Offer, work: JobWork, segment_steps: int, busy_picoseconds: int = 0
+) -> QuotedOffer:
     """Price and time of the whole job on one offer."""
-    terms = offer.terms_for(work)
-    seconds = terms.step_picoseconds * SECONDS_PER_PICOSECOND * steps
+    forecast = offer.predict(work)
+    terms = PriceTerms(offer.ask_nano_per_hour, forecast.priced_step_picoseconds)
+    total = price_of_segments(terms, work.steps, segment_steps)
+    operations = work.operations(forecast.work_class)
+    seconds = _seconds(forecast.setup_picoseconds + forecast.run_picoseconds)
     return QuotedOffer(
         offer_id=offer.offer_id,
         device_name=offer.device_name,
         terms=terms,
-        total_nano=price_of_segments(terms, steps, segment_steps),
-        bound_nano=price_bound(terms, steps),
+        forecast=forecast,
+        total_nano=total,
+        bound_nano=price_bound(terms, work.steps),
+        unit_price_nano=unit_price_nano(total, operations) if operations else 0,
         seconds=seconds,
-        joules=seconds * offer.milliwatts * JOULES_PER_MILLIWATT_SECOND,
+        joules=seconds * offer.milliwatts / MILLIWATTS_PER_WATT,
         watts_source=offer.watts_source,
+        busy_seconds=_seconds(busy_picoseconds),
     )
 
 
@@ -89,30 +168,25 @@ def build_quote(
     quote_id: str,
     as_of_us: int,
     expires_at_us: int,
-    work: StepWork,
-    peak_memory_bytes: int,
-    steps: int,
-    segment_steps: int,
-    eligible: Sequence[Offer],
-    ineligible: Mapping[str, int],
+    job: QuotedJob,
+    standing: Standing,
     fee_ppm: int,
-    verification: str,
-    detection_probability: float,
-    audit_seconds_factor: float,
+    assurance: Assurance,
+    storage_retention_us: int,
 ) -> Quote:
-    """The quote over the offers that are eligible now.
-
-    ``audit_seconds_factor`` is the time of verification relative to the run: the median finish is
-    that of the cheapest offer, the 95th percentile that of the slowest, each with its audit.
-    """
+    """The quote on the offers of this moment."""
+    work = job.work
     quoted = sorted(
-        (quote_offer(offer, work, steps, segment_steps) for offer in eligible),
+        (quote_offer(offer, work, job.segment_steps, busy) for offer, busy in standing.offers),
         key=lambda item: (item.total_nano, item.seconds, item.offer_id),
     )
     best = quoted[0] if quoted else None
     expected = best.total_nano if best else 0
-    slowest = max((item.seconds for item in quoted), default=0.0)
-    factor = 1.0 + audit_seconds_factor
+    forecast = best.forecast if best else None
+    ask = best.terms.ask_nano_per_hour if best else 0
+    transfer = forecast.transfer_picoseconds if forecast else 0
+    build = forecast.build_picoseconds if forecast else 0
+    when = _finish(job, standing, quoted) if best else None
     return Quote(
         quote_id=quote_id,
         as_of_us=as_of_us,
@@ -121,16 +195,52 @@ def build_quote(
         least_ceiling_nano=min((item.bound_nano for item in quoted), default=0),
         expected_nano=expected,
         fee_within_expected_nano=split_fee(expected, fee_ppm).fee_nano if expected else 0,
-        work=dict(work.flops),
-        steps=steps,
-        bytes_moved_per_step=work.bytes_moved,
-        peak_memory_bytes=peak_memory_bytes,
+        work_class=forecast.work_class if forecast else program_class(work.step),
+        unit_price_nano=best.unit_price_nano if best else 0,
+        work=dict(work.step.flops),
+        steps=work.steps,
+        bytes_moved_per_step=work.step.bytes_moved,
+        peak_memory_bytes=job.peak_memory_bytes,
         offers=tuple(quoted),
-        ineligible=dict(ineligible),
-        finish_seconds_p50=best.seconds * factor if best else 0.0,
-        finish_seconds_p95=slowest * factor,
-        verification=verification,
-        detection_probability=detection_probability,
+        eligible=standing.eligible,
+        ineligible=dict(standing.ineligible),
+        transfer_bytes=work.download_bytes,
+        transfer_seconds=_seconds(transfer),
+        transfer_nano=round_up_nano(ask * transfer, PICOSECONDS_PER_HOUR, "transfer"),
+        kernel_builds=work.kernels,
+        build_seconds=_seconds(build),
+        build_nano=round_up_nano(ask * build, PICOSECONDS_PER_HOUR, "builds"),
+        storage_bytes=job.stored_bytes,
+        storage_retention_us=storage_retention_us,
+        wait_seconds_p50=when.wait_seconds_p50 if when else 0.0,
+        wait_seconds_p95=when.wait_seconds_p95 if when else 0.0,
+        finish_seconds_p50=when.finish_seconds_p50 if when else 0.0,
+        finish_seconds_p95=when.finish_seconds_p95 if when else 0.0,
+        spread_segments=when.samples if when else 0,
+        assurance=assurance,
         joules=best.joules if best else 0.0,
         joules_source=best.watts_source if best and best.joules else "unknown",
     )
+
+
+def _finish(job: QuotedJob, standing: Standing, quoted: Sequence[QuotedOffer]) -> Finish:
+    """When the job should be done, on the offers in the order of the quote."""
+    found = {offer.offer_id: (offer, busy) for offer, busy in standing.offers}
+    runners = []
+    for item in quoted:
+        offer, busy = found[item.offer_id]
+        runners.append(Runner(item.forecast, busy, offer.rates.upload_bytes_per_second))
+    last_steps = min(job.segment_steps, job.work.steps)
+    return finish(
+        runners,
+        segment_steps=job.segment_steps,
+        independent=job.independent,
+        last_upload_bytes=job.output_bytes_per_step * last_steps + job.state_bytes,
+        orders_ahead=standing.orders_ahead,
+        late_ppm=standing.late_ppm,
+        audit_ppm=standing.audit_ppm,
+    )
+
+
+def _seconds(picoseconds: int) -> float:
+    return picoseconds / PICOSECONDS_PER_SECOND

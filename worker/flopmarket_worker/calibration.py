@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flopmarket.bench import BenchmarkResult
+from flopmarket.bench import BENCHMARK_FORMAT, BenchmarkResult
 from flopmarket.engine.exact import ADMISSION, PROFILE
 from flopmarket.errors import FlopmarketError
 from flopmarket.limits import MAX_CALIBRATION_BYTES
@@ -44,6 +44,8 @@ class Measured:
             flops_per_second=self.benchmark.flops_per_second,
             bandwidth_bytes_per_second=self.benchmark.bandwidth_bytes_per_second,
             launch_nanoseconds=self.benchmark.launch_nanoseconds,
+            step_nanoseconds=self.benchmark.step_nanoseconds,
+            build_milliseconds=self.benchmark.build_milliseconds,
         )
 
 
@@ -97,7 +99,7 @@ def _first_failure(admission: Mapping[str, Any]) -> str:
 
 def _cache_key(info: Mapping[str, Any], version: str) -> str:
     fields = [str(info.get(name, "")) for name in _IDENTITY_FIELDS]
-    known = [*fields, PROFILE, str(ADMISSION), version]
+    known = [*fields, PROFILE, str(ADMISSION), str(BENCHMARK_FORMAT), version]
     return hashlib.sha256("\0".join(known).encode()).hexdigest()[:40]
 
 

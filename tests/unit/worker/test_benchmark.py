@@ -8,18 +8,18 @@ import pytest
 
 from flopmarket.bench import BenchmarkResult, benchmark
 from flopmarket.bench.device import REFERENCE_SIZES, STAGES, measure
-from flopmarket.bench.workloads import BANDWIDTH, LAUNCH, Sizes, Workload
+from flopmarket.bench.workloads import BANDWIDTH, LAUNCH, STEP, Sizes, Workload
 from flopmarket.engine.cost import WORK_CLASSES
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.exact import PROFILE
 from flopmarket.engine.runtime.session import ReferenceSession, Session
 from flopmarket.errors import InvalidInput
 
-TINY = Sizes(gemm=8, elements=64, copy_elements=64, reduce_rows=2, chain=6, launches=2)
+TINY = Sizes(gemm=8, elements=64, copy_elements=64, reduce_rows=2, chain=6, launches=2, build=8)
 
 
 def test_there_is_a_stage_for_every_class_of_work() -> None:
-    assert {kind for kind, _, _ in STAGES} == {*WORK_CLASSES, BANDWIDTH, LAUNCH}
+    assert {kind for kind, _, _ in STAGES} == {*WORK_CLASSES, BANDWIDTH, LAUNCH, STEP}
 
 
 @pytest.mark.parametrize(("kind", "stage"), [(kind, stage) for kind, stage, _ in STAGES])
@@ -44,6 +44,7 @@ def test_the_reference_can_be_measured() -> None:
     assert all(rate > 0 for rate in result.flops_per_second.values())
     assert result.bandwidth_bytes_per_second > 0
     assert result.launch_nanoseconds > 0
+    assert result.step_nanoseconds >= 0
     assert result.failures == {}
     assert BenchmarkResult.from_json(result.to_json()).flops_per_second == result.flops_per_second
 
@@ -72,10 +73,10 @@ class SlowFirst:
 
 def test_building_kernels_is_never_counted_as_work() -> None:
     world = SlowFirst()
-    result = measure(world.open, TINY, budget_seconds=1000.0, monotonic=world.monotonic)
+    result = measure(world.open, world.open, TINY, budget_seconds=1000.0, monotonic=world.monotonic)
     assert result.flops_per_second["dot-f32"] == 2 * 8**3  # one second a step
     late = SlowFirst()
-    hurried = measure(late.open, TINY, budget_seconds=70.0, monotonic=late.monotonic)
+    hurried = measure(late.open, late.open, TINY, budget_seconds=70.0, monotonic=late.monotonic)
     assert hurried.flops_per_second["dot-f32"] == 2 * 8**3
     assert "budget" in hurried.failures[LAUNCH]
 
@@ -87,7 +88,7 @@ def test_a_class_that_fails_is_rate_zero_with_its_reason() -> None:
         return ReferenceSession(workload.program)
 
     clock = itertools.count()
-    result = measure(opener, TINY, budget_seconds=1e9, monotonic=lambda: float(next(clock)))
+    result = measure(opener, opener, TINY, budget_seconds=1e9, monotonic=lambda: float(next(clock)))
     assert result.flops_per_second["dot-int"] == 0
     assert "DEVICE_BUILD" in result.failures["dot-int"]
     assert result.flops_per_second["dot-f32"] > 0
@@ -102,6 +103,8 @@ def test_a_class_that_fails_is_rate_zero_with_its_reason() -> None:
             "flops_per_second": {"dot-f99": 1},
             "bandwidth_bytes_per_second": 1,
             "launch_nanoseconds": 1,
+            "step_nanoseconds": 1,
+            "build_milliseconds": 1,
             "failures": {},
             "seconds": 1,
             "profile": PROFILE,

@@ -1,0 +1,92 @@
+"""Quotes and prediction errors as messages."""
+
+from __future__ import annotations
+
+from flopmarket.market.accuracy import Accuracy
+from flopmarket.market.predict import PICOSECONDS_PER_SECOND
+from flopmarket.market.quote import Quote, QuotedOffer
+from flopmarket.v1 import common_pb2, job_pb2, market_pb2
+from flopmarket_coordinator.application.types import AccuracyReport
+from flopmarket_coordinator.rpc.convert import money
+
+
+def quote(value: Quote, without_offers: str) -> job_pb2.QuoteJobResponse:
+    """A firm ceiling and what it rests on. ``without_offers``: refuse or rest."""
+    return job_pb2.QuoteJobResponse(
+        quote_id=value.quote_id,
+        as_of_us=value.as_of_us,
+        expires_at_us=value.expires_at_us,
+        ceiling=money(value.ceiling_nano),
+        expected=money(value.expected_nano),
+        fee_within_expected=money(value.fee_within_expected_nano),
+        work=[
+            common_pb2.ClassWork(work_class=name, flops_per_step=count)
+            for name, count in sorted(value.work.items())
+        ],
+        steps=value.steps,
+        bytes_moved_per_step=value.bytes_moved_per_step,
+        peak_memory_bytes=value.peak_memory_bytes,
+        offers=[_offer(item) for item in value.offers],
+        finish_seconds_p50=value.finish_seconds_p50,
+        finish_seconds_p95=value.finish_seconds_p95,
+        verification=value.assurance.level,
+        detection_probability=value.assurance.detection_probability,
+        joules=value.joules,
+        joules_source=value.joules_source,
+        ineligible=dict(value.ineligible),
+        work_class=value.work_class,
+        expected_per_pflop=money(value.unit_price_nano),
+        eligible_offers=value.eligible,
+        transfer_bytes=value.transfer_bytes,
+        transfer_seconds=value.transfer_seconds,
+        transfer_price=money(value.transfer_nano),
+        kernel_builds=value.kernel_builds,
+        build_seconds=value.build_seconds,
+        build_price=money(value.build_nano),
+        storage_bytes=value.storage_bytes,
+        storage_retention_us=value.storage_retention_us,
+        verification_price=money(value.assurance.price_nano),
+        wait_seconds_p50=value.wait_seconds_p50,
+        wait_seconds_p95=value.wait_seconds_p95,
+        spread_segments=value.spread_segments,
+        without_offers=without_offers,
+    )
+
+
+def accuracy(report: AccuracyReport) -> market_pb2.GetAccuracyResponse:
+    """How far predictions were off."""
+    return market_pb2.GetAccuracyResponse(
+        as_of_us=report.as_of_us,
+        overall=_accuracy(report.overall),
+        rows=[_accuracy(row) for row in report.rows],
+    )
+
+
+def _offer(item: QuotedOffer) -> job_pb2.EligibleOffer:
+    return job_pb2.EligibleOffer(
+        offer_id=item.offer_id,
+        device_name=item.device_name,
+        total=money(item.total_nano),
+        seconds=item.seconds,
+        setup_seconds=item.forecast.setup_picoseconds / PICOSECONDS_PER_SECOND,
+        joules=item.joules,
+        joules_source=item.watts_source,
+        calibration_ppm=item.forecast.factor_ppm,
+        busy_seconds=item.busy_seconds,
+        work_class=item.forecast.work_class,
+        per_pflop=money(item.unit_price_nano),
+    )
+
+
+def _accuracy(row: Accuracy) -> market_pb2.Accuracy:
+    return market_pb2.Accuracy(
+        offer_id=row.offer_id,
+        device_name=row.device_name,
+        work_class=row.work_class,
+        segments=row.segments,
+        error_p50_ppm=row.error_p50_ppm,
+        error_p90_ppm=row.error_p90_ppm,
+        measured_over_predicted_ppm=row.measured_over_predicted_ppm,
+        uncalibrated_error_p50_ppm=row.uncalibrated_error_p50_ppm,
+        uncalibrated_error_p90_ppm=row.uncalibrated_error_p90_ppm,
+    )

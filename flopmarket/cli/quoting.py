@@ -1,0 +1,111 @@
+"""How a quote looks in a terminal: what is bought, from whom, for how much, when, how sure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flopmarket.cli.output import Output, duration, scaled, size
+
+if TYPE_CHECKING:
+    from flopmarket.client.results import Quote
+
+_DAY_US = 24 * 3_600 * 1_000_000
+
+
+def print_quote(out: Output, quote: Quote) -> None:
+    """A quote for people; the offers are data, the last words talk."""
+    fields = _asked(quote)
+    if quote.offers:
+        fields += _offered(quote)
+    fields.append(("verification", _verification(quote)))
+    out.fields(fields)
+    if quote.offers:
+        _print_offers(out, quote)
+    elif quote.without_offers == "rest":
+        out.say("no offer fits now: the order rests in the book until one does or its deadline")
+    else:
+        out.say("no offer fits now: a submission is refused; --wait rests it in the book instead")
+    out.say("workers see the tensors they compute on")
+
+
+def _asked(quote: Quote) -> list[tuple[str, str]]:
+    """The work, and who could do it."""
+    fields = [
+        (
+            f"work {work.work_class}",
+            f"{scaled(work.flops_per_step * quote.steps, 'FLOP')} "
+            f"({scaled(work.flops_per_step, 'FLOP')} a step)",
+        )
+        for work in quote.work
+        if work.flops_per_step
+    ]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(quote.ineligible.items()))
+    return [
+        *fields,
+        ("steps", str(quote.steps)),
+        ("bytes moved", size(quote.bytes_moved_per_step * quote.steps)),
+        ("peak memory", size(quote.peak_memory_bytes)),
+        ("offers", f"{quote.eligible} eligible" + (f"; not: {reasons}" if reasons else "")),
+    ]
+
+
+def _offered(quote: Quote) -> list[tuple[str, str]]:
+    """Prices and times."""
+    unit = f", {quote.per_pflop} per PFLOP {quote.work_class}" if quote.work_class else ""
+    joules = f"{scaled(quote.joules, 'J')} ({quote.joules_source})" if quote.joules else "unknown"
+    basis = (
+        f"from {quote.spread_segments} delivered segments"
+        if quote.spread_segments
+        else "nothing was delivered yet: within a factor of two"
+    )
+    wait = ""
+    if quote.wait_seconds_p95:
+        wait = f"; {duration(quote.wait_seconds_p50)} of it waiting for a device"
+    return [
+        ("expected", f"{quote.expected}{unit} (fee of {quote.fee_within_expected} inside)"),
+        ("ceiling", f"{quote.ceiling} (never billed more)"),
+        (
+            "transfer",
+            f"{size(quote.transfer_bytes)}, {duration(quote.transfer_seconds)}, "
+            f"{quote.transfer_price} of the price",
+        ),
+        (
+            "kernel builds",
+            f"about {quote.kernel_builds}, {duration(quote.build_seconds)}, "
+            f"{quote.build_price} of the price",
+        ),
+        (
+            "storage",
+            f"{size(quote.storage_bytes)} for {quote.storage_retention_us // _DAY_US} days after "
+            "the end, covered by the fee",
+        ),
+        (
+            "finish",
+            f"{duration(quote.finish_seconds_p50)} likely, "
+            f"{duration(quote.finish_seconds_p95)} at the 95th percentile ({basis}){wait}",
+        ),
+        ("energy", joules),
+        ("valid for", duration((quote.expires_at_us - quote.as_of_us) / 1e6)),
+    ]
+
+
+def _verification(quote: Quote) -> str:
+    price = str(quote.verification_price) if quote.verification_price.nano else "no extra price"
+    detection = f"{quote.detection_probability:.4g}"
+    return f"{quote.verification}, {price}: a wrong segment is found with probability {detection}"
+
+
+def _print_offers(out: Output, quote: Quote) -> None:
+    rows = [
+        (
+            offer.offer_id,
+            offer.device_name,
+            str(offer.total),
+            duration(offer.seconds),
+            f"x{offer.calibration_ppm / 1e6:.2f}",
+            f"busy for {duration(offer.busy_seconds)}" if offer.busy_seconds else "idle",
+        )
+        for offer in quote.offers
+    ]
+    out.line("")
+    out.table(("offer", "device", ">total", ">time", ">calibrated", "now"), rows, "")
