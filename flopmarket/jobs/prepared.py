@@ -16,13 +16,14 @@ import numpy as np
 from flopmarket.engine.exact import PROFILE
 from flopmarket.engine.program import Program
 from flopmarket.engine.runtime.open import open_session
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 from flopmarket.jobs import bundle
 from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.instrument import instrument
 from flopmarket.jobs.order import rows_of_output
 from flopmarket.jobs.runner import JobRunner, OnStep, check_data, check_job
 from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode, Verification
+from flopmarket.market.order import MARKET_ORDER, OrderTerms
 from flopmarket.trust import merkle
 
 LOCAL_BUYER = "local"
@@ -91,7 +92,15 @@ class PreparedJob:
         bundle.check_specs(self.state, self.program.state, "state")
         check_data(self.program, self.data, self.order.rows, self.order.batch)
 
-    def spec(self, *, buyer: str, max_price_nano: int, deadline_us: int, nonce: bytes) -> JobSpec:
+    def spec(
+        self,
+        *,
+        buyer: str,
+        max_price_nano: int,
+        deadline_us: int,
+        nonce: bytes,
+        order: OrderTerms = MARKET_ORDER,
+    ) -> JobSpec:
         """The specification to sign. ``nonce``: 16 bytes that make two equal jobs two jobs."""
         frozen_root, state_root, data_root = self._roots
         return JobSpec(
@@ -102,13 +111,14 @@ class PreparedJob:
             frozen_root=frozen_root,
             state_root=state_root,
             data_root=data_root,
-            order=self.order,
+            data_order=self.order,
             seed=self.seed,
             steps=self.steps,
             segment_steps=self.segment_steps,
             checkpoint_segments=self.checkpoint_segments,
             max_memory_bytes=self.program.cost.peak_memory_bytes,
             max_price_nano=max_price_nano,
+            order=order,
             verification=Verification.AUDIT_ALL,
             deadline_us=deadline_us,
             buyer=buyer,

@@ -19,6 +19,8 @@ Nano: TypeAlias = int
 """Billionths of one unit of the coordinator's currency, in signed 64 bits."""
 
 DOLLAR = "USD"
+FLOPCOIN = "flopcoin"
+CURRENCIES = (DOLLAR, FLOPCOIN)
 NANO_PER_UNIT = 1_000_000_000
 NANO_DECIMALS = 9
 MAX_NANO = 2**63 - 1

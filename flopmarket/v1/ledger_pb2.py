@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from flopmarket.v1 import common_pb2 as flopmarket_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66lopmarket/v1/ledger.proto\x12\rflopmarket.v1\x1a\x1a\x66lopmarket/v1/common.proto\"\x13\n\x11GetAccountRequest\"\xd7\x01\n\x12GetAccountResponse\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\'\n\tavailable\x18\x03 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12&\n\x08reserved\x18\x04 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\"\n\x04held\x18\x05 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\"\n\x04\x62ond\x18\x06 \x01(\x0b\x32\x14.flopmarket.v1.Money\"=\n\x14ListTransfersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xad\x01\n\x08Transfer\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x0f\n\x07time_us\x18\x02 \x01(\x03\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61lance\x18\x04 \x01(\t\x12\x13\n\x0b\x63hange_nano\x18\x05 \x01(\x03\x12\x13\n\x0b\x61mount_nano\x18\x06 \x01(\x03\x12\x0f\n\x07purpose\x18\x07 \x01(\t\x12\x0e\n\x06job_id\x18\x08 \x01(\t\x12\x11\n\treference\x18\t \x01(\t\"\\\n\x15ListTransfersResponse\x12*\n\ttransfers\x18\x01 \x03(\x0b\x32\x17.flopmarket.v1.Transfer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x0e\x44\x65positRequest\x12(\n\x07\x64\x65posit\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\"O\n\x0f\x44\x65positResponse\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\'\n\tavailable\x18\x02 \x01(\x0b\x32\x14.flopmarket.v1.Money2\x88\x02\n\rLedgerService\x12Q\n\nGetAccount\x12 .flopmarket.v1.GetAccountRequest\x1a!.flopmarket.v1.GetAccountResponse\x12Z\n\rListTransfers\x12#.flopmarket.v1.ListTransfersRequest\x1a$.flopmarket.v1.ListTransfersResponse\x12H\n\x07\x44\x65posit\x12\x1d.flopmarket.v1.DepositRequest\x1a\x1e.flopmarket.v1.DepositResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66lopmarket/v1/ledger.proto\x12\rflopmarket.v1\x1a\x1a\x66lopmarket/v1/common.proto\"\x13\n\x11GetAccountRequest\"\x80\x02\n\x12GetAccountResponse\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\'\n\tavailable\x18\x03 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12&\n\x08reserved\x18\x04 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\"\n\x04held\x18\x05 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\"\n\x04\x62ond\x18\x06 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\'\n\toverdraft\x18\x07 \x01(\x0b\x32\x14.flopmarket.v1.Money\"O\n\x14ListTransfersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08since_us\x18\x03 \x01(\x03\"\xad\x01\n\x08Transfer\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x0f\n\x07time_us\x18\x02 \x01(\x03\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61lance\x18\x04 \x01(\t\x12\x13\n\x0b\x63hange_nano\x18\x05 \x01(\x03\x12\x13\n\x0b\x61mount_nano\x18\x06 \x01(\x03\x12\x0f\n\x07purpose\x18\x07 \x01(\t\x12\x0e\n\x06job_id\x18\x08 \x01(\t\x12\x11\n\treference\x18\t \x01(\t\"\\\n\x15ListTransfersResponse\x12*\n\ttransfers\x18\x01 \x03(\x0b\x32\x17.flopmarket.v1.Transfer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x0e\x44\x65positRequest\x12(\n\x07\x64\x65posit\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\"O\n\x0f\x44\x65positResponse\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\'\n\tavailable\x18\x02 \x01(\x0b\x32\x14.flopmarket.v1.Money\"-\n\x14GetLedgerHeadRequest\x12\x15\n\rsince_batches\x18\x01 \x01(\x04\"S\n\x15GetLedgerHeadResponse\x12%\n\x04head\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\"S\n\x15ProveTransfersRequest\x12\x13\n\x0b\x62\x61tch_count\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"J\n\x0eInclusionProof\x12\x12\n\nleaf_index\x18\x01 \x01(\x04\x12\x12\n\nleaf_count\x18\x02 \x01(\x04\x12\x10\n\x08siblings\x18\x03 \x03(\x0c\"f\n\x0eProvedTransfer\x12\x10\n\x08transfer\x18\x01 \x01(\x0c\x12\x14\n\x0c\x62\x61tch_number\x18\x02 \x01(\x04\x12,\n\x05proof\x18\x03 \x01(\x0b\x32\x1d.flopmarket.v1.InclusionProof\"J\n\x0bProvedBatch\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x0c\x12,\n\x05proof\x18\x02 \x01(\x0b\x32\x1d.flopmarket.v1.InclusionProof\"\x90\x01\n\x16ProveTransfersResponse\x12\x30\n\ttransfers\x18\x01 \x03(\x0b\x32\x1d.flopmarket.v1.ProvedTransfer\x12+\n\x07\x62\x61tches\x18\x02 \x03(\x0b\x32\x1a.flopmarket.v1.ProvedBatch\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\xd9\x01\n\nWithdrawal\x12\x15\n\rwithdrawal_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12$\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x14.flopmarket.v1.Money\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x11\n\treference\x18\x06 \x01(\t\x12\x15\n\rcreated_at_us\x18\x07 \x01(\x03\x12\x15\n\rexpires_at_us\x18\x08 \x01(\x03\x12\x15\n\rdecided_at_us\x18\t \x01(\x03\">\n\x0fWithdrawRequest\x12+\n\nwithdrawal\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\"A\n\x10WithdrawResponse\x12-\n\nwithdrawal\x18\x01 \x01(\x0b\x32\x19.flopmarket.v1.Withdrawal\"U\n\x16ListWithdrawalsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cpending_only\x18\x03 \x01(\x08\"b\n\x17ListWithdrawalsResponse\x12.\n\x0bwithdrawals\x18\x01 \x03(\x0b\x32\x19.flopmarket.v1.Withdrawal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x17\x44\x65\x63ideWithdrawalRequest\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\"I\n\x18\x44\x65\x63ideWithdrawalResponse\x12-\n\nwithdrawal\x18\x01 \x01(\x0b\x32\x19.flopmarket.v1.Withdrawal\";\n\x11GrantCoinsRequest\x12&\n\x05grant\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\"R\n\x12GrantCoinsResponse\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\'\n\tavailable\x18\x02 \x01(\x0b\x32\x14.flopmarket.v1.Money2\xaa\x06\n\rLedgerService\x12Q\n\nGetAccount\x12 .flopmarket.v1.GetAccountRequest\x1a!.flopmarket.v1.GetAccountResponse\x12Z\n\rListTransfers\x12#.flopmarket.v1.ListTransfersRequest\x1a$.flopmarket.v1.ListTransfersResponse\x12H\n\x07\x44\x65posit\x12\x1d.flopmarket.v1.DepositRequest\x1a\x1e.flopmarket.v1.DepositResponse\x12Z\n\rGetLedgerHead\x12#.flopmarket.v1.GetLedgerHeadRequest\x1a$.flopmarket.v1.GetLedgerHeadResponse\x12]\n\x0eProveTransfers\x12$.flopmarket.v1.ProveTransfersRequest\x1a%.flopmarket.v1.ProveTransfersResponse\x12K\n\x08Withdraw\x12\x1e.flopmarket.v1.WithdrawRequest\x1a\x1f.flopmarket.v1.WithdrawResponse\x12`\n\x0fListWithdrawals\x12%.flopmarket.v1.ListWithdrawalsRequest\x1a&.flopmarket.v1.ListWithdrawalsResponse\x12\x63\n\x10\x44\x65\x63ideWithdrawal\x12&.flopmarket.v1.DecideWithdrawalRequest\x1a\'.flopmarket.v1.DecideWithdrawalResponse\x12Q\n\nGrantCoins\x12 .flopmarket.v1.GrantCoinsRequest\x1a!.flopmarket.v1.GrantCoinsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +35,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETACCOUNTREQUEST']._serialized_start=73
   _globals['_GETACCOUNTREQUEST']._serialized_end=92
   _globals['_GETACCOUNTRESPONSE']._serialized_start=95
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=310
-  _globals['_LISTTRANSFERSREQUEST']._serialized_start=312
-  _globals['_LISTTRANSFERSREQUEST']._serialized_end=373
-  _globals['_TRANSFER']._serialized_start=376
-  _globals['_TRANSFER']._serialized_end=549
-  _globals['_LISTTRANSFERSRESPONSE']._serialized_start=551
-  _globals['_LISTTRANSFERSRESPONSE']._serialized_end=643
-  _globals['_DEPOSITREQUEST']._serialized_start=645
-  _globals['_DEPOSITREQUEST']._serialized_end=703
-  _globals['_DEPOSITRESPONSE']._serialized_start=705
-  _globals['_DEPOSITRESPONSE']._serialized_end=784
-  _globals['_LEDGERSERVICE']._serialized_start=787
-  _globals['_LEDGERSERVICE']._serialized_end=1051
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=351
+  _globals['_LISTTRANSFERSREQUEST']._serialized_start=353
+  _globals['_LISTTRANSFERSREQUEST']._serialized_end=432
+  _globals['_TRANSFER']._serialized_start=435
+  _globals['_TRANSFER']._serialized_end=608
+  _globals['_LISTTRANSFERSRESPONSE']._serialized_start=610
+  _globals['_LISTTRANSFERSRESPONSE']._serialized_end=702
+  _globals['_DEPOSITREQUEST']._serialized_start=704
+  _globals['_DEPOSITREQUEST']._serialized_end=762
+  _globals['_DEPOSITRESPONSE']._serialized_start=764
+  _globals['_DEPOSITRESPONSE']._serialized_end=843
+  _globals['_GETLEDGERHEADREQUEST']._serialized_start=845
+  _globals['_GETLEDGERHEADREQUEST']._serialized_end=890
+  _globals['_GETLEDGERHEADRESPONSE']._serialized_start=892
+  _globals['_GETLEDGERHEADRESPONSE']._serialized_end=975
+  _globals['_PROVETRANSFERSREQUEST']._serialized_start=977
+  _globals['_PROVETRANSFERSREQUEST']._serialized_end=1060
+  _globals['_INCLUSIONPROOF']._serialized_start=1062
+  _globals['_INCLUSIONPROOF']._serialized_end=1136
+  _globals['_PROVEDTRANSFER']._serialized_start=1138
+  _globals['_PROVEDTRANSFER']._serialized_end=1240
+  _globals['_PROVEDBATCH']._serialized_start=1242
+  _globals['_PROVEDBATCH']._serialized_end=1316
+  _globals['_PROVETRANSFERSRESPONSE']._serialized_start=1319
+  _globals['_PROVETRANSFERSRESPONSE']._serialized_end=1463
+  _globals['_WITHDRAWAL']._serialized_start=1466
+  _globals['_WITHDRAWAL']._serialized_end=1683
+  _globals['_WITHDRAWREQUEST']._serialized_start=1685
+  _globals['_WITHDRAWREQUEST']._serialized_end=1747
+  _globals['_WITHDRAWRESPONSE']._serialized_start=1749
+  _globals['_WITHDRAWRESPONSE']._serialized_end=1814
+  _globals['_LISTWITHDRAWALSREQUEST']._serialized_start=1816
+  _globals['_LISTWITHDRAWALSREQUEST']._serialized_end=1901
+  _globals['_LISTWITHDRAWALSRESPONSE']._serialized_start=1903
+  _globals['_LISTWITHDRAWALSRESPONSE']._serialized_end=2001
+  _globals['_DECIDEWITHDRAWALREQUEST']._serialized_start=2003
+  _globals['_DECIDEWITHDRAWALREQUEST']._serialized_end=2071
+  _globals['_DECIDEWITHDRAWALRESPONSE']._serialized_start=2073
+  _globals['_DECIDEWITHDRAWALRESPONSE']._serialized_end=2146
+  _globals['_GRANTCOINSREQUEST']._serialized_start=2148
+  _globals['_GRANTCOINSREQUEST']._serialized_end=2207
+  _globals['_GRANTCOINSRESPONSE']._serialized_start=2209
+  _globals['_GRANTCOINSRESPONSE']._serialized_end=2291
+  _globals['_LEDGERSERVICE']._serialized_start=2294
+  _globals['_LEDGERSERVICE']._serialized_end=3104
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,36 @@ class LedgerServiceStub(object):
                 request_serializer=flopmarket_dot_v1_dot_ledger__pb2.DepositRequest.SerializeToString,
                 response_deserializer=flopmarket_dot_v1_dot_ledger__pb2.DepositResponse.FromString,
                 _registered_method=True)
+        self.GetLedgerHead = channel.unary_unary(
+                '/flopmarket.v1.LedgerService/GetLedgerHead',
+                request_serializer=flopmarket_dot_v1_dot_ledger__pb2.GetLedgerHeadRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_ledger__pb2.GetLedgerHeadResponse.FromString,
+                _registered_method=True)
+        self.ProveTransfers = channel.unary_unary(
+                '/flopmarket.v1.LedgerService/ProveTransfers',
+                request_serializer=flopmarket_dot_v1_dot_ledger__pb2.ProveTransfersRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_ledger__pb2.ProveTransfersResponse.FromString,
+                _registered_method=True)
+        self.Withdraw = channel.unary_unary(
+                '/flopmarket.v1.LedgerService/Withdraw',
+                request_serializer=flopmarket_dot_v1_dot_ledger__pb2.WithdrawRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_ledger__pb2.WithdrawResponse.FromString,
+                _registered_method=True)
+        self.ListWithdrawals = channel.unary_unary(
+                '/flopmarket.v1.LedgerService/ListWithdrawals',
+                request_serializer=flopmarket_dot_v1_dot_ledger__pb2.ListWithdrawalsRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_ledger__pb2.ListWithdrawalsResponse.FromString,
+                _registered_method=True)
+        self.DecideWithdrawal = channel.unary_unary(
+                '/flopmarket.v1.LedgerService/DecideWithdrawal',
+                request_serializer=flopmarket_dot_v1_dot_ledger__pb2.DecideWithdrawalRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_ledger__pb2.DecideWithdrawalResponse.FromString,
+                _registered_method=True)
+        self.GrantCoins = channel.unary_unary(
+                '/flopmarket.v1.LedgerService/GrantCoins',
+                request_serializer=flopmarket_dot_v1_dot_ledger__pb2.GrantCoinsRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_ledger__pb2.GrantCoinsResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer(object):
@@ -74,6 +104,48 @@ class LedgerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLedgerHead(self, request, context):
+        """The head of the ledger's log, signed; needs no session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveTransfers(self, request, context):
+        """Transfers of the caller's account with proofs against a head, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Withdraw(self, request, context):
+        """A Withdrawal document signed by the owner key: its amount is reserved until it is decided.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWithdrawals(self, request, context):
+        """Withdrawals of the caller's account; of all accounts on an operator's session. Oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideWithdrawal(self, request, context):
+        """A WithdrawalDecision document signed by the operator key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrantCoins(self, request, context):
+        """A CoinGrant document signed by the operator key; flopcoin markets only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +163,36 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.Deposit,
                     request_deserializer=flopmarket_dot_v1_dot_ledger__pb2.DepositRequest.FromString,
                     response_serializer=flopmarket_dot_v1_dot_ledger__pb2.DepositResponse.SerializeToString,
+            ),
+            'GetLedgerHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLedgerHead,
+                    request_deserializer=flopmarket_dot_v1_dot_ledger__pb2.GetLedgerHeadRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_ledger__pb2.GetLedgerHeadResponse.SerializeToString,
+            ),
+            'ProveTransfers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveTransfers,
+                    request_deserializer=flopmarket_dot_v1_dot_ledger__pb2.ProveTransfersRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_ledger__pb2.ProveTransfersResponse.SerializeToString,
+            ),
+            'Withdraw': grpc.unary_unary_rpc_method_handler(
+                    servicer.Withdraw,
+                    request_deserializer=flopmarket_dot_v1_dot_ledger__pb2.WithdrawRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_ledger__pb2.WithdrawResponse.SerializeToString,
+            ),
+            'ListWithdrawals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWithdrawals,
+                    request_deserializer=flopmarket_dot_v1_dot_ledger__pb2.ListWithdrawalsRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_ledger__pb2.ListWithdrawalsResponse.SerializeToString,
+            ),
+            'DecideWithdrawal': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideWithdrawal,
+                    request_deserializer=flopmarket_dot_v1_dot_ledger__pb2.DecideWithdrawalRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_ledger__pb2.DecideWithdrawalResponse.SerializeToString,
+            ),
+            'GrantCoins': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantCoins,
+                    request_deserializer=flopmarket_dot_v1_dot_ledger__pb2.GrantCoinsRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_ledger__pb2.GrantCoinsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +276,168 @@ class LedgerService(object):
             '/flopmarket.v1.LedgerService/Deposit',
             flopmarket_dot_v1_dot_ledger__pb2.DepositRequest.SerializeToString,
             flopmarket_dot_v1_dot_ledger__pb2.DepositResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLedgerHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.LedgerService/GetLedgerHead',
+            flopmarket_dot_v1_dot_ledger__pb2.GetLedgerHeadRequest.SerializeToString,
+            flopmarket_dot_v1_dot_ledger__pb2.GetLedgerHeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveTransfers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.LedgerService/ProveTransfers',
+            flopmarket_dot_v1_dot_ledger__pb2.ProveTransfersRequest.SerializeToString,
+            flopmarket_dot_v1_dot_ledger__pb2.ProveTransfersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Withdraw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.LedgerService/Withdraw',
+            flopmarket_dot_v1_dot_ledger__pb2.WithdrawRequest.SerializeToString,
+            flopmarket_dot_v1_dot_ledger__pb2.WithdrawResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWithdrawals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.LedgerService/ListWithdrawals',
+            flopmarket_dot_v1_dot_ledger__pb2.ListWithdrawalsRequest.SerializeToString,
+            flopmarket_dot_v1_dot_ledger__pb2.ListWithdrawalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideWithdrawal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.LedgerService/DecideWithdrawal',
+            flopmarket_dot_v1_dot_ledger__pb2.DecideWithdrawalRequest.SerializeToString,
+            flopmarket_dot_v1_dot_ledger__pb2.DecideWithdrawalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantCoins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.LedgerService/GrantCoins',
+            flopmarket_dot_v1_dot_ledger__pb2.GrantCoinsRequest.SerializeToString,
+            flopmarket_dot_v1_dot_ledger__pb2.GrantCoinsResponse.FromString,
             options,
             channel_credentials,
             insecure,

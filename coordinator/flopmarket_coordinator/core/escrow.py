@@ -1,7 +1,8 @@
 """What escrow does with money: the transfers of a hold, a settlement, a slash.
 
-Everything goes through the clearing account ``escrow``, which nets to zero inside each group of
-transfers returned here. Ids derive from what they are for, so a repeated group is the same group.
+Everything goes through the clearing account ``escrow``. Each group of transfers returned here nets
+to zero there, except for the fee of a settlement, which is collected once a batch. Ids derive from
+what they are for, so a repeated group is the same group.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from flopmarket_coordinator.core.ledger import (
     ESCROW,
     EXTERNAL,
     FEE,
+    ISSUE,
     RESERVE,
     Balance,
     LedgerConflict,
@@ -110,7 +112,8 @@ def settle_segment(
 ) -> Settlement:
     """Pay one verified segment out of the hold and reserve the rest again.
 
-    The worker's part fills its bond up to ``bond_room_nano`` and is held for the rest.
+    The worker's part fills its bond up to ``bond_room_nano`` and is held for the rest. The fee
+    stays in escrow until the end of the batch: :func:`collect_fees`.
     """
     if price_nano > hold.amount_nano:
         raise LedgerConflict(
@@ -135,7 +138,6 @@ def settle_segment(
     legs = (
         (Purpose.BOND, account_of(worker, Balance.BOND), to_bond),
         (Purpose.PAY, account_of(worker, Balance.HELD), to_held),
-        (Purpose.FEE, FEE, split.fee_nano),
     )
     transfers = [post]
     transfers += [
@@ -149,6 +151,13 @@ def settle_segment(
         pending, renewed = open_hold(job_id, buyer, rest, hold.number + 1)
         transfers.append(pending)
     return Settlement(tuple(transfers), renewed, to_bond, to_held)
+
+
+def collect_fees(batch_number: int, amount_nano: Nano) -> Transfer:
+    """Everything that a batch's settlements left in escrow: their fees, in one transfer."""
+    return _direct(
+        Purpose.FEE, (batch_number,), ESCROW, FEE, amount_nano, "", f"batch {batch_number}"
+    )
 
 
 def release_pay(job_id: str, worker: str, amount_nano: Nano) -> Transfer:
@@ -243,19 +252,81 @@ def compensate(job_id: str, reserve_nano: Nano, claims: Sequence[Claim]) -> Slas
 
 
 def deposit(
-    signer: str, request_id: str, account_id: str, target: Balance, amount: Nano, reference: str
+    origin: str, request_id: str, account_id: str, target: Balance, amount: Nano, reference: str
 ) -> Transfer:
-    """Money from outside, as the operator's key ``signer`` states under ``request_id``."""
-    credit = account_of(account_id, target)
+    """Money from outside, as ``origin`` (an operator's key, a rail) states under ``request_id``."""
     return Transfer(
-        transfer_id("deposit", signer, request_id),
+        transfer_id("deposit", origin, request_id),
         TransferKind.DIRECT,
         EXTERNAL,
-        credit,
+        account_of(account_id, target),
         amount,
         Purpose.DEPOSIT,
         "",
         reference,
+    )
+
+
+def grant(
+    signer: str, request_id: str, account_id: str, target: Balance, amount: Nano, reference: str
+) -> Transfer:
+    """Coins of the house, as the operator's key ``signer`` states under ``request_id``."""
+    return Transfer(
+        transfer_id("grant", signer, request_id),
+        TransferKind.DIRECT,
+        ISSUE,
+        account_of(account_id, target),
+        amount,
+        Purpose.GRANT,
+        "",
+        reference,
+    )
+
+
+def refund(job_id: str, buyer: str, amount_nano: Nano, request_id: str, reference: str) -> Transfer:
+    """Money of the reserve for a buyer, as an operator decides under ``request_id``."""
+    return Transfer(
+        transfer_id("refund", job_id, request_id),
+        TransferKind.DIRECT,
+        RESERVE,
+        account_of(buyer, Balance.AVAILABLE),
+        amount_nano,
+        Purpose.REFUND,
+        job_id,
+        reference,
+    )
+
+
+def open_withdrawal(
+    account_id: str, request_id: str, amount_nano: Nano, destination: str, expires_at_us: int
+) -> Transfer:
+    """Reserve what an owner wants paid out; its id is the withdrawal's."""
+    return Transfer(
+        transfer_id("withdrawal", account_id, request_id),
+        TransferKind.PENDING,
+        account_of(account_id, Balance.AVAILABLE),
+        EXTERNAL,
+        amount_nano,
+        Purpose.WITHDRAWAL,
+        "",
+        destination,
+        expires_at_us=expires_at_us,
+    )
+
+
+def close_pending(pending: Transfer, *, paid: bool, reference: str) -> Transfer:
+    """Resolve a pending transfer: all of it moves, or all of it is free again."""
+    kind = TransferKind.POST if paid else TransferKind.VOID
+    return Transfer(
+        transfer_id(kind, pending.transfer_id),
+        kind,
+        pending.debit,
+        pending.credit,
+        pending.amount_nano,
+        pending.purpose,
+        pending.job_id,
+        reference,
+        pending.transfer_id,
     )
 
 

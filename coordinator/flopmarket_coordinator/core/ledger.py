@@ -9,11 +9,12 @@ part or by a *void*. The model is TigerBeetle's (docs.tigerbeetle.com, two-phase
 from __future__ import annotations
 
 import hashlib
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from flopmarket.errors import Conflict, QuotaExceeded
-from flopmarket.market.money import Nano, check_price
+from flopmarket.market.money import Nano, check_nano, check_price
 
 
 class TransferKind(StrEnum):
@@ -37,6 +38,8 @@ class Purpose(StrEnum):
     SLASH = "slash"
     REFUND = "refund"
     COMPENSATION = "compensation"
+    WITHDRAWAL = "withdrawal"
+    GRANT = "grant"
 
 
 class Balance(StrEnum):
@@ -53,7 +56,10 @@ FEE = f"{PLATFORM}/fee"
 RESERVE = f"{PLATFORM}/reserve"
 AUDIT = f"{PLATFORM}/audit"
 EXTERNAL = f"{PLATFORM}/external"
-PLATFORM_ACCOUNTS = (ESCROW, FEE, RESERVE, AUDIT, EXTERNAL)
+ISSUE = f"{PLATFORM}/issue"
+PLATFORM_ACCOUNTS = (ESCROW, FEE, RESERVE, AUDIT, EXTERNAL, ISSUE)
+UNBOUNDED_ACCOUNTS = (EXTERNAL, ISSUE)
+"""Accounts that stand for the outside: money in circulation is what they are below zero."""
 
 
 class LedgerConflict(Conflict):
@@ -73,6 +79,7 @@ class Transfer:
     """One immutable row. ``pending_id`` is what a post or void resolves, else empty.
 
     The amount of a void is that of its pending transfer; a post may take less and frees the rest.
+    From ``expires_at_us`` on (0: never) a pending transfer can only be voided.
     """
 
     transfer_id: str
@@ -84,6 +91,7 @@ class Transfer:
     job_id: str = ""
     reference: str = ""
     pending_id: str = ""
+    expires_at_us: int = 0
 
     def __post_init__(self) -> None:
         if check_price(self.amount_nano) == 0:
@@ -96,6 +104,28 @@ class Transfer:
                 "a post or void names its pending transfer, no other kind does",
                 code="TRANSFER_PENDING_ID",
             )
+        if self.expires_at_us and (
+            self.kind is not TransferKind.PENDING or not 0 < self.expires_at_us < 2**63
+        ):
+            raise LedgerConflict(
+                "only a pending transfer expires, at an instant above zero", code="TRANSFER_EXPIRY"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """Cached sums of a ledger account, and how far below zero it may go (None: any distance)."""
+
+    balance_nano: int = 0
+    reserved_nano: int = 0
+    overdraft_nano: int | None = 0
+
+    @property
+    def free_nano(self) -> int | None:
+        """What may leave it now; None without a limit."""
+        if self.overdraft_nano is None:
+            return None
+        return self.balance_nano + self.overdraft_nano - self.reserved_nano
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +185,48 @@ def changes(transfer: Transfer, pending: Transfer | None) -> tuple[Change, ...]:
         Change(transfer.debit, -amount, -pending.amount_nano),
         Change(transfer.credit, amount, 0),
     )
+
+
+def apply(
+    accounts: MutableMapping[str, AccountState],
+    transfer: Transfer,
+    pending: Transfer | None,
+    now_us: int,
+) -> None:
+    """Do a transfer on account states, all of it or nothing.
+
+    :class:`BalanceTooSmall` when the debited account does not cover it; :class:`LedgerConflict`
+    for an unknown account (``ACCOUNT_UNKNOWN``), a post of an expired pending transfer
+    (``PENDING_EXPIRED``) or one that :func:`changes` refuses;
+    :class:`~flopmarket.market.money.MoneyError` when a balance would not fit 64 bits.
+    """
+    for account in (transfer.debit, transfer.credit):
+        if account not in accounts:
+            raise LedgerConflict(f"there is no ledger account {account}", code="ACCOUNT_UNKNOWN")
+    if transfer.kind is TransferKind.PENDING and 0 < transfer.expires_at_us <= now_us:
+        raise LedgerConflict("a pending transfer ends after now", code="TRANSFER_EXPIRY")
+    effects = changes(transfer, pending)
+    late = pending is not None and 0 < pending.expires_at_us <= now_us
+    if late and transfer.kind is TransferKind.POST:
+        raise LedgerConflict(
+            f"pending transfer {transfer.pending_id} has expired", code="PENDING_EXPIRED"
+        )
+    after: dict[str, AccountState] = {}
+    for change in effects:
+        known = accounts[change.account]
+        state = AccountState(
+            check_nano(known.balance_nano + change.balance_nano, change.account),
+            check_nano(known.reserved_nano + change.reserved_nano, change.account),
+            known.overdraft_nano,
+        )
+        free = state.free_nano
+        if free is not None and free < 0 and change.reserved_nano > change.balance_nano:
+            available = known.free_nano or 0
+            wanted = change.reserved_nano - change.balance_nano
+            raise BalanceTooSmall(
+                f"{change.account} has {available} nano-units to spend, {wanted} are needed",
+                hint="deposit more, or lower the price limit",
+                details={"available_nano": str(available), "needed_nano": str(wanted)},
+            )
+        after[change.account] = state
+    accounts.update(after)
