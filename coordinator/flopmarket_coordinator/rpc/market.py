@@ -1,4 +1,4 @@
-"""MarketService: prices and offers, for anybody."""
+"""MarketService: prices, offers, the book and the tape, for anybody."""
 
 # ruff: noqa: N802 - methods are named by the protocol
 
@@ -7,26 +7,28 @@ from __future__ import annotations
 from typing import Any
 
 from flopmarket.v1 import market_pb2, market_pb2_grpc
-from flopmarket_coordinator.application.types import OfferQuery
+from flopmarket_coordinator.application.tape_types import HistoryQuery, TradesQuery
+from flopmarket_coordinator.application.types import DepthQuery, OfferQuery
 from flopmarket_coordinator.backend import Backend
-from flopmarket_coordinator.rpc import convert
+from flopmarket_coordinator.core.tape import check_class
+from flopmarket_coordinator.rpc import convert, convert_market, convert_orders, convert_prediction
+from flopmarket_coordinator.rpc.feeds import MarketFeeds
+from flopmarket_coordinator.rpc.interceptors import caller
 
 
 class MarketService(market_pb2_grpc.MarketServiceServicer):
     """Thin: messages in, use cases, messages out."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, feeds: MarketFeeds) -> None:
         self._backend = backend
+        self._feeds = feeds
 
     async def GetSpot(
         self, request: market_pb2.GetSpotRequest, context: Any
     ) -> market_pb2.GetSpotResponse:
-        report = await self._backend.query(self._backend.application.spot)
-        return market_pb2.GetSpotResponse(
-            as_of_us=report.as_of_us,
-            currency=report.currency,
-            prices=[convert.spot_price(price) for price in report.prices],
-        )
+        work_class = _class_of(request.work_class)
+        report = await self._backend.query(self._backend.application.prices)
+        return convert_market.spot(report, work_class)
 
     async def ListOffers(
         self, request: market_pb2.ListOffersRequest, context: Any
@@ -37,11 +39,99 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
             order_by=convert.text_of(request.order_by, "order_by"),
             min_memory_bytes=request.min_memory_bytes,
             work_class=convert.text_of(request.work_class, "work_class"),
+            filters=convert_market.filters_of(request.filters),
         )
         application = self._backend.application
         page = await self._backend.query(lambda tx: application.list_offers(tx, query))
-        return market_pb2.ListOffersResponse(
-            as_of_us=page.as_of_us,
-            offers=[convert.offer(offer) for offer in page.offers],
-            next_page_token=page.next_page_token,
+        return convert_market.offers(page)
+
+    async def GetBook(
+        self, request: market_pb2.GetBookRequest, context: Any
+    ) -> market_pb2.GetBookResponse:
+        work_class = check_class(convert.text_of(request.work_class, "work_class"))
+        query = DepthQuery(work_class, convert_market.levels_of(request.levels))
+        application = self._backend.application
+        report = await self._backend.query(lambda tx: application.depth(tx, query))
+        return convert_market.book(report)
+
+    async def GetHistory(
+        self, request: market_pb2.GetHistoryRequest, context: Any
+    ) -> market_pb2.GetHistoryResponse:
+        query = HistoryQuery(
+            work_class=convert.text_of(request.work_class, "work_class"),
+            resolution_seconds=request.resolution_seconds,
+            from_us=request.from_us,
+            to_us=request.to_us,
+            page_size=convert.page_size_of(request.page_size),
+            page_token=convert.text_of(request.page_token, "page_token"),
         )
+        application = self._backend.application
+        page = await self._backend.query(lambda tx: application.history(tx, query))
+        return convert_market.history(page)
+
+    async def ListTrades(
+        self, request: market_pb2.ListTradesRequest, context: Any
+    ) -> market_pb2.ListTradesResponse:
+        query = TradesQuery(
+            work_class=convert.text_of(request.work_class, "work_class"),
+            offer_id=convert.text_of(request.offer_id, "offer_id"),
+            from_us=request.from_us,
+            to_us=request.to_us,
+            page_size=convert.page_size_of(request.page_size),
+            page_token=convert.text_of(request.page_token, "page_token"),
+        )
+        application = self._backend.application
+        page = await self._backend.query(lambda tx: application.trades(tx, query))
+        return convert_market.trades(page)
+
+    async def StreamTrades(  # type: ignore[override]  # writes to the context, yields nothing
+        self, request: market_pb2.StreamTradesRequest, context: Any
+    ) -> None:
+        convert.text_of(request.work_class, "work_class")
+        convert.text_of(request.resume_token, "resume_token")
+        await self._feeds.serve_trades(self._backend, request, context.write)
+
+    async def StreamBook(  # type: ignore[override]  # writes to the context, yields nothing
+        self, request: market_pb2.StreamBookRequest, context: Any
+    ) -> None:
+        convert.text_of(request.work_class, "work_class")
+        convert.text_of(request.resume_token, "resume_token")
+        await self._feeds.serve_book(self._backend, request, context.write)
+
+    async def GetSnapshot(
+        self, request: market_pb2.GetSnapshotRequest, context: Any
+    ) -> market_pb2.GetSnapshotResponse:
+        application, number = self._backend.application, convert_market.number_of(request.number)
+        file = await self._backend.query(lambda tx: application.snapshot(tx, number))
+        return market_pb2.GetSnapshotResponse(
+            as_of_us=file.as_of_us,
+            number=file.number,
+            snapshot=file.envelope,
+            oldest_number=file.oldest_number,
+        )
+
+    async def GetAccuracy(
+        self, request: market_pb2.GetAccuracyRequest, context: Any
+    ) -> market_pb2.GetAccuracyResponse:
+        work_class = _class_of(request.work_class)
+        offer_id = convert.text_of(request.offer_id, "offer_id")
+        application = self._backend.application
+        report = await self._backend.query(
+            lambda tx: application.accuracy(tx, work_class, offer_id)
+        )
+        return convert_prediction.accuracy(report)
+
+    async def ExplainOffer(
+        self, request: market_pb2.ExplainOfferRequest, context: Any
+    ) -> market_pb2.ExplainOfferResponse:
+        session, application = caller(), self._backend.application
+        offer_id = convert.text_of(request.offer_id, "offer_id")
+        as_of_us, found = await self._backend.query(
+            lambda tx: (tx.now_us, application.explain_offers(tx, session, offer_id))
+        )
+        return convert_orders.offer_explanations(as_of_us, found)
+
+
+def _class_of(name: str) -> str:
+    """One class of work, or "" for all."""
+    return check_class(convert.text_of(name, "work_class")) if name else ""
