@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import grpc
 
 from flopmarket.client.failures import AnswerRefused
 from flopmarket.client.session import Session
+from flopmarket.errors import Unavailable
 from flopmarket.limits import ARTIFACT_CHUNK_BYTES, CLIENT_TRANSFER_SECONDS, MAX_STAT_DIGESTS
 from flopmarket.v1 import artifact_pb2, artifact_pb2_grpc
+
+UPLOAD_ATTEMPTS = 3
+UPLOAD_PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file of a job: sent, or known to the coordinator from an earlier job of ours."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    already_there: bool
+
+
+OnUpload: TypeAlias = Callable[[Upload], None]
 
 
 class Artifacts:
@@ -21,13 +39,20 @@ class Artifacts:
         self._session = session
         self._service = artifact_pb2_grpc.ArtifactServiceStub(session.channel)
 
-    def ensure(self, files: Mapping[str, bytes]) -> dict[str, str]:
-        """Upload every file the coordinator does not hold; digests (hex) by name."""
+    def ensure(self, files: Mapping[str, bytes], told: OnUpload | None = None) -> dict[str, str]:
+        """Upload every file the coordinator does not hold; digests (hex) by name.
+
+        ``told`` hears of every file before it is sent, or instead. An upload whose connection is
+        lost begins again, a few times.
+        """
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         present = self._present(sorted(set(digests.values())))
         for name, digest in digests.items():
-            if digest not in present:
-                self._upload(digest, files[name])
+            known = digest in present
+            if told is not None:
+                told(Upload(name, digest, len(files[name]), already_there=known))
+            if not known:
+                self._upload_again(digest, files[name])
                 present.add(digest)
         return digests
 
@@ -65,6 +90,16 @@ class Artifacts:
             answer = self._session.call(self._service.Stat, artifact_pb2.StatRequest(digests=asked))
             present.update(answer.present)
         return present
+
+    def _upload_again(self, digest: str, data: bytes) -> None:
+        for attempt in range(1, UPLOAD_ATTEMPTS + 1):
+            try:
+                return self._upload(digest, data)
+            except Unavailable:
+                if attempt == UPLOAD_ATTEMPTS:
+                    raise
+            self._session.ports.sleep(attempt * UPLOAD_PAUSE_SECONDS)
+        raise AssertionError("the last attempt returns or raises")
 
     def _upload(self, digest: str, data: bytes) -> None:
         call: Any = self._service.Upload.future(

@@ -12,10 +12,11 @@ from flopmarket.client import checks
 from flopmarket.client.artifacts import Artifacts
 from flopmarket.client.checks import CheckedReceipt
 from flopmarket.client.failures import AnswerRefused, JobEnded
-from flopmarket.client.jobs import PreparedJob
+from flopmarket.client.jobs import PreparedJob, form_of
 from flopmarket.client.results import Array, JobEvent, JobInfo, JobResult, JobState, Tensors
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
+from flopmarket.jobs.form import JobForm
 from flopmarket.jobs.spec import JobSpec, Verification, job_id
 from flopmarket.limits import (
     MAX_BUNDLE_BYTES,
@@ -79,7 +80,7 @@ class JobHandle:
             job=job,
             receipt=checked.verified,
             receipt_file=tensors.receipt_file,
-            order=checked.spec.order,
+            order=checked.spec.data_order,
         )
 
     def cancel(self) -> JobInfo:
@@ -87,20 +88,19 @@ class JobHandle:
         return self._client.cancel(self.job_id)
 
 
-def quote_request(job: PreparedJob, artifacts: Artifacts) -> job_pb2.QuoteJobRequest:
+def quote_request(job: PreparedJob | JobForm, artifacts: Artifacts) -> job_pb2.QuoteJobRequest:
     """The request for a quote; a program too large for a message is uploaded."""
-    files = job.artifacts()
-    program = files["program"]
+    form = form_of(job)
     request = job_pb2.QuoteJobRequest(
-        steps=job.steps,
-        segment_steps=job.segment_steps,
-        input_bytes=sum(len(data) for name, data in files.items() if name != "program"),
+        steps=form.steps,
+        segment_steps=form.segment_steps,
+        input_bytes=form.input_bytes,
         verification=Verification.AUDIT_ALL,
     )
-    if len(program) <= MAX_INLINE_PROGRAM_BYTES:
-        request.program = program
+    if len(form.program) <= MAX_INLINE_PROGRAM_BYTES:
+        request.program = form.program
     else:
-        request.program_artifact = artifacts.ensure({"program": program})["program"]
+        request.program_artifact = artifacts.ensure({"program": form.program})["program"]
     return request
 
 
@@ -173,6 +173,7 @@ def fetch_tensors(
         outputs=_fetch_outputs(job, receipt, artifacts),
         receipt=checked.verified if checked else None,
         receipt_file=receipt_file,
+        data_order=checked.spec.data_order if checked else None,
     )
 
 

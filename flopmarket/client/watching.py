@@ -23,6 +23,7 @@ def watch_events(
     current: Callable[[], JobInfo],
     ports: Ports,
     after_sequence: int = 0,
+    until_us: int | None = None,
 ) -> Iterator[JobEvent]:
     """Events after ``after_sequence`` until the job has ended.
 
@@ -30,7 +31,8 @@ def watch_events(
     ended without saying so. Progress is not part of the story: it is passed on as it comes and may
     be lost with a connection; its sequence number is that of the last event. A dropped connection
     is reopened with growing pauses; after ``CLIENT_WATCH_GIVE_UP_SECONDS`` without an answer the
-    last error is raised.
+    last error is raised. At ``until_us`` it ends with :class:`WaitedLongEnough`; a stream must end
+    by itself then.
     """
     last = after_sequence
     pause_seconds = FIRST_PAUSE_SECONDS
@@ -53,12 +55,25 @@ def watch_events(
         except FlopmarketError as error:
             if ended:
                 return
+            _check_time(ports, until_us)
             silent_seconds = (ports.now_us() - silent_since_us) / 1e6
             if not _worth_another(error, refused) or silent_seconds > CLIENT_WATCH_GIVE_UP_SECONDS:
                 raise
             refused = isinstance(error, Unauthenticated)
+        _check_time(ports, until_us)
         ports.sleep(pause_seconds)
         pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+
+
+class WaitedLongEnough(Unavailable):
+    """The job had not ended when the caller's time was up; it goes on."""
+
+    default_code = "WAIT_TIMEOUT"
+
+
+def _check_time(ports: Ports, until_us: int | None) -> None:
+    if until_us is not None and ports.now_us() >= until_us:
+        raise WaitedLongEnough("the job has not ended yet", hint="it goes on; wait again")
 
 
 def _worth_another(error: FlopmarketError, refused_before: bool) -> bool:

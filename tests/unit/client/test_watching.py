@@ -9,7 +9,11 @@ import pytest
 
 from flopmarket.client.results import JobEvent, JobInfo, JobState
 from flopmarket.client.session import Ports
-from flopmarket.client.watching import LONGEST_PAUSE_SECONDS, watch_events
+from flopmarket.client.watching import (
+    LONGEST_PAUSE_SECONDS,
+    WaitedLongEnough,
+    watch_events,
+)
 from flopmarket.errors import FlopmarketError, NotFound, Unauthenticated, Unavailable
 from flopmarket.limits import CLIENT_WATCH_GIVE_UP_SECONDS
 
@@ -125,3 +129,34 @@ def test_a_stream_that_ends_early_asks_how_the_job_stands() -> None:
     running, asked = watch([[event(1)], [event(2, "succeeded")]], Clock(), JobState.RUNNING)
     assert [e.sequence for e in running] == [1, 2]
     assert asked == [0, 1]
+
+
+def test_a_watch_with_an_end_stops_there_and_says_that_the_job_goes_on() -> None:
+    """The stream ends by its own deadline, which looks like a lost connection."""
+    clock = Clock()
+    streams: list[list[JobEvent | FlopmarketError]] = [[event(1), Unavailable("deadline")]]
+    asked: list[int] = []
+
+    def connect(after: int) -> Iterator[JobEvent]:
+        asked.append(after)
+        clock.now_us += 4_000_000
+        for item in streams[0]:
+            if isinstance(item, FlopmarketError):
+                raise item
+            yield item
+
+    current = cast(JobInfo, Standing(JobState.RUNNING))
+    watched = watch_events(connect, lambda: current, clock.ports(), 0, 9_000_000)
+    seen: list[int] = []
+    with pytest.raises(WaitedLongEnough) as caught:
+        seen.extend(item.sequence for item in watched)
+    assert caught.value.code == "WAIT_TIMEOUT" and caught.value.exit_code == 7
+    assert asked == [0, 1, 1] and clock.now_us >= 9_000_000
+
+
+def test_a_job_that_ends_in_time_ends_the_watch() -> None:
+    clock = Clock()
+    events = [event(1), event(2, "succeeded")]
+    current = cast(JobInfo, Standing(JobState.SUCCEEDED))
+    watched = watch_events(lambda _: iter(events), lambda: current, clock.ports(), 0, 5)
+    assert [item.sequence for item in watched] == [1, 2]

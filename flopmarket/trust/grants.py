@@ -1,0 +1,122 @@
+"""The chain behind a job that a CI key signed: owner key, grant, CI key, specification.
+
+An owner key's id is its account, so a specification that the owner signed needs no further proof.
+For a CI key the owner's :class:`~flopmarket.trust.documents.DeviceGrant` travels beside the
+specification, and whoever is asked to work checks the two together here, believing nobody. Sums
+over many jobs are the coordinator's to keep; what one job may cost, and until when, is granted.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flopmarket.errors import FlopmarketError
+from flopmarket.trust.documents import DeviceGrant
+from flopmarket.trust.encoding import decode
+from flopmarket.trust.envelope import (
+    Envelope,
+    Header,
+    keys_by_id,
+    payload_type_of,
+    verify_signature,
+)
+from flopmarket.trust.errors import EnvelopeCode, EnvelopeError, SignerNotAllowed
+from flopmarket.trust.keys import KeyRole, PublicKey
+
+
+class SpendingLimits(Protocol):
+    """What a grant says about money: a :class:`DeviceGrant`, or a coordinator's record of one."""
+
+    @property
+    def cap_nano(self) -> int:
+        """Most that all jobs of the key may come to."""
+
+    @property
+    def monthly_nano(self) -> int:
+        """Most that its jobs of one calendar month may come to."""
+
+    @property
+    def expires_at_us(self) -> int:
+        """From then on the key may do nothing."""
+
+
+def check_owner_signed(signer: PublicKey, buyer: str) -> None:
+    """:class:`SignerNotAllowed` ``GRANT_MISSING`` unless this key is the buyer's owner key."""
+    if signer.key_id != buyer:
+        raise SignerNotAllowed(
+            f"key {signer.key_id} signed for account {buyer[:64]!r} without a grant of its owner",
+            code="GRANT_MISSING",
+        )
+
+
+def open_ci_grant(
+    envelope: Envelope, owner: PublicKey, signer: PublicKey, *, audience: str | None
+) -> DeviceGrant:
+    """The grant of ``owner`` to the CI key ``signer``; its limits are not checked yet.
+
+    The owner key's id is the account. ``audience`` is the coordinator's key id, None where that was
+    checked before. Raises :class:`EnvelopeError`, or :class:`SignerNotAllowed`
+    ``GRANT_OTHER_ACCOUNT`` or ``GRANT_OTHER_KEY``.
+    """
+    if envelope.payload_type != payload_type_of(DeviceGrant):
+        raise EnvelopeError(
+            f"envelope of type {envelope.payload_type[:128]!r} where a grant is expected",
+            code=EnvelopeCode.WRONG_TYPE,
+        )
+    verify_signature(envelope, keys_by_id(owner))
+    try:
+        header = decode(Header, envelope.payload)
+        grant = decode(DeviceGrant, header.body)
+    except FlopmarketError as error:
+        raise EnvelopeError(error.message, code=EnvelopeCode.MALFORMED) from error
+    if audience is not None and header.audience != audience:
+        raise EnvelopeError(
+            f"the grant is addressed to {header.audience!r}, not to {audience!r}",
+            code=EnvelopeCode.WRONG_AUDIENCE,
+        )
+    if grant.account_id != owner.key_id:
+        raise SignerNotAllowed(
+            f"key {owner.key_id} grants for account {grant.account_id[:64]!r}, not its own",
+            code="GRANT_OTHER_ACCOUNT",
+        )
+    if grant.role is not KeyRole.CI or grant.device_key != signer.raw:
+        raise SignerNotAllowed(
+            f"the grant is to another key than {signer.key_id}, or not for jobs",
+            code="GRANT_OTHER_KEY",
+        )
+    return grant
+
+
+def check_job_within(
+    grant: SpendingLimits, *, max_price_nano: int, deadline_us: int, now_us: int | None
+) -> None:
+    """:class:`SignerNotAllowed` unless one job fits the grant by itself.
+
+    A job's deadline is no later than the end of the grant (``GRANT_OUTLIVED``), so nobody needs to
+    know when it was signed; ``now_us`` None skips the question whether the grant has ended
+    (``GRANT_EXPIRED``). ``GRANT_CAP`` when the price limit alone passes a cap.
+    """
+    if now_us is not None and grant.expires_at_us <= now_us:
+        raise SignerNotAllowed(
+            f"the grant to this CI key ended {now_us - grant.expires_at_us} us ago",
+            code="GRANT_EXPIRED",
+            hint="its owner can grant again: flop key grant",
+        )
+    if deadline_us > grant.expires_at_us:
+        raise SignerNotAllowed(
+            "the deadline of a CI key's job is later than the end of the key's grant",
+            code="GRANT_OUTLIVED",
+            hint="name a deadline before the key expires",
+            details={
+                "deadline_us": str(deadline_us),
+                "grant_expires_at_us": str(grant.expires_at_us),
+            },
+        )
+    cap_nano = min(grant.cap_nano, grant.monthly_nano)
+    if max_price_nano > cap_nano:
+        raise SignerNotAllowed(
+            f"the price limit is {max_price_nano} nano-units, the key is granted {cap_nano}",
+            code="GRANT_CAP",
+            hint="name a lower price limit, or have the owner grant more",
+            details={"max_price_nano": str(max_price_nano), "granted_nano": str(cap_nano)},
+        )
