@@ -49,6 +49,10 @@ class ArtifactStore(Protocol):
         """All of a small artifact; :class:`LimitExceeded` beyond ``max_bytes``."""
         ...
 
+    def remove(self, digest: str) -> None:
+        """Free the bytes; nothing happens when they are not here."""
+        ...
+
 
 def check_digest(digest: str) -> str:
     """``digest`` if it is a sha256 in lower-case hex; nothing else may become a path."""
@@ -68,6 +72,12 @@ def check_size(size_bytes: int) -> int:
             details={"size_bytes": str(size_bytes), "limit": str(MAX_ARTIFACT_BYTES)},
         )
     return size_bytes
+
+
+def artifact_file(folder: Path, digest: str) -> Path:
+    """Where a folder of artifacts has the one of this digest: ``ab/abcd…``."""
+    check_digest(digest)
+    return folder / digest[:2] / digest
 
 
 class FileArtifactStore:
@@ -126,6 +136,11 @@ class FileArtifactStore:
             )
         return content
 
+    def remove(self, digest: str) -> None:
+        """See :class:`ArtifactStore`. Whoever reads the file goes on to its end."""
+        with _disk_errors(digest):
+            self._place(digest).unlink(missing_ok=True)
+
     async def stream(self, digest: str) -> AsyncIterator[bytes]:
         """See :class:`ArtifactStore`."""
         with _disk_errors(digest):
@@ -138,8 +153,7 @@ class FileArtifactStore:
                     yield chunk
 
     def _place(self, digest: str) -> Path:
-        check_digest(digest)
-        return self._folder / digest[:2] / digest
+        return artifact_file(self._folder, digest)
 
 
 async def _fill(file: BinaryIO, digest: str, size_bytes: int, chunks: AsyncIterator[bytes]) -> None:

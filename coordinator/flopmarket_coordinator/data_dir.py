@@ -80,6 +80,11 @@ class DataDirectory:
         directory.authority_file.write_bytes(directory.authority.identity.certificate_pem)
         return directory
 
+    @staticmethod
+    def key_id_of(keys: Path) -> str:
+        """Id of the coordinator's key in a folder of keys."""
+        return KeyPair.load(keys / _COORDINATOR_KEY).key_id
+
     @classmethod
     def open(cls, root: Path) -> DataDirectory:
         """A directory that exists; :class:`NotFound` ``DATA_DIR_MISSING`` otherwise."""

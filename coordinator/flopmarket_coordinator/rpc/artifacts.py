@@ -11,11 +11,13 @@ from typing import Any
 from flopmarket.errors import InvalidInput, LimitExceeded, QuotaExceeded, Unavailable
 from flopmarket.limits import ARTIFACT_CHUNK_BYTES, MAX_STAT_DIGESTS, UPLOAD_IDLE_SECONDS
 from flopmarket.v1 import artifact_pb2, artifact_pb2_grpc
+from flopmarket_coordinator.application.types import Session
 from flopmarket_coordinator.artifacts import check_digest, check_size
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.rpc import convert
 from flopmarket_coordinator.rpc.interceptors import caller
 from flopmarket_coordinator.rpc.rates import RateLimiter
+from flopmarket_coordinator.store.engine import Transaction
 
 
 class ArtifactService(artifact_pb2_grpc.ArtifactServiceServicer):
@@ -64,14 +66,24 @@ class ArtifactService(artifact_pb2_grpc.ArtifactServiceServicer):
             # Bytes that are here already are still read and hashed: to know a hash is not to have
             # the bytes, and whoever has them may read them.
             await backend.artifacts.write(digest, size, _chunks(request_iterator))
-            await backend.command(
-                lambda tx: backend.application.artifact_put(tx, session, digest, size, lease_id)
-            )
+            await backend.command(lambda tx: self._record(tx, session, digest, size, lease_id))
         finally:
             self._incoming[session.account_id] -= size
             if not self._incoming[session.account_id]:
                 del self._incoming[session.account_id]
         return artifact_pb2.UploadResponse(digest=digest, size_bytes=size)
+
+    def _record(
+        self, tx: Transaction, session: Session, digest: str, size: int, lease_id: str
+    ) -> None:
+        """On the writer thread, where the collector removes files too: the bytes must be here."""
+        if not self._backend.artifacts.present(digest):
+            raise Unavailable(
+                f"artifact {digest} was collected while it arrived again",
+                code="ARTIFACT_COLLECTED",
+                hint="upload it again",
+            )
+        self._backend.application.artifact_put(tx, session, digest, size, lease_id)
 
     def _take_quota(self, account_id: str, size_bytes: int) -> None:
         """Bytes off the account's quota; they come back with time, whatever became of them."""

@@ -31,6 +31,9 @@ OPEN_METHODS = frozenset(
         f"/{PACKAGE}.IdentityService/GetCoordinator",
         f"/{PACKAGE}.IdentityService/Register",
         f"/{PACKAGE}.LedgerService/Deposit",  # the operator's signature is the authority
+        f"/{PACKAGE}.LedgerService/DecideWithdrawal",
+        f"/{PACKAGE}.LedgerService/GrantCoins",
+        f"/{PACKAGE}.LedgerService/GetLedgerHead",  # anybody may hold the books to their past
         f"/{PACKAGE}.IdentityService/OpenSession",
     }
 )
@@ -44,6 +47,8 @@ COSTS: dict[str, float] = {
     f"/{PACKAGE}.IdentityService/OpenSession": 5.0,
     f"/{PACKAGE}.JobService/QuoteJob": 5.0,
     f"/{PACKAGE}.JobService/SubmitJob": 10.0,
+    f"/{PACKAGE}.JobService/ExplainJob": 10.0,  # looks at the whole book
+    f"/{PACKAGE}.MarketService/ExplainOffer": 10.0,
 }
 """Rate tokens of a call; every other call costs one."""
 
@@ -84,6 +89,19 @@ def bearer_token(metadata: Any) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class EndedCall:
+    """What is known of a call afterwards. ``code`` is the name of its gRPC status, ``reason`` the
+    project's code of a failure, ``caller`` a key id or a peer's address."""
+
+    method: str
+    code: str
+    reason: str
+    caller: str
+    seconds: float
+    unary: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
     """What a call must pass. ``strangers`` is the rate without a session, ``known`` with one."""
 
@@ -92,6 +110,10 @@ class Gate:
     known: RateLimiter
     open_calls: ConcurrencyLimiter
     new_id: Callable[[], str]
+    now: Callable[[], float]
+    """Seconds, monotonic."""
+    ended: Callable[[EndedCall], None]
+    """Hears of every call when it is over; must not wait."""
 
 
 class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -115,7 +137,7 @@ class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
             streaming = _streaming_behaviour(handler)
 
             async def stream(request: Any, context: Any) -> None:
-                async with self._passed(method, metadata, context):
+                async with self._passed(method, metadata, context, unary=False):
                     await streaming(request, context)
 
             make = (
@@ -141,13 +163,18 @@ class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
         return make(single, handler.request_deserializer, handler.response_serializer)
 
     @contextlib.asynccontextmanager
-    async def _passed(self, method: str, metadata: Any, context: Any) -> AsyncIterator[None]:
+    async def _passed(
+        self, method: str, metadata: Any, context: Any, *, unary: bool = True
+    ) -> AsyncIterator[None]:
         """Errors become statuses; inside, the caller is known and within its limits."""
         gate = self._gate
         entered: str | None = None
+        began = gate.now()
+        name = f"peer {_host(context.peer())}"
+        code, reason = grpc.StatusCode.OK, ""
         try:
             identity = await self._identify(method, metadata)
-            name = identity.key_id if identity else f"peer {_host(context.peer())}"
+            name = identity.key_id if identity else name
             limiter = gate.known if identity else gate.strangers
             limiter.take(name, COSTS.get(method, 1.0))
             gate.open_calls.enter(name)
@@ -155,12 +182,19 @@ class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
             _CALLER.set(identity)
             yield
         except (asyncio.CancelledError, aio.AbortError):
+            code = grpc.StatusCode.CANCELLED
             raise
         except (FlopmarketError, EngineError) as error:
-            await context.abort(*to_grpc(status_of(error)))
+            answer = to_grpc(status_of(error))
+            code, reason = answer[0], error.code
+            await context.abort(*answer)
         except Exception as error:  # the boundary: whatever else it is must not reach the peer
-            await context.abort(*to_grpc(incident_status(error, method, gate.new_id)))
+            answer = to_grpc(incident_status(error, method, gate.new_id))
+            code, reason = answer[0], type(error).__name__
+            await context.abort(*answer)
         finally:
+            seconds = gate.now() - began
+            gate.ended(EndedCall(method, code.name, reason, name, seconds, unary))
             if entered is not None:
                 gate.open_calls.leave(entered)
 

@@ -1,0 +1,87 @@
+"""What an operator orders, as a signed document, so that the audit trail proves who ordered it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from flopmarket.trust.documents import Identifier, Label
+from flopmarket.trust.encoding import MaxLength, document
+from flopmarket.trust.errors import DocumentError
+
+
+class AdminOrder(StrEnum):
+    """What is to be done. ``subject`` and ``value`` of the action mean what stands here."""
+
+    DRAIN = "drain"
+    """No new leases and no new jobs; what runs is finished. Nothing else is named."""
+    RESUME = "resume"
+    """The end of a drain."""
+    BAN = "ban"
+    """The key (64 hex digits) or account ``subject`` may not act any more."""
+    UNBAN = "unban"
+    """The key or account ``subject`` may act again; a slashed bond stays gone."""
+    REFUND = "refund"
+    """``value`` nano-units from the reserve to the buyer of the job ``subject``."""
+    SET = "set"
+    """The parameter ``subject`` becomes ``value`` at once, and stays so after a restart."""
+    UNSET = "unset"
+    """The parameter ``subject`` is what the process was started with."""
+    ADD_OPERATOR = "add-operator"
+    """The key whose public half ``value`` gives in hex may give orders too."""
+    REMOVE_OPERATOR = "remove-operator"
+    """The key ``subject`` may give no more orders. The key of the data directory stays."""
+
+
+class BanReason(StrEnum):
+    """Why somebody was banned; shown to the banned."""
+
+    FRAUD = "FRAUD"
+    ABUSE = "ABUSE"
+    UNPAID = "UNPAID"
+    LEGAL = "LEGAL"
+    KEY_COMPROMISED = "KEY_COMPROMISED"
+    OWN_REQUEST = "OWN_REQUEST"
+
+
+NEEDS_SUBJECT = frozenset(AdminOrder) - {
+    AdminOrder.DRAIN,
+    AdminOrder.RESUME,
+    AdminOrder.ADD_OPERATOR,
+}
+NEEDS_VALUE = frozenset({AdminOrder.REFUND, AdminOrder.SET, AdminOrder.ADD_OPERATOR})
+
+
+@document("flopmarket.admin-action.v1")
+class AdminAction:
+    """Signed by an operator key: "do this". A repeated ``request_id`` does nothing more.
+
+    ``reason`` is a :class:`BanReason` for a ban and free text otherwise; it is never empty, since
+    the trail shows it to whoever asks why.
+    """
+
+    order: AdminOrder
+    subject: Identifier
+    value: Annotated[str, MaxLength(256)]
+    reason: Label
+    request_id: Identifier
+
+    def __post_init__(self) -> None:
+        if bool(self.subject) != (self.order in NEEDS_SUBJECT):
+            wanted = "names a subject" if self.order in NEEDS_SUBJECT else "has no subject"
+            raise _invalid(f"{self.order} {wanted}")
+        if bool(self.value) != (self.order in NEEDS_VALUE):
+            wanted = "gives a value" if self.order in NEEDS_VALUE else "has no value"
+            raise _invalid(f"{self.order} {wanted}")
+        if not self.reason.strip() or not self.request_id:
+            raise _invalid("an order gives its reason and a request id")
+        if self.order is AdminOrder.BAN and self.reason not in set(BanReason):
+            raise _invalid(f"a ban's reason is one of {', '.join(BanReason)}")
+        if self.order is AdminOrder.REFUND and not (
+            self.value.isascii() and self.value.isdigit() and 0 < int(self.value[:20]) < 2**63
+        ):
+            raise _invalid("a refund is a whole number of nano-units above zero in 63 bits")
+
+
+def _invalid(message: str) -> DocumentError:
+    return DocumentError(message, code="ADMIN_ACTION")
