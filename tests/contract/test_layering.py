@@ -46,10 +46,26 @@ RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("flopmarket.jobs", (*SERVICES, *SQL, *PROTOBUF), ()),
     ("flopmarket", (*SQL, "flopmarket_worker", "flopmarket_coordinator"), ("flopmarket.v1",)),
     ("flopmarket_worker", (*SQL, "flopmarket_coordinator"), ()),
-    ("flopmarket_coordinator", ("flopmarket_worker", "flopmarket.client", "flopmarket.cli"), ()),
+    ("flopmarket_coordinator", ("flopmarket_worker", "flopmarket.cli"), ()),
+    ("flopmarket_coordinator", ("flopmarket.client",), ("flopmarket_coordinator.web",)),
     ("flopmarket_worker.core", (*SERVICES, *PROTOBUF, *EFFECTS), ()),
     ("flopmarket_coordinator.core", (*SERVICES, *PROTOBUF, *SQL, *EFFECTS), ()),
     ("flopmarket_coordinator.rpc", SQL, ()),
+    # The price board is a client of the coordinator: it has no more of it than its address parser.
+    (
+        "flopmarket_coordinator.web",
+        (
+            *SERVICES,
+            *SQL,
+            *PROTOBUF,
+            "flopmarket_coordinator.application",
+            "flopmarket_coordinator.core",
+            "flopmarket_coordinator.rpc",
+            "flopmarket_coordinator.server",
+            "flopmarket_coordinator.store",
+        ),
+        (),
+    ),
     ("flopmarket_coordinator.store", (*SERVICES, *PROTOBUF), ()),
     ("flopmarket_coordinator.application", SERVICES, ()),
 ]
