@@ -75,7 +75,7 @@ def golden(device: str | None, *, cache_dir: Path | None = None) -> GoldenReport
     from flopmarket.engine.admission import examine
     from flopmarket.engine.runtime import devices
     from flopmarket.engine.runtime.open import opened
-    from flopmarket.engine.runtime.replay import CompileOptions
+    from flopmarket.engine.runtime.resident import CompileOptions
 
     info = devices.find(device)
     began = time.perf_counter()

@@ -50,6 +50,8 @@ def engine(device: str | None, cache_dir: Path | None, as_json: bool) -> None:
     ]
     rows.append(("bandwidth", scaled(result.bandwidth_bytes_per_second, "B/s")))
     rows.append(("launch", f"{result.launch_nanoseconds / 1000:.1f} us"))
+    rows.append(("step on the host", f"{result.step_nanoseconds / 1000:.1f} us"))
+    rows.append(("building a kernel", f"{result.build_milliseconds} ms"))
     out.fields(rows)
 
 

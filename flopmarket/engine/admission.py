@@ -21,6 +21,7 @@ from flopmarket.engine.codegen.opencl import Target
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.exact import ADMISSION, PROFILE
 from flopmarket.engine.golden import macros, suite
+from flopmarket.engine.golden.builder import second_builder
 from flopmarket.engine.golden.suite import Golden
 from flopmarket.engine.macros import LAW
 from flopmarket.engine.probes import ProbeResult
@@ -28,7 +29,7 @@ from flopmarket.engine.runtime.devices import DeviceKind
 from flopmarket.engine.runtime.open import open_target
 from flopmarket.engine.runtime.opencl import Device
 from flopmarket.engine.runtime.prepared import Prepared
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 
 Array = np.ndarray[Any, Any]
 
@@ -81,7 +82,8 @@ def examine(device: Device) -> tuple[AdmissionReport, tuple[GoldenResult, ...]]:
     """What :func:`admit` reports, and the golden results with their digests."""
     results = probes.run_probes(device)
     helper = probes.contraction_is_exact(device)
-    golden = tuple(run_golden(device, contract_helper=helper))
+    with second_builder(device, contract_helper=helper):
+        golden = tuple(run_golden(device, contract_helper=helper))
     digest = hashlib.sha256(f"flopmarket admission {ADMISSION} {PROFILE}\0".encode())
     for found in golden:
         title = f"golden: {found.name}"

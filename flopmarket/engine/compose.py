@@ -196,6 +196,14 @@ def absolute(x: Node) -> Node:
     return graph.where(graph.cmp("lt", x, like(0, x)), negative(x), x)
 
 
+def polynomial(coefficients: Sequence[float], x: Node) -> Node:
+    """Horner's rule, lowest coefficient first."""
+    total = like(coefficients[-1], x)
+    for coefficient in reversed(coefficients[:-1]):
+        total = graph.fma(total, x, like(coefficient, x))
+    return total
+
+
 def detach(x: Node) -> Node:
     """The same value with no derivative: a float's bits through an unsigned type and back."""
     if not x.dtype.is_float:

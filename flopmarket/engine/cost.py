@@ -1,20 +1,21 @@
 """Counted work of a program: what a quote, an invoice and a settlement are computed from.
 
-Read from the graph alone, never from a device or a schedule, so every party counts the same. One
-operation is one FLOP, an FMA two; data movement and launches are those of ideal fusion: every
-*root* (REDUCE, DOT, SCATTER, a tensor at the border, or a value read by several roots) is written
-once and its operands are read once. A loop is its body, counted as often as it turns.
+Read from the graph alone, never from a device, so every party counts the same. One operation is one
+FLOP, an FMA two; data movement and launches are those of ideal fusion (``schedule/regions.py``):
+every value that is written is one launch, which writes it once and reads what it is computed from
+once. A loop is its body, counted as often as it turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
 from flopmarket.engine import dtypes, loop
-from flopmarket.engine.graph import ELEMENTWISE, Node, Op, topological
+from flopmarket.engine.graph import ELEMENTWISE, Node, Op, input_, topological
+from flopmarket.engine.schedule.footprint import step_bytes
+from flopmarket.engine.schedule.regions import read_bytes, written_nodes
 
 if TYPE_CHECKING:
     from flopmarket.engine.program import Program
@@ -34,16 +35,17 @@ ROUNDING_OPERATIONS = 8
 
 _ROUNDED = frozenset({Op.ADD, Op.MUL, Op.FMA, Op.DIV, Op.SQRT, Op.CAST, Op.REDUCE, Op.SCATTER})
 
-_ROOTS = frozenset({Op.REDUCE, Op.DOT, Op.SCATTER, Op.LOOP})
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Work of one step.
 
     ``flops`` maps every class of :data:`WORK_CLASSES` to operations; sizes are bytes; ``launches``
-    counts roots. ``peak_memory_bytes`` bounds what a device needs: frozen, two copies of the state,
-    inputs, outputs, the largest set of intermediates alive at once, and packed operands.
+    counts written values. ``peak_memory_bytes`` is what a device needs, and is no part of a price:
+    frozen, two copies of a state that changes, inputs, outputs, the largest set of intermediates
+    alive at once, and packed operands (``schedule/footprint.py``). It is an estimate, a few percent
+    from what is allocated, and more than that on devices that pack nothing; a device that needs
+    more than it has says so before it begins.
     """
 
     flops: Mapping[str, int]
@@ -68,19 +70,13 @@ def measure(program: Program) -> Cost:
         sum(spec.size_bytes for spec in specs)
         for specs in (program.frozen, program.state, program.inputs, program.outputs)
     )
-    bodies = (body.nodes for body in loop.bodies(program.nodes))
-    literals = sum(
-        node.size_bytes
-        for nodes in (program.nodes, *bodies)
-        for node in nodes
-        if node.op is Op.CONST
-    )
-    resident = frozen + 2 * state + inputs + outputs + literals
+    leaves = [input_("state", spec.name, spec.dtype, spec.shape) for spec in program.state]
+    states = list(zip(leaves, program.state_nodes, strict=True))
     return Cost(
         flops=work.flops,
         bytes_moved=work.bytes_moved,
         launches=work.launches,
-        peak_memory_bytes=resident + work.peak_bytes,
+        peak_memory_bytes=step_bytes(states, program.output_nodes),
         frozen_bytes=frozen,
         state_bytes=state,
         input_bytes=inputs,
@@ -90,12 +86,11 @@ def measure(program: Program) -> Cost:
 
 @dataclass(slots=True)
 class _Work:
-    """Work of some nodes: of a step, or of one turn of a loop. ``peak_bytes`` are intermediates."""
+    """Work of some nodes: of a step, or of one turn of a loop."""
 
     flops: dict[str, int]
     bytes_moved: int
     launches: int
-    peak_bytes: int
 
 
 def _work(nodes: Sequence[Node], border: Sequence[Node]) -> _Work:
@@ -108,15 +103,12 @@ def _work(nodes: Sequence[Node], border: Sequence[Node]) -> _Work:
         for work_class, count in _operations(node):
             flops[work_class] += count
     loops = loop.groups(nodes)
-    roots = _roots(nodes, [*border, *(source for group in loops for source in group.src)])
-    for results in loops.values():  # they come into being together
-        roots.update(dict.fromkeys(results, roots[results[0]]))
-    roots = dict(sorted(roots.items(), key=lambda item: item[1]))
-    plain = [root for root in roots if root.op is not Op.LOOP]
-    total = _Work(flops, 0, len(plain), 0)
-    bases = _bases(nodes, roots)
-    total.bytes_moved = sum(root.size_bytes + _read_bytes(root, bases) for root in plain)
-    beside: dict[Node, int] = {}
+    outside = {*border, *(source for group in loops for source in group.src)}
+    written = written_nodes(nodes, outside)
+    plain = [node for node in written if node.op is not Op.LOOP]
+    total = _Work(flops, 0, len(plain))
+    known = frozenset(written)
+    total.bytes_moved = sum(node.size_bytes + read_bytes(node, known) for node in plain)
     for group, results in loops.items():
         turn = _turn(group, results)
         for work_class, count in turn.flops.items():
@@ -124,9 +116,6 @@ def _work(nodes: Sequence[Node], border: Sequence[Node]) -> _Work:
         carried = sum(source.size_bytes for source in group.src[: group.body.carries])
         total.bytes_moved += group.count * turn.bytes_moved + 2 * carried
         total.launches += group.count * turn.launches
-        others = sum(node.size_bytes for node in results[1:])
-        beside[results[0]] = 2 * carried + turn.peak_bytes + others
-    total.peak_bytes = _peak_intermediates(nodes, roots, beside)
     return total
 
 
@@ -141,7 +130,6 @@ def _turn(group: loop.Group, results: Sequence[Node]) -> _Work:
         if node.op in (Op.INPUT, Op.CONST):  # moved from one buffer to another
             turn.bytes_moved += 2 * node.size_bytes
             turn.launches += 1
-    turn.peak_bytes += sum(map(_packed_bytes, nodes))
     return turn
 
 
@@ -180,68 +168,3 @@ def _class_and_count(node: Node) -> tuple[str, int]:
         count = node.elements * (2 if node.op is Op.FMA else 1)
         return ("elementwise-f32" if is_float else "integer"), count
     return "integer", 0
-
-
-def _roots(nodes: Sequence[Node], border: Sequence[Node]) -> dict[Node, int]:
-    """Every value that is written to memory, with its position in the order."""
-    uses: dict[Node, int] = {}
-    for node in nodes:
-        for source in set(node.src):
-            uses[source] = uses.get(source, 0) + 1
-    written = set(border)
-    roots = {}
-    for at, node in enumerate(nodes):
-        shared = uses.get(node, 0) > 1 and node.op in ELEMENTWISE
-        at_border = node in written and node.op not in (Op.INPUT, Op.CONST)
-        if node.op in _ROOTS or node.op is Op.CONCAT or at_border or shared:
-            roots[node] = at
-    return roots
-
-
-def _bases(nodes: Sequence[Node], roots: Mapping[Node, int]) -> dict[Node, Node]:
-    """What every node lies in: itself, or what it is a view of; ``nodes`` have sources first."""
-    bases: dict[Node, Node] = {}
-    for node in nodes:
-        is_view = node.op is Op.VIEW and node not in roots
-        bases[node] = bases[node.src[0]] if is_view else node
-    return bases
-
-
-def _read_bytes(root: Node, bases: Mapping[Node, Node]) -> int:
-    """Bytes that ``root`` reads: what its region needs of every operand, not more than it holds."""
-    size = 0
-    for source in root.src:
-        base = bases[source]
-        if base.op not in (Op.CONST, Op.IOTA):
-            size += min(base.size_bytes, max(source.size_bytes, 1))
-    return size
-
-
-def _peak_intermediates(
-    nodes: Sequence[Node], roots: Mapping[Node, int], beside: Mapping[Node, int]
-) -> int:
-    """Most bytes of roots alive at once, packed DOT operands and ``beside`` included."""
-    last_use: dict[Node, int] = {}
-    for node in reversed(nodes):
-        at = roots.get(node, last_use.get(node, -1))
-        for source in node.src:
-            last_use[source] = max(last_use.get(source, -1), at)
-    ends: dict[int, int] = {}
-    alive = peak = 0
-    for node, at in roots.items():
-        alive += node.size_bytes
-        peak = max(peak, alive + _packed_bytes(node) + beside.get(node, 0))
-        end = max(last_use.get(node, at), at)
-        ends[end] = ends.get(end, 0) + node.size_bytes
-        alive -= ends.pop(at, 0)
-    return peak
-
-
-def _packed_bytes(node: Node) -> int:
-    """Bytes of both operands of a DOT in tile-padded form, where narrow types are float32."""
-    if node.op is not Op.DOT:
-        return 0
-    batch, rows, terms = node.src[0].shape
-    columns = node.shape[2]
-    padded = (-(-rows // 16) * 16 + -(-columns // 64) * 64) * terms
-    return prod((batch, padded, max(4, node.src[0].dtype.size_bytes)))

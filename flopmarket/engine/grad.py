@@ -2,7 +2,7 @@
 
 :func:`grad` is the only entry; ``trace.training_step`` and users call it. There is no tape and no
 flag on tensors. A rule receives a node and its cotangent and returns (source, contribution) pairs.
-Elementary functions are found again by ``macros.recognise`` and differentiated as a whole
+Elementary functions are found again by ``analytic.recognise`` and differentiated as a whole
 (``grad_functions.py``); convolutions by ``convolution.recognise``, whose rule gives the derivative
 of the unpadded windows' source as DOTs over windows. All other rules are per primitive, views in
 ``grad_views.py``, loops in ``grad_loop.py``.
@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import overload
 
-from flopmarket.engine import compose, convolution, grad_functions, grad_loop, graph, loop, macros
+from flopmarket.engine import analytic, compose, convolution, grad_functions, grad_loop, graph, loop
 from flopmarket.engine.compose import like, negative
 from flopmarket.engine.dtypes import int32
 from flopmarket.engine.errors import EngineError
@@ -30,9 +30,6 @@ from flopmarket.engine.tensor import Tensor
 
 Contributions = list[tuple[Node, Node]]
 Rule = Callable[[Node, Node], Contributions]
-
-MAX_PRODUCT_TERMS = 64
-"""Elements of one REDUCE prod that has a derivative; each costs a multiplication chain."""
 
 
 @overload
@@ -114,7 +111,7 @@ class _Loops:
 
 
 def _contributions(node: Node, cotangent: Node) -> Contributions:
-    found = macros.recognise(node)
+    found = analytic.recognise(node)
     if found is not None:
         name, argument = found
         return [(argument, grad_functions.RULES[name](node, argument, cotangent))]
@@ -193,26 +190,31 @@ def _product_of_others(x: Node, axes: tuple[int, ...]) -> Node:
     """Each element exchanged for the product of the others of its row; exact at zeros."""
     rest = tuple(axis for axis in range(len(x.shape)) if axis not in axes)
     count = prod(x.shape[a] for a in axes)
-    if count > MAX_PRODUCT_TERMS:
-        raise EngineError(
-            f"a product of {count} terms has no derivative here (at most {MAX_PRODUCT_TERMS})",
-            code="GRAD_UNDEFINED",
-            hint="sum logarithms instead",
-        )
+    if not count:
+        return like(1.0, x)
     order = (*rest, *axes)
     moved = graph.permute(x, order)
     rows = graph.reshape(moved, (prod(x.shape[a] for a in rest), count))
-    terms = [compose.part(rows, 1, at, 1) for at in range(count)]
-    before = [like(1.0, terms[0])] if terms else []
-    after = list(before)
-    for at in range(count - 1):
-        before.append(graph.mul(before[-1], terms[at]))
-        after.append(graph.mul(terms[count - 1 - at], after[-1]))
-    others = [graph.mul(a, b) for a, b in zip(before, reversed(after), strict=True)]
-    if not others:
-        return like(1.0, x)
-    joined = graph.reshape(graph.concat(others, 1), moved.shape)
-    return graph.permute(joined, [order.index(axis) for axis in range(len(order))])
+    others = graph.reshape(_others_of_rows(rows), moved.shape)
+    return graph.permute(others, [order.index(axis) for axis in range(len(order))])
+
+
+def _others_of_rows(rows: Node) -> Node:
+    """:func:`_product_of_others` along the second axis of two, by halves.
+
+    The others of an element are its neighbour and the others of their pair.
+    """
+    count, length = rows.shape
+    if length == 1:
+        return like(1.0, rows)
+    if length % 2:
+        rows = graph.concat([rows, compose.literal(1.0, rows.dtype, (count, 1))], 1)
+    pairs = graph.reshape(rows, (count, -(-length // 2), 2))
+    left, right = (compose.part(pairs, 2, at, 1) for at in (0, 1))
+    others = _others_of_rows(graph.reshape(graph.mul(left, right), pairs.shape[:2]))
+    swapped = graph.slice_(pairs, [(0, 1, n) for n in pairs.shape[:2]] + [(1, -1, 2)])
+    wide = graph.expand(graph.reshape(others, (*pairs.shape[:2], 1)), pairs.shape)
+    return compose.part(graph.reshape(graph.mul(wide, swapped), rows.shape), 1, 0, length)
 
 
 def _dot(node: Node, g: Node) -> Contributions:

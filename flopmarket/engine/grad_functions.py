@@ -1,8 +1,8 @@
 """Derivatives of the elementary functions, as ``grad.py`` applies them to what it recognises.
 
-A rule receives the function's node y, its argument x and the cotangent g of y, all float32 of one
-shape, and returns the cotangent of x. Where a function's own value would lose digits (1 + expm1 at
-large negative x), the rule computes the derivative anew.
+A rule receives the function's node y, its argument x and the cotangent g of y, all of one shape and
+one type of ``analytic.FUNCTIONS``, and returns the cotangent of x. Where a function's own value
+would lose digits (1 + expm1 at large negative x), the rule computes the derivative anew.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log, pi
 
-from flopmarket.engine import graph, macros
+from flopmarket.engine import graph
+from flopmarket.engine.analytic import apply
 from flopmarket.engine.compose import like, negative, subtract
 from flopmarket.engine.graph import Node
 
@@ -29,18 +30,18 @@ def _sigmoid(y: Node, x: Node, g: Node) -> Node:
 
 
 def _erf(y: Node, x: Node, g: Node) -> Node:
-    bell = macros.exp(graph.mul(x, negative(x)))
+    bell = apply("exp", graph.mul(x, negative(x)))
     return graph.mul(g, graph.mul(bell, like(2.0 / pi**0.5, x)))
 
 
 def _bell(x: Node) -> Node:
     """The normal density."""
-    grown = macros.exp(graph.mul(graph.mul(x, x), like(-0.5, x)))
+    grown = apply("exp", graph.mul(graph.mul(x, x), like(-0.5, x)))
     return graph.mul(grown, like((2.0 * pi) ** -0.5, x))
 
 
 def _gelu(y: Node, x: Node, g: Node) -> Node:
-    return graph.mul(g, graph.fma(x, _bell(x), macros.normal_cdf(x)))
+    return graph.mul(g, graph.fma(x, _bell(x), apply("normal_cdf", x)))
 
 
 def _less_than_one(x: Node) -> tuple[Node, Node]:
@@ -77,15 +78,15 @@ RULES: dict[str, Rule] = {
     "sigmoid": _sigmoid,
     "erf": _erf,
     "erfc": lambda y, x, g: _erf(y, x, negative(g)),
-    "sin": lambda y, x, g: graph.mul(g, macros.cos(x)),
-    "cos": lambda y, x, g: graph.mul(g, negative(macros.sin(x))),
+    "sin": lambda y, x, g: graph.mul(g, apply("cos", x)),
+    "cos": lambda y, x, g: graph.mul(g, negative(apply("sin", x))),
     "tan": lambda y, x, g: graph.mul(g, _square_and_one(y)),
-    "expm1": lambda y, x, g: graph.mul(g, macros.exp(x)),
+    "expm1": lambda y, x, g: graph.mul(g, apply("exp", x)),
     "log1p": lambda y, x, g: graph.div(g, graph.add(x, like(1.0, x))),
     "log10": lambda y, x, g: graph.div(graph.mul(g, like(1.0 / _LN10, x)), x),
-    "softplus": lambda y, x, g: graph.mul(g, macros.sigmoid(x)),
-    "sinh": lambda y, x, g: graph.mul(g, macros.cosh(x)),
-    "cosh": lambda y, x, g: graph.mul(g, macros.sinh(x)),
+    "softplus": lambda y, x, g: graph.mul(g, apply("sigmoid", x)),
+    "sinh": lambda y, x, g: graph.mul(g, apply("cosh", x)),
+    "cosh": lambda y, x, g: graph.mul(g, apply("sinh", x)),
     "asin": _asin,
     "acos": lambda y, x, g: _asin(y, x, negative(g)),
     "atan": lambda y, x, g: graph.div(g, _square_and_one(x)),
@@ -95,4 +96,4 @@ RULES: dict[str, Rule] = {
     "normal_cdf": lambda y, x, g: graph.mul(g, _bell(x)),
     "gelu": _gelu,
 }
-"""One rule for each of :data:`macros.MACROS`."""
+"""One rule for each of the functions of ``analytic.FUNCTIONS``."""

@@ -1,19 +1,27 @@
-"""Functions of two float32 operands of one shape: atan2, hypot, logaddexp; nodes in and out.
+"""Functions of two operands of one shape, both float32 or both float64: atan2, hypot, logaddexp.
 
-Errors in the docstrings are the largest measured against float64. Called by the tensor methods.
+Nodes in and out. Errors in the docstrings are the largest of float32 measured against float64;
+float64 stays within 3 ulp where the tests look. Called by the tensor methods.
 """
 
 from __future__ import annotations
 
-from flopmarket.engine import compose, dtypes, graph, macros
+from flopmarket.engine import analytic, compose, dtypes, graph
 from flopmarket.engine.compose import like
 from flopmarket.engine.graph import Node
 from flopmarket.engine.rounding import magnitude, sign_bit
 
-_PI = 3.1415927410125732  # float32 of pi, and what is missing
-_PI_REST = -8.742278000372475e-08
-_HALF_PI = 1.5707963705062866
-_HALF_PI_REST = -4.371139000186241e-08
+_PI = {
+    dtypes.float32: (3.1415927410125732, -8.742278000372475e-08),
+    dtypes.float64: (3.141592653589793, 1.2246467991473532e-16),
+}
+"""The nearest number of a type to pi, and what is missing."""
+
+_SCALES = {
+    dtypes.float32: (2.0**60, 2.0**-70, 2.0**-40, 2.0**86),
+    dtypes.float64: (2.0**500, 2.0**-600, 2.0**-450, 2.0**650),
+}
+"""From where the scale is what, and below where: so that squares are normal numbers."""
 
 
 def _sign_is_set(x: Node) -> Node:
@@ -42,15 +50,16 @@ def atan2(y: Node, x: Node) -> Node:
     )
     ratio = graph.div(short, graph.where(graph.bit("or", origin, diagonal), like(1.0, x), long))
     ratio = graph.where(diagonal, like(1.0, x), ratio)
-    angle = macros.atan(ratio)
-    angle = _from(angle, steep, _HALF_PI, _HALF_PI_REST)
-    angle = _from(angle, behind, _PI, _PI_REST)
+    whole, rest = _PI[x.dtype]
+    angle = analytic.apply("atan", ratio)
+    angle = _from(angle, steep, whole / 2, rest / 2)
+    angle = _from(angle, behind, whole, rest)
     known = graph.bit("and", graph.cmp("eq", x, x), graph.cmp("eq", y, y))
     return graph.where(known, _flip(angle, below), like(float("nan"), x))
 
 
 def _from(angle: Node, turned: Node, whole: float, rest: float) -> Node:
-    """``whole`` - angle where ``turned``, to more than float32's digits of the constant."""
+    """``whole`` - angle where ``turned``, to more digits of the constant than its type has."""
     less = compose.subtract(angle, like(rest, angle))
     return graph.where(turned, compose.subtract(like(whole, angle), less), angle)
 
@@ -60,12 +69,10 @@ def hypot(x: Node, y: Node) -> Node:
     size_x, size_y = magnitude(x), magnitude(y)
     large = graph.max_(size_x, size_y)
     one = like(1.0, x)
-    huge, tiny = (
-        graph.cmp("lt", like(2.0**60, x), large),
-        graph.cmp("lt", large, like(2.0**-40, x)),
-    )
-    scale = graph.where(huge, like(2.0**-70, x), graph.where(tiny, like(2.0**86, x), one))
-    back = graph.where(huge, like(2.0**70, x), graph.where(tiny, like(2.0**-86, x), one))
+    high, down, low, up = _SCALES[x.dtype]
+    huge, tiny = graph.cmp("lt", like(high, x), large), graph.cmp("lt", large, like(low, x))
+    scale = graph.where(huge, like(down, x), graph.where(tiny, like(up, x), one))
+    back = graph.where(huge, like(1 / down, x), graph.where(tiny, like(1 / up, x), one))
     a, b = graph.mul(x, scale), graph.mul(y, scale)
     square = graph.fma(a, a, graph.mul(b, b))
     zero = graph.cmp("eq", square, like(0.0, x))
@@ -84,5 +91,5 @@ def logaddexp(a: Node, b: Node) -> Node:
     same = graph.cmp("eq", a, b)
     apart = graph.where(same, like(0.0, a), compose.subtract(a, b))
     distance = compose.absolute(apart)
-    grown = macros.log1p(macros.exp(compose.negative(distance)))
+    grown = analytic.apply("log1p", analytic.apply("exp", compose.negative(distance)))
     return graph.add(graph.max_(a, b), grown)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flopmarket.engine import compose, graph, macros
+from flopmarket.engine import compose, graph
+from flopmarket.engine.analytic import apply
 from flopmarket.engine.compose import like, literal
 from flopmarket.engine.graph import Node
 from flopmarket.engine.ordering import delayed
@@ -49,19 +50,19 @@ def log_sum_exp(x: Node, axis: int) -> Node:
     if x.elements == 0:
         return x
     top = compose.detach(x)
-    total = macros.exp(compose.subtract(x, _finite(top)))
+    total = apply("exp", compose.subtract(x, _finite(top)))
     step = 1
     while step < x.shape[axis]:
         started = _from(x, axis, step)
         low = graph.where(started, delayed(top, axis, step), like(float("-inf"), top))
         joined = graph.max_(low, top)
         shift = _finite(joined)
-        here = graph.mul(total, macros.exp(compose.subtract(top, shift)))
-        there = macros.exp(compose.subtract(low, shift))
+        here = graph.mul(total, apply("exp", compose.subtract(top, shift)))
+        there = apply("exp", compose.subtract(low, shift))
         both = graph.fma(delayed(total, axis, step), there, here)
         total, top = graph.where(started, both, total), joined
         step *= 2
-    return graph.add(_finite(top), macros.log(total))
+    return graph.add(_finite(top), apply("log", total))
 
 
 def _finite(top: Node) -> Node:

@@ -1,14 +1,15 @@
 """Small questions to a device, asked in OpenCL C and answered by comparing bits.
 
-The first part of admission (docs/numerics.md §4): each probe runs one tiny kernel on inputs chosen
-so that a device or compiler that departs from FX1 gives other bits, and compares with expectations
+The first part of admission (docs/numerics.md §4): each probe is one tiny loop over inputs chosen so
+that a device or compiler that departs from FX1 gives other bits, and compares with expectations
 computed here. Flags that a driver reports are not consulted. :mod:`flopmarket.engine.admission`
 runs them all; opening a device asks :func:`contraction_is_exact` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,12 @@ from flopmarket.engine.codegen.opencl import OPAQUE, Target
 from flopmarket.engine.codegen.prelude import prelude
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.runtime.devices import DeviceInfo
-from flopmarket.engine.runtime.opencl import Buffer, Device, Module
+from flopmarket.engine.runtime.launches import Module
+from flopmarket.engine.runtime.memory import Buffer
+from flopmarket.engine.runtime.opencl import Device
 
 Array = np.ndarray[Any, Any]
+Inputs = Callable[[], tuple[Array, Array, Array, Array]]
 
 ELEMENTS = 4096
 CONTRACTING_FAMILIES = frozenset(["PoCL"])
@@ -48,7 +52,7 @@ class Probe:
     name: str
     body: str
     expect: Callable[[Array, Array, Array, Array], Array]
-    inputs: Callable[[], tuple[Array, Array, Array, Array]]
+    inputs: Inputs
     is_canonical: bool = False
 
 
@@ -75,106 +79,91 @@ def contraction_is_exact(device: Device) -> bool:
     if device.info.family not in CONTRACTING_FAMILIES:
         return False
     target = Target(contract_helper=True, has_fp64=device.info.has_fp64)
-    questions = [_question(probe, target, f"probe{at}") for at, probe in enumerate(HELPERS)]
     try:
-        together = _build(device, _head(target) + "".join(q.kernel for q in questions))
+        return all(result.passed for result in _answers(device, target, HELPERS))
     except EngineError:
         return False
-    return all(_ask(device, question, together).passed for question in questions)
 
 
 def run_probes(device: Device) -> list[ProbeResult]:
     """Every probe's answer, in a fixed order; a device that cannot even run one has failed it.
 
-    All kernels are one source, because a build costs a driver a tenth of a second. Where that does
-    not build, each is built alone, so that the answers name what this compiler cannot take.
+    Probes of the same inputs are one kernel, because a kernel costs a driver a twentieth of a
+    second. Where that does not build or run, each is a kernel of its own, so that the answers name
+    what this compiler cannot take.
     """
-    plain = Target(contract_helper=False, has_fp64=device.info.has_fp64)
-    questions = [_question(probe, plain, f"probe{at}") for at, probe in enumerate(PROBES)]
-    kernels = "".join(question.kernel for question in questions)
+    target = Target(contract_helper=False, has_fp64=device.info.has_fp64)
     try:
-        together = _build(device, _head(plain) + kernels)
+        return _answers(device, target, PROBES)
     except EngineError:
-        together = None
-    return [_ask(device, question, together) for question in questions]
+        return [_alone(device, target, probe) for probe in PROBES]
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A probe as it is put to a device.
-
-    The kernel called ``entry`` takes ``given``, a buffer like ``expected`` and an opaque zero; each
-    work-item computes 64 elements. ``head`` is what the kernel needs above it when built alone.
-    """
-
-    name: str
-    entry: str
-    head: str
-    kernel: str
-    given: tuple[Array, ...]
-    expected: Array
-    is_canonical: bool
+def _answers(device: Device, target: Target, probes: Sequence[Probe]) -> list[ProbeResult]:
+    """The answers from one source, with a kernel for each kind of inputs."""
+    groups: dict[Inputs, list[Probe]] = {}
+    for probe in probes:
+        groups.setdefault(probe.inputs, []).append(probe)
+    kernels = [_kernel(f"probe{at}", group) for at, group in enumerate(groups.values())]
+    source = prelude(target) + _FUNCTIONS + "".join(kernels)
+    module = device.compile(source, options=build_options(device.info))
+    found: dict[str, ProbeResult] = {}
+    for at, (inputs, group) in enumerate(groups.items()):
+        for result in _run(device, module, f"probe{at}", inputs(), group):
+            found[result.name] = result
+    return [found[probe.name] for probe in probes]
 
 
-def _head(target: Target) -> str:
-    return prelude(target) + _FUNCTIONS
+def _alone(device: Device, target: Target, probe: Probe) -> ProbeResult:
+    try:
+        return _answers(device, target, [probe])[0]
+    except EngineError as error:
+        return ProbeResult(probe.name, False, str(error)[:300])
 
 
-def _question(probe: Probe, target: Target, entry: str) -> _Question:
-    given = probe.inputs()
-    with np.errstate(all="ignore"):
-        expected = dtypes.canonical(probe.expect(*given).astype(np.float32))
-    inputs = ", ".join(f"__global const float* restrict {name}" for name in "abcd")
-    parameters = f"{inputs}, __global float* restrict out, const uint {OPAQUE}"
-    kernel = _kernel(entry, parameters, probe.body)
-    return _Question(probe.name, entry, _head(target), kernel, given, expected, probe.is_canonical)
-
-
-def _kernel(entry: str, parameters: str, body: str) -> str:
-    return f"""
-__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void {entry}({parameters}) {{
-    const int first = (int)get_global_id(0) * {_PER_ITEM};
+def _kernel(entry: str, probes: Sequence[Probe]) -> str:
+    """The kernel that asks ``probes`` one after the other; each writes a result of its own."""
+    parameters = [f"__global const float* restrict {name}" for name in "abcd"]
+    parameters += [f"__global float* restrict out{at}" for at in range(len(probes))]
+    loops = ""
+    for at, probe in enumerate(probes):
+        body = re.sub(r"\bout\b", f"out{at}", probe.body)
+        loops += f"""
     for (int i = first; i < first + {_PER_ITEM}; i += 1) {{
         {body}
-    }}
+    }}"""
+    return f"""
+__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void {entry}({", ".join(parameters)}, const uint {OPAQUE}) {{
+    const int first = (int)get_global_id(0) * {_PER_ITEM};{loops}
 }}
 """
 
 
-def _build(device: Device, source: str) -> Module:
-    return device.compile(source, options=build_options(device.info))
-
-
-def _ask(device: Device, question: _Question, together: Module | None = None) -> ProbeResult:
-    """Run one probe, from the module that holds them all or from one of its own."""
-    try:
-        module = together or _build(device, question.head + question.kernel)
-        values = _run(device, module, question)
-    except EngineError as error:
-        return ProbeResult(question.name, False, str(error)[:300])
-    if not question.is_canonical:
-        values = dtypes.canonical(values)
-    return compare(question.name, question.expected, values)
-
-
-def _run(device: Device, module: Module, question: _Question) -> Array:
-    """What the kernel of ``question`` wrote."""
-    given, like = question.given, question.expected
+def _run(
+    device: Device, module: Module, entry: str, given: tuple[Array, ...], probes: Sequence[Probe]
+) -> list[ProbeResult]:
+    """What the kernel ``entry`` answers to ``probes``."""
+    found = [np.empty_like(given[0]) for _ in probes]
     buffers: list[Buffer] = []
     try:
-        buffers.extend(device.alloc(array.nbytes) for array in (*given, like))
+        buffers.extend(device.alloc(array.nbytes) for array in (*given, *found))
         for buffer, array in zip(buffers, given, strict=False):
             device.upload(buffer, array)
-        size = (like.size // _PER_ITEM,)
+        size = (given[0].size // _PER_ITEM,)
         arguments: list[Buffer | np.generic] = [*buffers, np.uint32(0)]
-        device.run([module.launch(question.entry, arguments, size, (1,))])
-        values = np.empty_like(like)
-        device.download(buffers[-1], values)
+        device.run([module.launch(entry, arguments, size, (1,))])
+        device.download_all(zip(buffers[len(given) :], found, strict=True))
     finally:
         for buffer in buffers:
             buffer.release()
-    return values
+    results = []
+    for probe, values in zip(probes, found, strict=True):
+        with np.errstate(all="ignore"):
+            expected = dtypes.canonical(probe.expect(*given).astype(np.float32))
+        have = values if probe.is_canonical else dtypes.canonical(values)
+        results.append(compare(probe.name, expected, have))
+    return results
 
 
 def compare(name: str, expected: Array, values: Array) -> ProbeResult:
@@ -212,12 +201,20 @@ def _fused_chain(a: Array, b: Array, c: Array, d: Array) -> Array:
     return total.reshape(-1)
 
 
+def _adversarial() -> tuple[Array, Array, Array, Array]:
+    return samples.adversarial(ELEMENTS)
+
+
+def _subnormal() -> tuple[Array, Array, Array, Array]:
+    return samples.subnormal(ELEMENTS)
+
+
 def _plain(name: str, body: str, expect: Callable[[Array, Array, Array, Array], Array]) -> Probe:
-    return Probe(name, body, expect, lambda: samples.adversarial(ELEMENTS))
+    return Probe(name, body, expect, _adversarial)
 
 
 def _tiny(name: str, body: str, expect: Callable[[Array, Array, Array, Array], Array]) -> Probe:
-    return Probe(name, body, expect, lambda: samples.subnormal(ELEMENTS))
+    return Probe(name, body, expect, _subnormal)
 
 
 HELPERS: tuple[Probe, ...] = (
@@ -343,7 +340,7 @@ PROBES: tuple[Probe, ...] = (
         "NaN is canonical",
         f"out[i] = fx1_canonical(d[i] > 0.0f ? a[i] - a[i] : a[i] * {_ZERO} - c[i], {OPAQUE});",
         lambda a, b, c, d: np.where(d > 0, a - a, a * np.float32(0) - c),
-        lambda: samples.adversarial(ELEMENTS),
+        _adversarial,
         is_canonical=True,
     ),
     _plain(

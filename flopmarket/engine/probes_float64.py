@@ -1,7 +1,7 @@
 """How FMA of float64 is rendered on a device: asked when a program first needs it.
 
-The counterpart of ``probes.contraction_is_exact`` for float64; ``runtime/replay.py`` asks before it
-plans a program that computes in float64, so that no other program pays for the question.
+The counterpart of ``probes.contraction_is_exact`` for float64; ``runtime/resident.py`` asks before
+it plans a program that computes in float64, so that no other program pays for the question.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from flopmarket.engine.codegen.opencl import Target
 from flopmarket.engine.codegen.prelude import prelude
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.probes import CONTRACTING_FAMILIES, build_options, compare
-from flopmarket.engine.runtime.opencl import Buffer, Device
+from flopmarket.engine.runtime.memory import Buffer
+from flopmarket.engine.runtime.opencl import Device
 
 Array = np.ndarray[Any, Any]
 

@@ -48,7 +48,7 @@ def _evaluate(
     with np.errstate(all="ignore"):
         for node in order:
             if node.op is Op.INPUT:
-                values[node] = _leaf(node, leaves)
+                values[node] = leaf_value(node, leaves)
             elif node.op is Op.LOOP:
                 group = loop.group_of(node)
                 if group not in loops:
@@ -86,7 +86,8 @@ def _loop(group: loop.Group, sources: Sequence[Array]) -> list[Array]:
     return [*carries, *stacked]
 
 
-def _leaf(node: Node, leaves: Mapping[Node, Array]) -> Array:
+def leaf_value(node: Node, leaves: Mapping[Node, Array]) -> Array:
+    """The canonical value given for a leaf; raises ``INPUT_MISSING`` or ``INPUT_SHAPE``."""
     if node not in leaves:
         raise EngineError(f"no value was given for {node!r}", code="INPUT_MISSING")
     value = np.asarray(leaves[node])
@@ -94,7 +95,7 @@ def _leaf(node: Node, leaves: Mapping[Node, Array]) -> Array:
         raise EngineError(
             f"{node!r} was given {value.dtype}{list(value.shape)}", code="INPUT_SHAPE"
         )
-    return dtypes.canonical(value)
+    return dtypes.canonical(value).reshape(node.shape)
 
 
 # ---------------------------------------------------------------- scalar arithmetic

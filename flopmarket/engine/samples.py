@@ -103,6 +103,23 @@ def adversarial(count: int, seed: int = 1) -> Quadruple:
     return mixed(a), mixed(b), mixed(c), mixed(d)
 
 
+def adversarial_of(dtype: DType, count: int, seed: int) -> Quadruple:
+    """:func:`adversarial` in a float type: c is often the rounded -a*b of that very type."""
+    values = adversarial(count, seed)
+    if dtype is dtypes.float32:
+        return values
+    with np.errstate(all="ignore"):
+        if dtype is dtypes.float64:
+            sampler = Sampler(seed)
+            a, b, c, d = (
+                x.astype(np.float64) * (1 + sampler.unit(count) * 2.0**-24) for x in values
+            )
+            c = np.where(sampler.chance(0.7, count), -(a * b), c)
+            return a, b, c, d
+        a, b, c, d = (x.astype(dtype.numpy) for x in values)
+    return a, b, c, d
+
+
 def subnormal(count: int) -> Quadruple:
     """Operands whose sums, products and quotients are subnormal, or that are so themselves."""
     sampler = Sampler(2)

@@ -24,8 +24,10 @@ import numpy as np
 from flopmarket.engine.exact import DOT_CHUNK, REDUCE_BLOCK, REDUCE_LANES
 from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.devices import DeviceKind
+from flopmarket.engine.runtime.launches import Launch
+from flopmarket.engine.runtime.memory import Buffer
 from flopmarket.engine.runtime.open import opened
-from flopmarket.engine.runtime.opencl import Buffer, Device, Launch
+from flopmarket.engine.runtime.opencl import Device
 from tests.bench import constant_kernels as kernels
 
 Array = np.ndarray[Any, Any]

@@ -28,9 +28,11 @@ from flopmarket.engine.codegen.lower import choose_tile
 from flopmarket.engine.codegen.opencl import Target
 from flopmarket.engine.rewrite import canonicalise
 from flopmarket.engine.runtime.devices import find
+from flopmarket.engine.runtime.launches import Launch
+from flopmarket.engine.runtime.memory import Buffer
 from flopmarket.engine.runtime.open import open_target, opened
-from flopmarket.engine.runtime.opencl import Buffer, Device, Launch
-from flopmarket.engine.runtime.replay import CompileOptions, Resident
+from flopmarket.engine.runtime.opencl import Device
+from flopmarket.engine.runtime.resident import CompileOptions, Resident
 from flopmarket.engine.schedule.plan import make_plan, size_bytes
 
 SIZES = (512, 1024, 2048)

@@ -23,7 +23,7 @@ from flopmarket.engine.runtime.devices import find
 from flopmarket.engine.runtime.open import open_target
 from flopmarket.engine.runtime.opencl import Device, open_device
 from flopmarket.engine.runtime.prepared import Prepared
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -11,7 +11,7 @@ import pytest
 
 from flopmarket.engine.codegen.templates.gemm import GemmTile, legal_tiles
 from flopmarket.engine.runtime.devices import find
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 from flopmarket.engine.schedule.fuse import is_packed_dot
 from flopmarket.jobs.prepared import PreparedJob, run_local
 from tests.one_digest import ONE_DIGEST, one_digest_job, rich_job

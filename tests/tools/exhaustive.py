@@ -36,8 +36,9 @@ from flopmarket.engine.exact import PROFILE
 from flopmarket.engine.golden import macros as golden
 from flopmarket.engine.macros import MACROS
 from flopmarket.engine.runtime import devices
+from flopmarket.engine.runtime.memory import Buffer
 from flopmarket.engine.runtime.open import REFERENCE, open_target, opened
-from flopmarket.engine.runtime.opencl import Buffer, Device
+from flopmarket.engine.runtime.opencl import Device
 from tests.tools.macro_truth import Truth
 
 Array = np.ndarray[Any, Any]

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from flopmarket.engine.golden import macros as golden
-from flopmarket.engine.runtime.opencl import Buffer, Device
+from flopmarket.engine.runtime.memory import Buffer
+from flopmarket.engine.runtime.opencl import Device
 
 Array = np.ndarray[Any, Any]
 

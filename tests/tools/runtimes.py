@@ -174,7 +174,7 @@ def _random_programs(device: str, count: int) -> Record:
     from flopmarket.engine.graph import Node
     from flopmarket.engine.rewrite import canonicalise
     from flopmarket.engine.runtime.realise import Realiser
-    from flopmarket.engine.runtime.replay import CompileOptions
+    from flopmarket.engine.runtime.resident import CompileOptions
     from tests.engine.backend.random_graphs import Array, grown
 
     together = 8

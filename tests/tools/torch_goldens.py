@@ -12,17 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.engine.functional import optimizer_cases, spatial_cases, value_cases
+from tests.engine.functional import double_cases, optimizer_cases, spatial_cases, value_cases
 from tests.engine.functional.case import Array, Case, outputs_of, weights
 
 GOLDENS = Path(__file__).parent.parent / "engine" / "functional" / "goldens"
-FAMILIES = {"spatial": spatial_cases.CASES, "values": value_cases.CASES}
+FAMILIES = {
+    "spatial": spatial_cases.CASES,
+    "values": value_cases.CASES,
+    "doubles": double_cases.CASES,
+}
 
 
 class Functional:
     """torch.nn.functional, and the two of its relatives that live elsewhere."""
 
     channel_shuffle = staticmethod(torch.channel_shuffle)
+
+    @staticmethod
+    def recurrent(kind: str, x: Any, hidden: Any, weights: Any) -> Any:
+        """Outputs of one layer in one direction that begins with ``hidden``."""
+        first = (hidden, hidden) if kind == "lstm" else hidden
+        return getattr(torch, kind)(x, first, weights, True, 1, 0.0, False, False, False)[0]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.nn.functional, name)

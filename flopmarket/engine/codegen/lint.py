@@ -14,8 +14,12 @@ all others may not. Those two, helpers called ``fx1_*_double`` and kernels whose
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import re
+import sys
 from collections.abc import Sequence
+from functools import cache
 
 from flopmarket.engine.codegen.lint_types import (
     INTEGER_TYPE,
@@ -102,11 +106,19 @@ _INTEGER_CALLS = frozenset(["min", "max", "clamp", "abs"])
 _ATOMIC = re.compile(r"^atom(?:ic)?_(?:add|sub|inc|dec|min|max|and|or|xor|xchg|cmpxchg)$")
 _DOUBLE = re.compile(r"^(?:as_|convert_)?double")
 _USES_DOUBLE = re.compile(r"^(?:fx1_(?:div|sqrt)\w*|fx1_\w+_double|\w+_f64)$")
+_PARTS = tuple(f"flopmarket.engine.codegen.{name}" for name in ("lint_types", "tokens"))
 _CONTRACTED = re.compile(
     r"^static inline (?P<t>(?P<base>float|double)(?:2|3|4|8|16)?) \w+ "
     r"\( (?:(?P=t)|(?P=base)) (?P<a>\w+) , (?:(?P=t)|(?P=base)) (?P<b>\w+) , (?P=t) (?P<c>\w+) \) "
     r"\{ \#pragma OPENCL FP_CONTRACT ON return (?P=a) \* (?P=b) \+ (?P=c) ; \}$"
 )
+
+
+@cache
+def rules_digest() -> str:
+    """64 hex digits that change with this check: what passed it once need not pass it again."""
+    rules = (inspect.getsource(sys.modules[name]) for name in (__name__, *_PARTS))
+    return hashlib.sha256("\0".join(rules).encode()).hexdigest()
 
 
 def check(source: str, options: tuple[str, ...] = ()) -> None:

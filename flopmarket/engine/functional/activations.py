@@ -1,6 +1,6 @@
 """Elementwise activations and the softmaxes; any shape in, the same shape out.
 
-Arithmetic is float32's (float64's, where only arithmetic is needed); a 16-bit argument is widened
+All of it is computed in float32 (float64 stays); a 16-bit argument is widened
 first and the result rounded once, as in torch. Derivatives at kinks are torch's.
 """
 

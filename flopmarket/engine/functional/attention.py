@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from flopmarket.engine import compose, graph, macros
+from flopmarket.engine import compose, graph
+from flopmarket.engine.analytic import apply
 from flopmarket.engine.compose import like, literal
 from flopmarket.engine.dtypes import bool_, float32, float64, int32
 from flopmarket.engine.errors import EngineError
@@ -27,7 +28,8 @@ Modifier = Callable[[Tensor], Tensor]
 @dataclass(frozen=True, slots=True)
 class Attended:
     """What an attention gives: ``output`` [.., H, L, Ev], and ``weights``, ``scores`` (before
-    masks and softcap), ``masked`` (what the softmax sees), each [.., H, L, S], float32."""
+    masks and softcap), ``masked`` (what the softmax sees), each [.., H, L, S], float32 or
+    float64."""
 
     output: Tensor
     weights: Tensor
@@ -54,7 +56,7 @@ def scaled_dot_product_attention(
     ``is_causal``: query i sees the first i + 1 keys. ``key_length``, integers that broadcast to
     [.., H, L]: query i sees that many keys; with ``is_causal`` too, the fewer. ``scale`` is
     1 / sqrt(E). ``enable_gqa``: key and value have fewer heads, each shared by as many neighbouring
-    query heads. A query that sees nothing gives zeros. float64 is refused.
+    query heads. A query that sees nothing gives zeros. float64 goes with float64 alone.
     """
     return attend(
         query,
@@ -97,17 +99,17 @@ def attend(
     lengths = _lengths(shape, is_causal, key_length)
     raw = graph.dot(q, compose.swap(k, 1, 2))
     factor = query.shape[-1] ** -0.5 if scale is None and query.shape[-1] else scale or 1.0
-    scores = graph.mul(graph.reshape(raw, shape), literal(factor, float32, shape))
+    scores = graph.mul(graph.reshape(raw, shape), literal(factor, raw.dtype, shape))
     capped = scores
     if softcap > 0:
         cap = like(softcap, scores)
-        capped = graph.mul(macros.tanh(graph.div(scores, cap)), cap)
+        capped = graph.mul(apply("tanh", graph.div(scores, cap)), cap)
     if score_mod is not None:
-        capped = graph.cast(score_mod(Tensor(capped, device=device)).node, float32)
+        capped = graph.cast(score_mod(Tensor(capped, device=device)).node, raw.dtype)
     masked = _masked(capped, attn_mask, lengths)
     weights = Tensor(_safe_softmax(masked), device=device)
     if weight_mod is not None:
-        weights = weight_mod(weights).float()
+        weights = weight_mod(weights).to(raw.dtype)
     kept = dropout(weights, dropout_p) if dropout_p else weights
     left = graph.reshape(kept.node, raw.shape)
     valid = None if lengths is None else graph.reshape(lengths, raw.shape[:2])
@@ -167,11 +169,12 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
             code="SHAPE_MISMATCH",
             hint="[.., L, E], [.., S, E], [.., S, Ev]",
         )
-    if not all(t.dtype.is_float and t.dtype is not float64 for t in (query, key, value)):
+    types = {t.dtype for t in (query, key, value)}
+    if not all(dtype.is_float for dtype in types) or (float64 in types and len(types) > 1):
         raise EngineError(
             f"attention in {query.dtype}, {key.dtype}, {value.dtype}",
             code="DTYPE_UNSUPPORTED",
-            hint="floats of at most 32 bits",
+            hint="floats of at most 32 bits, or float64 throughout",
         )
 
 
@@ -195,7 +198,7 @@ def _masked(scores: Node, mask: Tensor | None, lengths: Node | None) -> Node:
         if mask.dtype is bool_:
             scores = graph.where(wide, scores, lowest)
         else:
-            scores = graph.add(scores, graph.cast(wide, float32))
+            scores = graph.add(scores, graph.cast(wide, scores.dtype))
     if lengths is None or not scores.elements:
         return scores
     place = graph.iota(len(scores.shape) - 1, scores.shape)
@@ -211,7 +214,7 @@ def _safe_softmax(scores: Node) -> Node:
     top = compose.detach(compose.fold("max", scores, axes, keep=True))
     empty = graph.cmp("eq", top, like(float("-inf"), top))
     shift = graph.where(empty, like(0.0, top), top)
-    grown = macros.exp(compose.subtract(scores, graph.expand(shift, scores.shape)))
+    grown = apply("exp", compose.subtract(scores, graph.expand(shift, scores.shape)))
     total = compose.fold("sum", grown, axes, keep=True)
     share = graph.div(like(1.0, total), graph.where(empty, like(1.0, total), total))
     return graph.mul(grown, graph.expand(share, grown.shape))

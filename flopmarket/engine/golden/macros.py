@@ -34,7 +34,7 @@ from flopmarket.engine.macros import LAW, MACROS
 from flopmarket.engine.rewrite import canonicalise
 from flopmarket.engine.runtime.opencl import Device
 from flopmarket.engine.runtime.prepared import Prepared
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +42,8 @@ ALL = 32
 """log2 of the number of inputs of an exhaustive sweep."""
 SAMPLE = 24
 """log2 of the number of inputs of the sample that every admission computes."""
+CHECKSUM_CHUNK = 2**22
+"""Inputs of one call where only checksums are wanted."""
 BLOCK = 2**24
 """Results under one SHA-256 of a digest."""
 DATA = Path(__file__).with_name("macros.json")
@@ -212,7 +214,7 @@ def checksums(
     names: Sequence[str] = LAW,
     *,
     log2_count: int = SAMPLE,
-    chunk: int = 2**22,
+    chunk: int = CHECKSUM_CHUNK,
 ) -> dict[str, str]:
     """The checksum of each function's results, as hex; arguments as for :class:`Sweep`."""
     sweep = Sweep(names, target, log2_count=log2_count, chunk=chunk, sums=True)

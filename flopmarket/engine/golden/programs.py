@@ -12,8 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from flopmarket.engine import dtypes, floats, functional, graph, nn, optim, samples, trace
+from flopmarket.engine import dtypes, floats, functional, graph, samples
 from flopmarket.engine.dtypes import DType
+from flopmarket.engine.golden import sums
 from flopmarket.engine.golden.suite import Array, Golden, Leaves
 from flopmarket.engine.graph import Node
 from flopmarket.engine.samples import Sampler
@@ -23,21 +24,10 @@ _F32 = dtypes.float32
 _FLOATS = tuple(dtype for dtype in dtypes.DTYPES if dtype.is_float)
 _FLOATS_OF_ALL = tuple(dtype for dtype in _FLOATS if dtype is not dtypes.float64)
 _INTEGERS = tuple(dtype for dtype in dtypes.DTYPES if dtype.is_integer)
-_NARROW = tuple(dtype for dtype in _INTEGERS if dtype.size_bytes <= 2)
 
 THRESHOLDS = (1, 2, 31, 32, 33, 63, 64, 65, 255, 256, 257, 511, 512, 513, 4095, 4096, 4097)
 """Lengths at which some tile, lane, chunk or block of the engine ends."""
 
-_DOT_SHAPES: dict[DType, tuple[tuple[int, int, int], ...]] = {
-    _F32: (
-        *((1, 1, 1), (2, 33, 3), (31, 2, 32), (2, 511, 3), (3, 4095, 1), (33, 31, 32)),
-        *((63, 65, 64), (32, 257, 33), (33, 513, 17), (5, 4096, 8), (9, 4097, 31), (257, 33, 255)),
-    ),
-}
-"""(rows, terms, columns); element types that are not named get :data:`_FEW_DOT_SHAPES`."""
-_FEW_DOT_SHAPES = ((5, 65, 3), (33, 513, 65))
-_FEW_LENGTHS = (65, 4097)
-_LENGTHS = (1, 2, 31, 33, 63, 64, 65, 257, 511, 4095, 4096, 4097, 8193)
 _WAYS_OF_EVERY_TYPE = ("WHERE", "a LOOP's carry")
 _DIRECT = ("reshape", dtypes.float64)  # a 16-bit product is rounded before it is added to
 
@@ -53,38 +43,22 @@ def programs() -> dict[str, Callable[[], Golden]]:
         rows[f"contraction{suffix}"] = partial(_contraction, f"contraction{suffix}", floats_)
         rows[f"rounding{suffix}"] = partial(_rounding, f"rounding{suffix}", not suffix)
         rows[f"conversions{suffix}"] = partial(_conversions, f"conversions{suffix}", bool(suffix))
-    rows |= {f"dot {d}": partial(_dot, d) for d in _FLOATS}
-    rows |= {"integer dot": _integer_dot}
-    rows |= {f"reduce {d}": partial(_reduce, d) for d in _FLOATS}
-    rows |= {"softmax": _softmax, "layer norm": _layer_norm}
-    rows |= {"convolution": _convolution, "attention": _attention, "adam step": _adam_step}
+    rows |= {f"dot {d}": partial(sums.dot, d) for d in _FLOATS}
+    rows |= {"integer dot": sums.integer_dot}
+    rows |= {f"reduce {d}": partial(sums.reduce, d) for d in _FLOATS}
+    rows |= {"softmax": sums.softmax, "layer norm": sums.layer_norm}
+    rows |= {"convolution": sums.convolution, "attention": sums.attention}
+    rows |= {"adam step": sums.adam_step}
     return rows
 
 
 # ---------------------------------------------------------------- elementwise
 
 
-def _quadruple(dtype: DType, count: int, seed: int) -> tuple[Array, Array, Array, Array]:
-    """Adversarial operands of a float type: c is often the rounded -a*b of that very type."""
-    values = samples.adversarial(count, seed)
-    if dtype is _F32:
-        return values
-    with np.errstate(all="ignore"):
-        if dtype is dtypes.float64:
-            sampler = Sampler(seed)
-            a, b, c, d = (
-                x.astype(np.float64) * (1 + sampler.unit(count) * 2.0**-24) for x in values
-            )
-            c = np.where(sampler.chance(0.7, count), -(a * b), c)
-            return a, b, c, d
-        a, b, c, d = (x.astype(dtype.numpy) for x in values)
-    return a, b, c, d
-
-
 def _arithmetic(dtype: DType) -> Golden:
     name = f"arithmetic {dtype}"
     g = Leaves(name, 11)
-    a, b, c, d = (g.add(array) for array in _quadruple(dtype, 1024, 3))
+    a, b, c, d = (g.add(array) for array in samples.adversarial_of(dtype, 1024, 3))
     minus = graph.filled(-1.0, dtype, a.shape)
     g.give("a + c", graph.add(a, c))
     g.give("a * b", graph.mul(a, b))
@@ -147,7 +121,7 @@ def _literals(name: str, types: tuple[DType, ...]) -> Golden:
     """Arithmetic with literals that compilers like to fold, and on two literals."""
     g = Leaves(name, 22)
     for dtype in types:
-        a = g.add(_quadruple(dtype, 256, 5)[0])
+        a = g.add(samples.adversarial_of(dtype, 256, 5)[0])
         tenth = graph.filled(0.1, dtype, a.shape)
         smallest = np.array([1], dtypes.unsigned_of(dtype).numpy).view(dtype.numpy)[0]
         results = [graph.fma(tenth, tenth, a), graph.fma(a, graph.filled(-1.0, dtype, a.shape), a)]
@@ -173,7 +147,7 @@ def _contraction(name: str, types: tuple[DType, ...]) -> Golden:
     """A product that reaches an addition by a way that canonicalisation does not look through."""
     g = Leaves(name, 23)
     for dtype in types:
-        a, b, c, d = (g.add(array) for array in _quadruple(dtype, 1024, 9))
+        a, b, c, d = (g.add(array) for array in samples.adversarial_of(dtype, 1024, 9))
         product = graph.mul(a, b)
         square = (32, 32)
 
@@ -302,139 +276,3 @@ def _movement() -> Golden:
     g.give("concat", graph.concat([x, graph.slice_(x, ((64, -1, 65), (0, 1, 33))), x], 1))
     g.give("iota", graph.iota(1, (3, 300), dtypes.uint32))
     return g.golden()
-
-
-# ---------------------------------------------------------------- sums
-
-
-def _dot(dtype: DType) -> Golden:
-    g = Leaves(f"dot {dtype}", 13)
-    for rows, terms, columns in _DOT_SHAPES.get(dtype, _FEW_DOT_SHAPES):
-        a, b = g.bell(1, rows, terms, dtype=dtype), g.bell(1, terms, columns, dtype=dtype)
-        g.give(f"{rows}x{terms}x{columns}", graph.dot(a, b))
-    a, b = g.bell(2, 5, 600, dtype=dtype), g.bell(2, 600, 7, dtype=dtype)
-    counts = [[0, 1, 511, 512, 513], [600, 700, -1, 64, 2]]
-    g.give("valid", graph.dot(a, b, g.add(np.array(counts, dtype=np.int32))))
-    special = g.add(_quadruple(dtype, 33 * 40, 8)[0].reshape(1, 33, 40))
-    g.give("special values", graph.dot(special, g.bell(1, 40, 24, dtype=dtype)))
-    if dtype in (dtypes.float16, dtypes.bfloat16):
-        mixed = graph.dot(g.bell(1, 9, 65, dtype=dtype), g.bell(1, 65, 33))
-        g.give("mixed with float32", mixed)
-    return g.golden()
-
-
-def _integer_dot() -> Golden:
-    g = Leaves("integer dot", 14)
-    for left in (*_NARROW, dtypes.int32):
-        for right in _NARROW:
-            if left is not right and left.size_bytes == right.size_bytes == 2:
-                continue
-            if left.kind == right.kind and left is not right:
-                continue  # what is left has every signedness beside every other, and every width
-            a, b = g.integers(left, 1, 5, 130), g.integers(right, 1, 130, 33)
-            g.give(f"{left} by {right}", graph.dot(a, b))
-    a, b = g.integers(dtypes.int8, 1, 3, 130), g.integers(dtypes.uint8, 1, 130, 5)
-    valid = g.add(np.array([[0, 65, 200]], dtype=np.int32))
-    g.give("valid", graph.dot(a, b, valid))
-    return g.golden()
-
-
-def _reduce(dtype: DType) -> Golden:
-    g = Leaves(f"reduce {dtype}", 15)
-    thorough = dtype is _F32
-    for count in _LENGTHS if thorough else _FEW_LENGTHS:
-        x = g.bell(3, count, dtype=dtype)
-        g.give(f"sum of {count}", graph.reduce("sum", x, (1,)))
-        if count == 65 or (thorough and count == 4097):
-            y = g.bell(3, count, dtype=dtype)
-            g.give(f"sum of products of {count}", graph.reduce("sumprod", x, (1,), y))
-    tall = g.bell(4097 if thorough else 130, 17, dtype=dtype)
-    g.give("sum of columns", graph.reduce("sum", tall, (0,)))
-    if thorough:
-        g.give("product of columns", graph.reduce("prod", tall, (0,)))
-        g.give("sum of two axes", graph.reduce("sum", g.bell(5, 9, 64), (0, 2)))
-        whole = g.integers(dtypes.int32, 3, 4097)
-        g.give("sum of int32", graph.reduce("sum", whole, (1,)))
-        g.give("product of int32", graph.reduce("prod", whole, (1,)))
-    special = g.add(_quadruple(dtype, 4 * 130, 6)[0].reshape(4, 130))
-    for kind in ("sum", "max", "min") if thorough else ("sum", "max"):
-        g.give(f"{kind} of special values", graph.reduce(kind, special, (1,)))
-    return g.golden()
-
-
-# ---------------------------------------------------------------- functions and models
-
-
-def _softmax() -> Golden:
-    g = Leaves("softmax", 17)
-    x = Tensor(g.bell(9, 257))
-    g.give("log softmax of 257", functional.log_softmax(x, 1).node)
-    for rows, columns in ((3, 33), (2, 4097)):
-        x = Tensor(g.bell(rows, columns))
-        g.give(f"softmax of {columns}", functional.softmax(x, 1).node)
-    return g.golden()
-
-
-def _layer_norm() -> Golden:
-    g = Leaves("layer norm", 18)
-    for rows, columns in ((9, 257),):
-        x, scale, shift = (Tensor(g.bell(*s)) for s in ((rows, columns), (columns,), (columns,)))
-        g.give(f"of {columns}", functional.layer_norm(x, (columns,), scale, shift).node)
-    return g.golden()
-
-
-def _convolution() -> Golden:
-    g = Leaves("convolution", 19)
-    pixels, kernel, bias = (Tensor(g.bell(*s)) for s in ((2, 6, 11, 11), (8, 6, 3, 3), (8,)))
-    g.give("strided", functional.conv2d(pixels, kernel, bias, stride=2, padding=1).node)
-    g.give("dense", functional.conv2d(pixels, kernel, None, padding=1).node)
-    return g.golden()
-
-
-def _attention() -> Golden:
-    """Causal attention over a cache whose later positions hold infinities and NaN."""
-    g = Leaves("attention", 20)
-    rows, depth = 65, 33
-    query = g.bell(1, rows, depth)
-    keys, values = (g.sampler.bell(1, rows + 8, depth) for _ in range(2))
-    keys[:, rows:], values[:, rows:] = np.nan, np.inf
-    k, v = g.add(keys), g.add(values)
-    g.give("causal", causal_attention(query, k, v, graph.iota(1, (1, rows))))
-    return g.golden()
-
-
-def causal_attention(query: Node, keys: Node, values: Node, position: Node) -> Node:
-    """Attention of [B, R, D] queries at absolute ``position`` int32 [B, R] over [B, C, D].
-
-    Row r sees keys 0..position: others neither count nor touch it, whatever they hold. So a row's
-    bits depend on itself and on what it sees, and prefill equals decode.
-    """
-    batch, rows, _ = query.shape
-    capacity = keys.shape[1]
-    shape = (batch, rows, capacity)
-    one = graph.filled(1, dtypes.int32, position.shape)
-    seen = graph.add(position, one)
-    columns = graph.iota(2, shape)
-    visible = graph.cmp("lt", columns, graph.expand(graph.reshape(seen, (batch, rows, 1)), shape))
-    scores = graph.dot(query, graph.permute(keys, (0, 2, 1)))
-    masked = graph.where(visible, scores, graph.filled(-np.inf, _F32, shape))
-    weights = functional.softmax(Tensor(masked), 2).node
-    return graph.dot(weights, values, seen)
-
-
-def _adam_step() -> Golden:
-    """Forward, backward and the optimizer's update of a small perceptron: one whole step."""
-    sampler = Sampler(31)
-    model = nn.Sequential(nn.Linear(33, 65), nn.ReLU(), nn.Linear(65, 10))
-    step = trace.training_step(model, functional.cross_entropy, optim.Adam(lr=1e-3))
-    shapes = {name: value.shape for name, value in step.init(1).items()}
-    state = {name: np.abs(sampler.bell(*shape)) * np.float32(0.1) for name, shape in shapes.items()}
-    labels = sampler.below(10, 32).astype(np.int32)
-    batch = {"x": sampler.bell(32, 33), "y": labels}
-    program = trace.trace(step, state, batch)
-    leaves: dict[Node, Array] = {}
-    for leaf in program.leaves:
-        kind, name = leaf.arg
-        leaves[leaf] = np.asarray(state[name] if kind == "state" else batch[name])
-    names = [f"next {spec.name}" for spec in program.state] + [s.name for s in program.outputs]
-    return Golden("adam step", program, leaves, tuple(names))

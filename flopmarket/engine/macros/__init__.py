@@ -7,7 +7,7 @@ names stay within 2 ulp, and so do nearly all the others. No vendor builtin is i
 
 ``parts`` holds what they are built from; ``exponential``, ``circular``, ``hyperbolic`` and
 ``gaussian`` hold the functions. ``tensor`` calls these; ``grad.py`` finds them again in a graph
-through :func:`recognise`, because their primitives have no useful derivatives of their own.
+(``analytic.py``), because their primitives have no useful derivatives of their own.
 
 Coefficients are weighted minimax fits whose lowest terms were rounded to float32 first and the rest
 fitted again. The range reductions follow the usual ones (Muller et al., Handbook of Floating-Point
@@ -30,7 +30,7 @@ from flopmarket.engine.macros.exponential import (
 )
 from flopmarket.engine.macros.gaussian import erf, erfc, gelu, normal_cdf
 from flopmarket.engine.macros.hyperbolic import acosh, asinh, atanh, cosh, sinh, tanh
-from flopmarket.engine.macros.recognition import LAW, MACROS, recognise
+from flopmarket.engine.macros.names import LAW, MACROS
 
 __all__ = [
     "LAW",
@@ -54,7 +54,6 @@ __all__ = [
     "log2",
     "log10",
     "normal_cdf",
-    "recognise",
     "sigmoid",
     "sin",
     "sinh",

@@ -23,7 +23,7 @@ import platformdirs
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.runtime.devices import DeviceInfo
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raised when the engine changes what it passes to drivers in a way the key does not show."""
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 MAX_BINARY_BYTES = 64 * 1024 * 1024
@@ -39,10 +39,18 @@ def default_directory() -> Path:
     return Path(platformdirs.user_cache_dir("flopmarket")) / "kernels"
 
 
-def cache_key(source: str, options: tuple[str, ...], info: DeviceInfo, *, target: str = "") -> str:
+def cache_key(
+    source: str,
+    options: tuple[str, ...],
+    info: DeviceInfo,
+    *,
+    target: str = "",
+    checked_by: str = "",
+) -> str:
     """64 hex digits that change with anything a driver's binary depends on.
 
-    ``target`` names the processor compiled for, where the engine chose it and not the driver.
+    ``target`` names the processor compiled for, where the engine chose it and not the driver;
+    ``checked_by`` the rules that the source met before it was built.
     """
     digest = hashlib.sha256()
     fields = (
@@ -54,6 +62,7 @@ def cache_key(source: str, options: tuple[str, ...], info: DeviceInfo, *, target
         info.opencl_version,
         info.opencl_c_version,
         target,
+        checked_by,
         "\0".join(options),
         source,
     )

@@ -13,7 +13,8 @@ from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.cache import KernelCache
 from flopmarket.engine.runtime.devices import DeviceInfo, DeviceKind
 from flopmarket.engine.runtime.opencl import Device, open_device
-from flopmarket.engine.runtime.replay import CompileOptions, OpenCLSession
+from flopmarket.engine.runtime.replay import OpenCLSession
+from flopmarket.engine.runtime.resident import CompileOptions
 from flopmarket.engine.runtime.session import ReferenceSession, Session
 
 REFERENCE = "reference"

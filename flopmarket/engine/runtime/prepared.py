@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from flopmarket.engine import dtypes
+from flopmarket.engine import reference
 from flopmarket.engine.codegen.emit import BufferKey
 from flopmarket.engine.codegen.opencl import Target
-from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node, Op
-from flopmarket.engine.runtime.opencl import Buffer, Device
-from flopmarket.engine.runtime.replay import CompileOptions, Resident, check_memory, plan_for
+from flopmarket.engine.runtime.memory import Buffer
+from flopmarket.engine.runtime.opencl import Device
+from flopmarket.engine.runtime.resident import CompileOptions, Resident, check_memory, plan_for
 from flopmarket.engine.schedule.plan import size_bytes
 
 Array = np.ndarray[Any, Any]
@@ -47,7 +47,9 @@ class Prepared:
         check_memory(device, self.size_bytes, options)
         self._resident = Resident(device, self.plan, options, ())
         self._leaves = {leaf: device.alloc(size_bytes(leaf)) for leaf in self.plan.leaves}
-        self._fixed = {leaf: leaf_value(leaf, known) for leaf in self._leaves if leaf in known}
+        self._fixed = {
+            leaf: reference.leaf_value(leaf, known) for leaf in self._leaves if leaf in known
+        }
         self.given = tuple(leaf for leaf in self._leaves if leaf not in known)
         steps = self.plan.steps
         if fixed is None:
@@ -108,15 +110,3 @@ class Prepared:
         self._device.wipe(self._leaves.values())
         for buffer in self._leaves.values():
             buffer.release()
-
-
-def leaf_value(node: Node, leaves: Mapping[Node, Array]) -> Array:
-    """The canonical value given for a leaf; raises ``INPUT_MISSING`` or ``INPUT_SHAPE``."""
-    if node not in leaves:
-        raise EngineError(f"no value was given for {node!r}", code="INPUT_MISSING")
-    value = np.asarray(leaves[node])
-    if value.shape != node.shape or value.dtype != node.dtype.numpy:
-        raise EngineError(
-            f"{node!r} was given {value.dtype}{list(value.shape)}", code="INPUT_SHAPE"
-        )
-    return dtypes.canonical(value).reshape(node.shape)

@@ -26,8 +26,8 @@ from flopmarket.engine.rewrite import canonicalise
 from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.open import open_target, opened
 from flopmarket.engine.runtime.opencl import Device
-from flopmarket.engine.runtime.prepared import Prepared, leaf_value
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.prepared import Prepared
+from flopmarket.engine.runtime.resident import CompileOptions
 
 Array = np.ndarray[Any, Any]
 
@@ -123,7 +123,7 @@ class Realiser:
                 self._held[handle.number] = ready
                 _trim(self._held, limits.MAX_CACHED_PLANS, self._max_held_bytes)
             self._held.move_to_end(handle.number)
-            found = ready.run({leaf: leaf_value(leaf, given) for leaf in ready.given})
+            found = ready.run({leaf: reference.leaf_value(leaf, given) for leaf in ready.given})
         return _in_order(handle.outputs, found)
 
     def _give_back(self, number: int) -> None:
@@ -182,7 +182,7 @@ class Realiser:
         # The graph that the plan was made from has other leaves, in the same order.
         theirs = _structure(ready.plan.outputs)[1]
         given = {
-            leaf: leaf_value(mine, leaves)
+            leaf: reference.leaf_value(mine, leaves)
             for leaf, mine in zip(theirs, order, strict=True)
             if leaf in ready.plan.leaves
         }

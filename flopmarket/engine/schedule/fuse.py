@@ -12,7 +12,7 @@ operation is still computed once per element by its own rule.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from flopmarket.engine import limits, loop
@@ -88,7 +88,8 @@ def fuse(outputs: Sequence[Node], *, fusion: bool = True, frame: Frame | None = 
     """
     frame = Frame.of_step(outputs) if frame is None else frame
     order = topological(outputs, frame.operands)
-    stored = _stored(outputs, order, frame, fusion)
+    wanted = {*outputs, *read_by_loops(frame, order)}
+    stored = stored_nodes(order, wanted, frame.operands, fusion=fusion)
     groups = _Groups(outputs, stored, order, frame)
     if fusion:
         groups.merge()
@@ -96,16 +97,6 @@ def fuse(outputs: Sequence[Node], *, fusion: bool = True, frame: Frame | None = 
 
 
 # ---------------------------------------------------------------- what is stored
-
-
-@dataclass(slots=True)
-class _Use:
-    """One way in which a node is read: by ``user``, through ``path`` (ids of views)."""
-
-    user: Node
-    path: tuple[Node, ...]
-    repeated: bool
-    """Whether an element may be read several times on this way."""
 
 
 _WEIGHT = {Op.DIV: 6, Op.SQRT: 8, Op.GATHER: 3}
@@ -116,17 +107,24 @@ _MAX_BODY_READS = 20
 _MAX_VIEW_CHAIN = 16
 
 
-def _stored(
-    outputs: Sequence[Node], order: Sequence[Node], frame: Frame, fusion: bool
+def stored_nodes(
+    order: Sequence[Node],
+    wanted: Collection[Node],
+    operands: Callable[[Node], tuple[Node, ...]],
+    *,
+    fusion: bool = True,
 ) -> set[Node]:
-    uses = _uses(order, frame)
-    wanted = {*outputs, *read_by_loops(frame, order)}
+    """The nodes of ``order`` (sources first) that lie in memory, leaves included.
+
+    ``wanted`` are stored whatever they are; ``operands`` says what a node is computed from.
+    """
+    uses = _uses(order, operands)
     stored: set[Node] = set()
     ops: dict[Node, int] = {}
     reads: dict[Node, int] = {}
     chain: dict[Node, int] = {}
     for node in order:
-        sources = list(dict.fromkeys(frame.operands(node)))
+        sources = list(dict.fromkeys(operands(node)))
         ops[node] = sum(0 if s in stored else ops[s] for s in sources)
         reads[node] = sum(1 if s in stored else reads[s] for s in sources)
         chain[node] = max((0 if s in stored else chain[s] for s in sources), default=0)
@@ -146,30 +144,35 @@ def _stored(
     return stored
 
 
-def _is_worth_storing(uses: list[_Use], ops: int, reads: int) -> bool:
+def _is_worth_storing(uses: list[bool], ops: int, reads: int) -> bool:
     if ops > _MAX_BODY_OPS or reads > _MAX_BODY_READS:
         return True
     if ops <= _MAX_RECOMPUTED_OPS and reads <= _MAX_RECOMPUTED_READS:
         return False
-    return len(uses) > 1 or any(use.repeated for use in uses)
+    return len(uses) > 1 or any(uses)
 
 
-def _uses(order: Sequence[Node], frame: Frame) -> dict[Node, list[_Use]]:
-    """How every node is read by nodes that are no views, views between them looked through."""
-    uses: dict[Node, list[_Use]] = {node: [] for node in order}
+def _uses(
+    order: Sequence[Node], operands: Callable[[Node], tuple[Node, ...]]
+) -> dict[Node, list[bool]]:
+    """How every node is read by nodes that are no views, views between them looked through: for
+    every way, whether an element may be read several times on it."""
+    uses: dict[Node, list[bool]] = {node: [] for node in order}
     for node in reversed(order):
-        for source in dict.fromkeys(frame.operands(node)):
+        for source in dict.fromkeys(operands(node)):
             if node.op is not Op.VIEW:
-                uses[source].append(_Use(node, (), _repeats(node, source)))
+                uses[source].append(repeats(node, source))
                 continue
-            again = node.arg[0] in ("expand", "window") and node.elements > source.elements
+            again = repeats(node, source)
             # A node read in very many ways is stored whatever the ways are.
-            for use in uses[node][:8]:
-                uses[source].append(_Use(use.user, (node, *use.path), use.repeated or again))
+            uses[source] += [repeated or again for repeated in uses[node][:8]]
     return uses
 
 
-def _repeats(user: Node, source: Node) -> bool:
+def repeats(user: Node, source: Node) -> bool:
+    """Whether ``user`` may read an element of ``source`` several times."""
+    if user.op is Op.VIEW:
+        return user.arg[0] in ("expand", "window") and user.elements > source.elements
     if user.op is Op.DOT:
         return not is_packed_dot(user)
     if user.op is Op.GATHER:
@@ -182,9 +185,10 @@ def _repeats(user: Node, source: Node) -> bool:
 # ---------------------------------------------------------------- groups
 
 
+MAX_GROUP_OPS = 400
+"""Operations of one kernel, up to which others join it."""
 _MAX_ROOTS = 12
 _MAX_GROUP_BUFFERS = 40
-_MAX_GROUP_OPS = 400
 
 
 @dataclass(slots=True)
@@ -295,7 +299,7 @@ class _Groups:
     def _may_join(self, target: _Group, group: _Group) -> bool:
         if (
             len(target.roots) + len(group.roots) > _MAX_ROOTS
-            or target.ops + group.ops > _MAX_GROUP_OPS
+            or target.ops + group.ops > MAX_GROUP_OPS
             or len(target.reads.keys() | group.reads.keys()) + len(target.roots)
             > _MAX_GROUP_BUFFERS
         ):

@@ -2,7 +2,7 @@
 
 ``make_plan`` runs the whole compiler: fuse, lower, gather equal kernels into one source text, find
 the launches that depend on frozen tensors alone (they run once, at load), and let the temporaries
-of the others share allocations by lifetime. :mod:`flopmarket.engine.runtime.replay` turns a plan
+of the others share allocations by lifetime. :mod:`flopmarket.engine.runtime.resident` turns a plan
 into buffers and bound launches.
 """
 

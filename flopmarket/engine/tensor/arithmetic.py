@@ -139,7 +139,7 @@ class ArithmeticMethods(ChoiceMethods):
 
     def pow(self, exponent: Operand) -> Self:
         """x**exponent: whole numbers of up to 64 by squaring, +-0.5 by the root, anything else as
-        IEEE 754's pow in float32 (its error is stated in ``elementary.py``).
+        IEEE 754's pow (its errors are stated in ``elementary.py`` and ``doubles``).
 
         Integers to a tensor of integers wrap; a negative power of theirs is 0 unless x is 1 or -1.
         """
@@ -162,7 +162,7 @@ class ArithmeticMethods(ChoiceMethods):
 
     def sqrt(self) -> Self:
         """Correctly rounded square root."""
-        return self._wrap(graph.sqrt(self._node if self.dtype.is_float else self._float()))
+        return self._wrap(graph.sqrt(self._node if self.dtype.is_float else self._wide()))
 
     def rsqrt(self) -> Self:
         """1 / sqrt(x)."""

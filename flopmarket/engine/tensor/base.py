@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from flopmarket.engine import buffers, compose, graph
+from flopmarket.engine import analytic, buffers, compose, graph
 from flopmarket.engine.compose import Scalar
 from flopmarket.engine.dtypes import DType, float32, float64
 from flopmarket.engine.errors import EngineError
@@ -151,22 +151,14 @@ class TensorBase:
         a, b, device = self._pair(other)
         return type(self)(rule(b, a) if reflected else rule(a, b), device=device)
 
-    def _float(self) -> Node:
-        """This value in float32, as the functions of analysis want it.
-
-        Raises EngineError (DTYPE_UNSUPPORTED) for float64, which they would silently narrow.
-        """
-        if self.dtype is float64:
-            raise EngineError(
-                "elementary functions and softmax are not defined on float64",
-                code="DTYPE_UNSUPPORTED",
-                hint="convert to float32 first: x.float()",
-            )
-        return graph.cast(self._node, float32)
-
     def _wide(self) -> Node:
-        """This value in the dtype that moments are computed in: float64 as it is, else float32."""
+        """This value in the dtype that functions and moments are computed in: float64 as it is,
+        else float32."""
         return self._node if self.dtype is float64 else graph.cast(self._node, float32)
+
+    def _function(self, name: str) -> Self:
+        """The elementary function called ``name``."""
+        return self._narrowed(analytic.apply(name, self._wide()))
 
     def _narrowed(self, node: Node) -> Self:
         """A float32 result rounded to this tensor's dtype where that is a 16-bit float."""
@@ -176,13 +168,10 @@ class TensorBase:
     def _analytic(
         self, other: Operand, rule: Callable[[Node, Node], Node], reflected: bool = False
     ) -> Self:
-        """A float32 ``rule`` of two operands, rounded to their dtype where that is 16 bits wide.
-
-        Raises EngineError (DTYPE_UNSUPPORTED) for float64.
-        """
+        """A ``rule`` of two wide operands, rounded to their dtype where that is 16 bits wide."""
         pair = self._pair(other)
         a, b = (type(self)(node) for node in pair[:2])
-        result = rule(b._float(), a._float()) if reflected else rule(a._float(), b._float())
+        result = rule(b._wide(), a._wide()) if reflected else rule(a._wide(), b._wide())
         return type(self)(a._narrowed(result).node, device=pair[2])
 
 

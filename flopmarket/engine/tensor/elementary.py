@@ -1,14 +1,14 @@
 """Elementary functions: circular, hyperbolic, their inverses, and those of two operands.
 
-They compute in float32; a 16-bit argument gives that result rounded once, float64 is refused. The
-errors are in docs/numerics.md and, for two operands, in ``planar.py``.
+They compute in float32, or in float64 where the argument is that; a 16-bit argument gives float32's
+result rounded once. The errors are in docs/numerics.md and in ``planar.py`` and ``doubles``.
 """
 
 from __future__ import annotations
 
 from typing import Self
 
-from flopmarket.engine import macros, planar
+from flopmarket.engine import planar
 from flopmarket.engine.tensor.analysis import AnalysisMethods
 from flopmarket.engine.tensor.base import Operand
 
@@ -19,76 +19,76 @@ class ElementaryMethods(AnalysisMethods):
     __slots__ = ()
 
     def sin(self) -> Self:
-        """Sine of radians; NaN at infinities."""
-        return self._narrowed(macros.sin(self._float()))
+        """Sine of radians; NaN at infinities, and of float64 from 2^50 on."""
+        return self._function("sin")
 
     def cos(self) -> Self:
-        """Cosine of radians; NaN at infinities."""
-        return self._narrowed(macros.cos(self._float()))
+        """Cosine of radians; NaN at infinities, and of float64 from 2^50 on."""
+        return self._function("cos")
 
     def tan(self) -> Self:
-        """Tangent of radians; NaN at infinities."""
-        return self._narrowed(macros.tan(self._float()))
+        """Tangent of radians; NaN at infinities, and of float64 from 2^50 on."""
+        return self._function("tan")
 
     def erfc(self) -> Self:
         """1 - erf(x), with all its digits where erf(x) is near 1."""
-        return self._narrowed(macros.erfc(self._float()))
+        return self._function("erfc")
 
     def normal_cdf(self) -> Self:
         """Share of a standard normal variable below x (``torch.special.ndtr``), all digits kept."""
-        return self._narrowed(macros.normal_cdf(self._float()))
+        return self._function("normal_cdf")
 
     def gelu(self) -> Self:
         """x * normal_cdf(x), all digits kept."""
-        return self._narrowed(macros.gelu(self._float()))
+        return self._function("gelu")
 
     def softplus(self) -> Self:
         """log(1 + e**x) without overflow."""
-        return self._narrowed(macros.softplus(self._float()))
+        return self._function("softplus")
 
     def log1p(self) -> Self:
         """log(1 + x)."""
-        return self._narrowed(macros.log1p(self._float()))
+        return self._function("log1p")
 
     def expm1(self) -> Self:
         """e**x - 1."""
-        return self._narrowed(macros.expm1(self._float()))
+        return self._function("expm1")
 
     def log10(self) -> Self:
         """Base-10 logarithm."""
-        return self._narrowed(macros.log10(self._float()))
+        return self._function("log10")
 
     def sinh(self) -> Self:
         """Hyperbolic sine."""
-        return self._narrowed(macros.sinh(self._float()))
+        return self._function("sinh")
 
     def cosh(self) -> Self:
         """Hyperbolic cosine."""
-        return self._narrowed(macros.cosh(self._float()))
+        return self._function("cosh")
 
     def asinh(self) -> Self:
         """Inverse hyperbolic sine."""
-        return self._narrowed(macros.asinh(self._float()))
+        return self._function("asinh")
 
     def acosh(self) -> Self:
         """Inverse hyperbolic cosine; NaN below 1."""
-        return self._narrowed(macros.acosh(self._float()))
+        return self._function("acosh")
 
     def atanh(self) -> Self:
         """Inverse hyperbolic tangent; NaN beyond +-1."""
-        return self._narrowed(macros.atanh(self._float()))
+        return self._function("atanh")
 
     def asin(self) -> Self:
         """Inverse sine; NaN beyond +-1."""
-        return self._narrowed(macros.asin(self._float()))
+        return self._function("asin")
 
     def acos(self) -> Self:
         """Inverse cosine; NaN beyond +-1."""
-        return self._narrowed(macros.acos(self._float()))
+        return self._function("acos")
 
     def atan(self) -> Self:
         """Inverse tangent."""
-        return self._narrowed(macros.atan(self._float()))
+        return self._function("atan")
 
     def atan2(self, other: Operand) -> Self:
         """The angle of the point (other, self) in [-pi, pi]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from flopmarket.engine import compose, graph, ordering, prefix
-from flopmarket.engine.dtypes import DType, float32, int32, int64
+from flopmarket.engine.dtypes import DType, int32, int64
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node
 from flopmarket.engine.scattering import gather
@@ -93,12 +93,11 @@ class OrderMethods(IndexMethods):
         return self._scanned(graph.mul, x, dim, 1, exclusive, reverse)
 
     def logcumsumexp(self, dim: int) -> Self:
-        """log of the running sum of e**x along ``dim``, in float32."""
+        """log of the running sum of e**x along ``dim``, in float32 (float64 stays)."""
         if not self.shape:
             return self
         axis = compose.axis_of(dim, self.ndim)
-        result = prefix.log_sum_exp(graph.cast(self._node, float32), axis)
-        return self._wrap(graph.cast(result, self.dtype if self.dtype.is_float else float32))
+        return self._narrowed(prefix.log_sum_exp(self._wide(), axis))
 
     def cummax(self, dim: int) -> Extreme[Self]:
         """The largest so far along ``dim`` and where it last was; NaN stays."""

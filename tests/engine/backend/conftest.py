@@ -15,7 +15,7 @@ from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.open import opened
 from flopmarket.engine.runtime.opencl import Device
 from flopmarket.engine.runtime.realise import Realiser
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 
 Array = np.ndarray[Any, Any]
 Check = Callable[[Sequence[Node], dict[Node, Array]], None]

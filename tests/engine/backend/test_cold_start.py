@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.open import opened
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 
 folder = Path(sys.argv[1])
 source = '''#pragma OPENCL FP_CONTRACT OFF

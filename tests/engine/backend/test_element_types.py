@@ -14,7 +14,8 @@ from flopmarket.engine.graph import Node
 from flopmarket.engine.program import Program, TensorSpec
 from flopmarket.engine.runtime.open import open_target
 from flopmarket.engine.runtime.opencl import Device
-from flopmarket.engine.runtime.replay import CompileOptions, OpenCLSession
+from flopmarket.engine.runtime.replay import OpenCLSession
+from flopmarket.engine.runtime.resident import CompileOptions
 from flopmarket.engine.runtime.session import ReferenceSession, Session
 from flopmarket.engine.schedule.fuse import is_packed_dot
 from flopmarket.engine.schedule.plan import make_plan

@@ -13,7 +13,8 @@ from flopmarket.engine.errors import EngineError
 from flopmarket.engine.program import Program, TensorSpec
 from flopmarket.engine.runtime.open import open_session, open_target, opened
 from flopmarket.engine.runtime.opencl import Device
-from flopmarket.engine.runtime.replay import CompileOptions, OpenCLSession
+from flopmarket.engine.runtime.replay import OpenCLSession
+from flopmarket.engine.runtime.resident import CompileOptions
 from flopmarket.engine.runtime.session import ReferenceSession, Session
 
 Array = np.ndarray[Any, Any]

@@ -16,7 +16,7 @@ from flopmarket.engine.graph import Node
 from flopmarket.engine.runtime.open import open_target
 from flopmarket.engine.runtime.opencl import Device
 from flopmarket.engine.runtime.prepared import Prepared
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 from flopmarket.engine.schedule.plan import make_plan
 
 from .conftest import bits

@@ -1,7 +1,7 @@
 """The same graph in float64: what derivatives are checked against by finite differences.
 
 Not a second definition of FX1: roundings are float64's, and elementary functions are those of
-``exact.py``, found by ``macros.recognise``.
+``exact.py``, found by ``analytic.recognise``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flopmarket.engine import macros, reference
+from flopmarket.engine import analytic, reference
 from flopmarket.engine.graph import Node, Op
 from tests.engine.frontend.exact import EXACT
 
@@ -25,7 +25,7 @@ def evaluate(output: Node, leaves: Mapping[Node, Array]) -> Array:
 
 def _value(node: Node, values: dict[Node, Array]) -> Array:
     if node not in values:
-        found = macros.recognise(node)
+        found = analytic.recognise(node)
         if found is not None:
             values[node] = EXACT[found[0]](_value(found[1], values))
         else:

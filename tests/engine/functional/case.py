@@ -21,7 +21,7 @@ Maker = Callable[[np.random.Generator], Array]
 class Case:
     """``call(F, *arguments)`` with F a namespace like torch.nn.functional.
 
-    ``inputs``: makers of the arguments, by a generator seeded with the name. float32 arrays get
+    ``inputs``: makers of the arguments, by a generator seeded with the name. Float arrays get
     gradients, but for those in ``fixed`` (positions). Values agree within ``rtol`` relatively and
     ``atol`` absolutely, gradients within ten times that.
     """
@@ -43,7 +43,7 @@ class Case:
         return [
             at
             for at, array in enumerate(arrays)
-            if array.dtype == np.float32 and at not in self.fixed
+            if array.dtype.kind == "f" and at not in self.fixed
         ]
 
 

@@ -12,11 +12,15 @@ import pytest
 from flopmarket.engine import functional
 from flopmarket.engine.grad import grad
 from flopmarket.engine.tensor import Tensor
-from tests.engine.functional import spatial_cases, value_cases
+from tests.engine.functional import double_cases, spatial_cases, value_cases
 from tests.engine.functional.case import Array, Case, outputs_of, weights
 
 GOLDENS = Path(__file__).parent / "goldens"
-FAMILIES = {"spatial": spatial_cases.CASES.found, "values": value_cases.CASES.found}
+FAMILIES = {
+    "spatial": spatial_cases.CASES.found,
+    "values": value_cases.CASES.found,
+    "doubles": double_cases.CASES.found,
+}
 NAMES = [(family, name) for family, cases in FAMILIES.items() for name in cases]
 
 
@@ -30,6 +34,14 @@ class Functional:
         channels = x.shape[1]
         zeros, ones = Tensor([0.0] * channels), Tensor([1.0] * channels)
         return functional.batch_norm(x, zeros, ones, weight, bias, training).output
+
+    @staticmethod
+    def recurrent(kind: str, x: Tensor, hidden: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        """One layer in one direction, under torch's order of arguments."""
+        layer = [functional.CellWeights(*given)]
+        if kind == "lstm":
+            return functional.lstm(x, (hidden, hidden), layer)[0]
+        return (functional.gru if kind == "gru" else functional.rnn)(x, hidden, layer)[0]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(functional, name)
@@ -85,6 +97,9 @@ ON_A_DEVICE = (
     ("spatial", "embedding_bag offsets mean"),
     ("values", "group_norm"),
     ("values", "cross_entropy weighted mean 0.1"),
+    ("doubles", "float64 gelu"),
+    ("doubles", "float64 attention, causal"),
+    ("doubles", "float64 lstm"),
 )
 
 

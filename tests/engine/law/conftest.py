@@ -9,7 +9,7 @@ import pytest
 from flopmarket.engine.codegen.templates.gemm import GemmTile, legal_tiles
 from flopmarket.engine.runtime.devices import find
 from flopmarket.engine.runtime.realise import Realiser
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 
 Ways = dict[str, Realiser]
 

@@ -18,7 +18,9 @@ import numpy as np
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.exact import DOT_CHUNK
 from flopmarket.engine.runtime.cache import KernelCache
-from flopmarket.engine.runtime.opencl import Buffer, Device, Module
+from flopmarket.engine.runtime.launches import Module
+from flopmarket.engine.runtime.memory import Buffer
+from flopmarket.engine.runtime.opencl import Device
 
 Array = np.ndarray[Any, Any]
 Rewrite = Callable[[str], str]
@@ -124,7 +126,7 @@ static inline float flushed(float x) {
 
 def _flush_in_kernels(source: str) -> str:
     """Stores of floats flush subnormals to zero."""
-    source = re.sub(r"(\bout\[i\] = )([^;]+);", r"\1flushed(\2);", source)
+    source = re.sub(r"(\bout\d+\[i\] = )([^;]+);", r"\1flushed(\2);", source)
     source = re.sub(r"fx1_canonical\((\w+), fx1_zero\);", r"flushed(\1);", source)
     return source.replace(_OFF, _OFF + _FLUSH, 1)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flopmarket.engine import dtypes, graph
-from flopmarket.engine.golden.programs import causal_attention
+from flopmarket.engine.golden.sums import causal_attention
 from flopmarket.engine.graph import Node
 from flopmarket.engine.runtime.realise import Realiser
 from tests.engine.law.checking import DEEP, Array, assert_bits, expected_of

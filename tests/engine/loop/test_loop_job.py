@@ -14,7 +14,7 @@ from flopmarket.engine.rewrite import canonicalise
 from flopmarket.engine.runtime.open import open_target
 from flopmarket.engine.runtime.opencl import Device
 from flopmarket.engine.runtime.prepared import Prepared
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 from flopmarket.engine.schedule.plan import LoopStep
 from flopmarket.engine.tensor import Tensor
 from flopmarket.jobs.prepared import PreparedJob, run_local

@@ -10,7 +10,7 @@ import pytest
 
 from flopmarket.engine import nn
 from flopmarket.engine.runtime.realise import Realiser
-from flopmarket.engine.runtime.replay import CompileOptions
+from flopmarket.engine.runtime.resident import CompileOptions
 
 Array = np.ndarray[Any, Any]
 

@@ -96,12 +96,13 @@ def test_the_key_depends_on_everything_that_the_binary_does(info: DeviceInfo) ->
         cache_key("a", ("-w",), info),
         cache_key("a", ("-w", "-w"), info),
         cache_key("a", (), info, target="haswell"),
+        cache_key("a", (), info, checked_by="rules"),
         cache_key("a", (), replace(info, name="other")),
         cache_key("a", (), replace(info, driver_version="other")),
         cache_key("a", (), replace(info, platform_version="other")),
         cache_key("a", (), replace(info, opencl_c_version="other")),
     }
-    assert len(keys) == 9
+    assert len(keys) == 10
     assert cache_key("a", (), info) == cache_key("a", (), replace(info, device_id="salted"))
 
 

@@ -150,4 +150,4 @@ def test_shapes_and_dtypes_are_checked() -> None:
     with pytest.raises(EngineError, match="SHAPE_MISMATCH"):
         scaled_dot_product_attention(q, k, k, enable_gqa=True)
     with pytest.raises(EngineError, match="DTYPE_UNSUPPORTED"):
-        scaled_dot_product_attention(q.double(), q.double(), q.double())
+        scaled_dot_product_attention(q.double(), q, q)

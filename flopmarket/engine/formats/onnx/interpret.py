@@ -12,7 +12,7 @@ Subgraphs and functions are evaluated by the same walk with a scope of their own
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -223,16 +223,7 @@ class Interpreter:
 
     def _run_step(self, step: Step, scope: Scope) -> None:
         inputs = [scope.find(name) for name in step.inputs]
-        attributes = self._attributes(step, scope)
-        step_now = Step(
-            step.op_type,
-            step.domain,
-            step.overload,
-            step.name,
-            step.inputs,
-            step.outputs,
-            attributes,
-        )
+        step_now = replace(step, attributes=self._attributes(step, scope), drops=())
         function = self._model.functions.get((step.domain, step.op_type, step.overload))
         if function is not None:
             results = self.call(function, step_now, scope)

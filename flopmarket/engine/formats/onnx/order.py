@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from flopmarket.engine.formats.onnx.errors import OnnxIllegal
 from flopmarket.engine.formats.onnx.parsed import Graph, Step
@@ -58,16 +59,5 @@ def with_drops(steps: Sequence[Step], kept: set[str], local: frozenset[str]) -> 
         names = {name for name in (*reads(step), *step.outputs) if name in local}
         drops = tuple(sorted(names - seen))
         seen |= names
-        result.append(
-            Step(
-                step.op_type,
-                step.domain,
-                step.overload,
-                step.name,
-                step.inputs,
-                step.outputs,
-                step.attributes,
-                drops,
-            )
-        )
+        result.append(replace(step, drops=drops))
     return tuple(reversed(result))

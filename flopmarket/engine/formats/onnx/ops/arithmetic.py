@@ -10,7 +10,7 @@ from functools import reduce
 
 import numpy as np
 
-from flopmarket.engine import arithmetic, compose, doubles, elementary, graph, rounding
+from flopmarket.engine import arithmetic, compose, elementary, graph, rounding
 from flopmarket.engine.compose import like
 from flopmarket.engine.dtypes import DType, float32, float64, int64
 from flopmarket.engine.errors import EngineError
@@ -73,9 +73,8 @@ def _power(x: Node, y: Node) -> Node:
             return simple
     if x.dtype.is_integer and y.dtype.is_integer:
         return elementary.integer_power(x, _as_wide_as(y, x.dtype))
-    double = float64 in (x.dtype, y.dtype)
-    rule, dtype = (doubles.power, float64) if double else (elementary.power, float32)
-    wide = rule(graph.cast(x, dtype), graph.cast(y, dtype))
+    dtype = float64 if float64 in (x.dtype, y.dtype) else float32
+    wide = elementary.power(graph.cast(x, dtype), graph.cast(y, dtype))
     if x.dtype.is_float:
         return graph.cast(wide, x.dtype)
     # An integer to a whole float power is exact by squaring; other powers truncate.

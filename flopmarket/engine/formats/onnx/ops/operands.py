@@ -8,10 +8,11 @@ functions; those are computed in float32 and rounded once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from flopmarket.engine import compose, doubles, graph, macros
+from flopmarket.engine import analytic, compose, graph
 from flopmarket.engine.dtypes import float32, float64
 from flopmarket.engine.formats.onnx.registry import Value, op, tensor
 from flopmarket.engine.graph import Node
@@ -60,11 +61,10 @@ def analysis(name: str) -> Rule:
 
     float64 has functions of its own; the others are computed in float32 and rounded once.
     """
-    single, double = in_float32(getattr(macros, name)), getattr(doubles, name)
+    single = in_float32(partial(analytic.apply, name))
 
     def function(x: Node) -> Node:
-        found: Node = double(x) if x.dtype is float64 else single(x)
-        return found
+        return analytic.apply(name, x) if x.dtype is float64 else single(x)
 
     return function
 

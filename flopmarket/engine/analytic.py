@@ -1,72 +1,54 @@
-"""Finding elementary functions again in a graph of primitives."""
+"""The elementary functions by name, for each type that has them, and finding them in a graph.
+
+float32 has ``macros``, float64 ``doubles``. ``tensor`` and ``functional`` apply them, ``grad.py``
+recognises them: their primitives have no useful derivatives of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from flopmarket.engine import graph
-from flopmarket.engine.dtypes import float32
+from flopmarket.engine import doubles, graph, macros
+from flopmarket.engine.dtypes import DType, float32, float64
 from flopmarket.engine.graph import Node, Op
-from flopmarket.engine.macros import circular, exponential, gaussian, hyperbolic
 
-MACROS: dict[str, Callable[[Node], Node]] = {
-    "exp2": exponential.exp2,
-    "exp": exponential.exp,
-    "log2": exponential.log2,
-    "log": exponential.log,
-    "tanh": hyperbolic.tanh,
-    "sigmoid": exponential.sigmoid,
-    "erf": gaussian.erf,
-    "erfc": gaussian.erfc,
-    "sin": circular.sin,
-    "cos": circular.cos,
-    "tan": circular.tan,
-    "expm1": exponential.expm1,
-    "log1p": exponential.log1p,
-    "log10": exponential.log10,
-    "softplus": exponential.softplus,
-    "sinh": hyperbolic.sinh,
-    "cosh": hyperbolic.cosh,
-    "asin": circular.asin,
-    "acos": circular.acos,
-    "atan": circular.atan,
-    "asinh": hyperbolic.asinh,
-    "acosh": hyperbolic.acosh,
-    "atanh": hyperbolic.atanh,
-    "normal_cdf": gaussian.normal_cdf,
-    "gelu": gaussian.gelu,
+FUNCTIONS: Mapping[DType, Mapping[str, Callable[[Node], Node]]] = {
+    float32: macros.MACROS,
+    float64: doubles.FUNCTIONS,
 }
-"""Every elementary function by name."""
+"""Every elementary function by the type of its argument, and by name."""
 
-LAW = tuple(MACROS)[:11]
-"""The functions that profile FX1 holds to 2 ulp over all inputs (docs/numerics.md §1)."""
+
+def apply(name: str, x: Node) -> Node:
+    """The function called ``name`` of a float32 or float64 ``x``."""
+    return FUNCTIONS[x.dtype][name](x)
 
 
 def recognise(node: Node) -> tuple[str, Node] | None:
-    """(name, argument) if ``node`` is one of :data:`MACROS` applied to a node, else None.
+    """(name, argument) if ``node`` is one of :data:`FUNCTIONS` applied to a node, else None.
 
     A walk compares ``node`` with a sample of each function and stops at the first difference. What
     it finds is confirmed by building the function on the argument: equal graphs are the same
     object, in decoded programs as in fresh ones.
     """
-    if node.dtype is not float32:
+    if node.dtype not in FUNCTIONS:
         return None
-    for name, sources in _by_root().get(node.op, ()):
+    for name, sources in _by_root(node.dtype).get(node.op, ()):
         if all(node.src[at].op is op for at, op in sources):
-            argument = _argument(node, *_sample(name))
-            if argument is not None and MACROS[name](argument) is node:
+            argument = _argument(node, *_sample(node.dtype, name))
+            if argument is not None and FUNCTIONS[node.dtype][name](argument) is node:
                 return name, argument
     return None
 
 
 @cache
-def _by_root() -> dict[Op, list[tuple[str, tuple[tuple[int, Op], ...]]]]:
+def _by_root(dtype: DType) -> dict[Op, list[tuple[str, tuple[tuple[int, Op], ...]]]]:
     """Functions by the operation at their root, with those of its sources that are fixed."""
     found: dict[Op, list[tuple[str, tuple[tuple[int, Op], ...]]]] = {}
-    for name in MACROS:
-        root, leaf = _sample(name)
+    for name in FUNCTIONS[dtype]:
+        root, leaf = _sample(dtype, name)
         sources = tuple(
             (at, source.op)
             for at, source in enumerate(root.src)
@@ -77,10 +59,10 @@ def _by_root() -> dict[Op, list[tuple[str, tuple[tuple[int, Op], ...]]]]:
 
 
 @cache
-def _sample(name: str) -> tuple[Node, Node]:
+def _sample(dtype: DType, name: str) -> tuple[Node, Node]:
     """A function applied to a leaf, and the leaf."""
-    leaf = graph.input_("input", "sample", float32, (1,))
-    return MACROS[name](leaf), leaf
+    leaf = graph.input_("input", "sample", dtype, (1,))
+    return FUNCTIONS[dtype][name](leaf), leaf
 
 
 def _argument(node: Node, sample: Node, leaf: Node) -> Node | None:
