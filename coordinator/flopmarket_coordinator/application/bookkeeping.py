@@ -6,6 +6,7 @@ a round costs what changed since the last one and not what there is.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import islice
@@ -34,7 +35,7 @@ class BookKeeper:
     """The book, the jobs whose orders must be read again, and the round that was decided last."""
 
     def __init__(self, presence_ttl_us: int) -> None:
-        self.book = Book(presence_ttl_us)
+        self.book = Book(presence_ttl_us, threading.RLock())
         self._changed_jobs: dict[str, None] = {}  # those that waited longest first
         self._due: list[tuple[int, str]] = []  # jobs whose order changes as time passes
         self._round: tuple[Cleared, Sequence[str], int] | None = None

@@ -7,8 +7,8 @@ none: it reads on the writer's thread and leaves the book as it is until :meth:`
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,11 +42,17 @@ class Ranked:
 
 
 class Book:
-    """Offers and orders in memory. ``presence_ttl_us`` is how long a sign of life counts."""
+    """Offers and orders in memory. ``presence_ttl_us`` is how long a sign of life counts.
 
-    def __init__(self, presence_ttl_us: int) -> None:
+    ``lock`` keeps threads apart and may be taken again by the one that holds it; without one the
+    book is for one thread.
+    """
+
+    def __init__(
+        self, presence_ttl_us: int, lock: AbstractContextManager[object] | None = None
+    ) -> None:
         self._presence_ttl_us = presence_ttl_us
-        self._lock = threading.RLock()
+        self._lock = lock or nullcontext()
         self.clear_all()
 
     def clear_all(self) -> None:

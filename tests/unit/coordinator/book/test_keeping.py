@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from flopmarket.errors import FlopmarketError
 from flopmarket_coordinator.application.bookkeeping import BookKeeper
-from flopmarket_coordinator.application.types import LeaseOffered
+from flopmarket_coordinator.application.types import Instruction, LeaseOffered
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
 from flopmarket_coordinator.store import engine, jobs
@@ -84,7 +85,6 @@ class Histories(RuleBasedStateMachine):
         for lease in self.world.offers():
             worker = keys[lease.device_key_id]
             self.leases.append((worker, worker.accept(lease)))
-        assert not self.world.application.keeper.changed_jobs(self.world.now_us) or self.leases
 
     @rule(data=st.data(), lie=st.booleans())
     def commit(self, data: st.DataObject, lie: bool) -> None:
@@ -156,6 +156,37 @@ def _parameters() -> Parameters:
     return Parameters(
         bond_target_nano=0, decline_pause_us=60 * SECOND_US, presence_ttl_us=3_600 * SECOND_US
     )
+
+
+def test_a_lost_commit_is_forgotten_and_the_next_round_does_the_same_again(world: World) -> None:
+    """Nothing else happens between, so that only the reset can put the book right."""
+    buyer, application = world.buyer(), world.application
+    world.worker("ann")
+    buyer.submit()
+    given: tuple[Instruction, ...] = ()
+    with pytest.raises(RuntimeError), engine.write(world.store, world.now_us) as tx:
+        given = application.match(tx)
+        application.keeper.applied(tx, tuple(tx.changes))
+        raise RuntimeError("the power was cut")
+    assert [listing.busy for listing in application.keeper.book.listings()] == [True]
+    world.see(application.keeper.reset)
+    book_and_store_agree(world)
+    (again,) = world.offers()
+    (first,) = given
+    assert isinstance(first, LeaseOffered)
+    assert (again.job_id, again.first_step, again.fence) == (first.job_id, 0, first.fence)
+
+
+def test_a_failed_command_leaves_the_round_undone(world: World) -> None:
+    """A round that was decided and not carried out puts no order to sleep."""
+    buyer, application = world.buyer(), world.application
+    world.worker("ann")
+    buyer.submit()
+    with pytest.raises(RuntimeError), engine.write(world.store, world.now_us) as tx:
+        application.match(tx)
+        raise RuntimeError("the command failed")
+    assert len(world.offers()) == 1
+    book_and_store_agree(world)
 
 
 TestHistories = Histories.TestCase

@@ -122,9 +122,11 @@ POSITIVE = st.integers(1, 2**63 - 1) | st.sampled_from((1, 2, 3_600, 10**15, 2**
 
 
 @settings(max_examples=1_000, deadline=None)
-@given(st.lists(st.tuples(POSITIVE, POSITIVE), min_size=1, max_size=8), st.integers(1, 10**6))
+@given(st.lists(st.tuples(POSITIVE, POSITIVE), min_size=1, max_size=8), st.integers(1, 10**9))
 def test_class_prices_are_exact(pairs: list[tuple[int, int]], scale: int) -> None:
+    # The last ones come to a whole number, or a little more, by quotients that floats cannot hold.
     pairs = [*pairs, (3_600 * scale, 10**15), (3_600 * scale + 1, 10**15), (9 * scale, 10**10)]
+    pairs += [(25_200 * scale, 7 * 10**14), (46_800 * scale, 13 * 10**14), (25_200 * scale + 1, 7)]
     asks, rates = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
     for (ask, rate), got in zip(pairs, pflop_prices(asks, rates).tolist(), strict=True):
         exact = -(-ask * 10**15 // (rate * 3_600))
