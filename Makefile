@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test law golden runtimes lint types proto proto-baseline bench clean install onnx-suite exhaustive quantised-models real-models big-models
+.PHONY: demo demo-market test law golden runtimes lint types proto proto-baseline bench clean install onnx-suite exhaustive quantised-models real-models big-models
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    run the whole market on this machine: quote, train, catch a cheat, pay, verify"
+	@echo "make demo-market  a market day of 40 simulated owners and 3 workers, in USD and flopcoin"
 	@echo "make test    run the test-suite"
 	@echo "make law     FX1 on many new random programs (make test runs a few)"
 	@echo "make golden  write the digests of the golden programs anew, from the reference"
@@ -33,6 +34,10 @@ install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/flop demo
+
+demo-market: $(STAMP)
+	$(BIN)/flop demo --market --board --minutes 1.2
+	$(BIN)/flop demo --market --board --minutes 1.2 --currency flopcoin
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 def main(arguments: list[str]) -> int:
-    """Run the demonstration; returns its exit code (0 when every claim holds)."""
+    """Run the demonstration; returns its exit code (0 when every claim holds).
+
+    With ``--market`` it is a market day instead of the story of one buyer.
+    """
+    if "--market" in arguments:
+        from flopmarket.demo.market_day import tell as tell_market_day
+
+        return tell_market_day([item for item in arguments if item != "--market"])
     from flopmarket.demo.story import tell
 
     return tell(arguments)

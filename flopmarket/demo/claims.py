@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rich.console import Console
+from rich.table import Table
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -28,3 +31,11 @@ class Claims:
     def all_hold(self) -> bool:
         """Whether there are claims and none of them fails."""
         return bool(self.rows) and all(row.holds for row in self.rows)
+
+
+def print_claims(console: Console, claims: Claims, seconds: float) -> None:
+    """The table, at the end."""
+    table = Table("claim", "checked value", "holds", title=f"\nClaims, after {seconds:.0f} s")
+    for row in claims.rows:
+        table.add_row(row.text, row.value, "[green]yes[/]" if row.holds else "[bold red]NO[/]")
+    console.print(table)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -52,10 +53,17 @@ class Cast:
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start ``flop ARGUMENTS`` with its output in ``NAME.log``."""
+        return self._start(name, flop(*arguments))
+
+    def start_module(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start ``python -m MODULE ARGUMENTS`` in the same way."""
+        return self._start(name, [sys.executable, "-m", module, *arguments])
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         log = (self._logs / f"{name}.log").open("ab")
         self._files.append(log)
         child = subprocess.Popen(
-            flop(*arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
         )
         self._children[name] = child
         return child
@@ -82,10 +90,16 @@ def environment() -> dict[str, str]:
     return {"POCL_MAX_PTHREAD_COUNT": "1", **os.environ}
 
 
-def run_flop(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``flop ARGUMENTS`` to its end."""
+def run_flop(
+    *arguments: str, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``flop ARGUMENTS`` to its end; ``variables`` are added to its environment."""
     return subprocess.run(
-        flop(*arguments), capture_output=True, text=True, env=environment(), check=False
+        flop(*arguments),
+        capture_output=True,
+        text=True,
+        env={**environment(), **(variables or {})},
+        check=False,
     )
 
 

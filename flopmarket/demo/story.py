@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from flopmarket.client import Client
-from flopmarket.client.results import JobEvent, JobResult, Offer, Quote, Spot
+from flopmarket.client.results import JobEvent, JobResult, Quote
+from flopmarket.client.results_prices import Offer, Spot
 from flopmarket.demo import digits
-from flopmarket.demo.claims import Claims
+from flopmarket.demo.claims import Claims, print_claims
 from flopmarket.demo.processes import Cast, run_flop, wait_for_file
 from flopmarket.engine import functional, optim
 from flopmarket.errors import Unavailable
@@ -76,7 +77,7 @@ def tell(arguments: list[str]) -> int:
     finally:
         if options.keep is None:
             shutil.rmtree(folder, ignore_errors=True)
-    _print_claims(console, claims, time.monotonic() - began)
+    print_claims(console, claims, time.monotonic() - began)
     return 0 if claims.all_hold else 1
 
 
@@ -367,7 +368,7 @@ class Demo:
         self._say(f"  price     expected {quote.expected}, never more than {quote.ceiling}")
         self._say(
             f"  finish    {quote.finish_seconds_p50:.0f} s (p50), "
-            f"{quote.finish_seconds_p95:.0f} s (p95); {len(quote.offers)} eligible offers"
+            f"{quote.finish_seconds_p95:.0f} s (p95); {quote.eligible} eligible offers"
         )
         self._say(
             f"  checked   {quote.verification}, detects one wrong segment with probability "
@@ -417,10 +418,3 @@ class Watcher:
             for key, name in self._names.items():
                 text = text.replace(key, f"({name})")
             self._console.print(f"  {seconds:5.1f} s  {event.kind}: {text}", style=style)
-
-
-def _print_claims(console: Console, claims: Claims, seconds: float) -> None:
-    table = Table("claim", "checked value", "holds", title=f"\nClaims, after {seconds:.0f} s")
-    for row in claims.rows:
-        table.add_row(row.text, row.value, "[green]yes[/]" if row.holds else "[bold red]NO[/]")
-    console.print(table)
