@@ -300,9 +300,7 @@ class Coordinator:
         with write(engine, self._ports.clock_us()) as tx:
             return currency.adopt(tx, self._config.parameters)
 
-    async def _serve(
-        self, directory: DataDirectory, backend: Backend, feeds: MarketFeeds
-    ) -> None:
+    async def _serve(self, directory: DataDirectory, backend: Backend, feeds: MarketFeeds) -> None:
         config, ports = self._config, self._ports
 
         async def authenticate(token: str) -> Any:

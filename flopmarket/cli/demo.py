@@ -10,7 +10,13 @@ import click
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> int:
-    """The whole market on this machine, end to end: quote, train, catch a cheat, pay, verify."""
+    """The whole market on this machine, end to end: quote, train, catch a cheat, pay, verify.
+
+    With --market a market day instead: 40 simulated owners with tariffs and schedules, three real
+    workers, buyers with market and limit orders, and every claim derived again afterwards.
+    --currency USD|flopcoin, --minutes N (of 24 hours), --owners N, --orders N, --seed N, --board.
+    Both: --keep DIR, --cache-dir DIR.
+    """
     from flopmarket.errors import FlopmarketError
 
     try:
