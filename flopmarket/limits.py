@@ -33,6 +33,40 @@ MAX_STATE_TENSORS = 1_000_000
 MAX_TENSOR_NAME_BYTES = 1024
 MAX_RECEIPT_BYTES = 64 << 20  # a signed receipt file: about 50,000 segments
 MAX_RECEIPT_SEGMENTS = 50_000
+MAX_CHAIN_VALUES = 1 << 20  # of one lease's hash chain: commitments it can have
+MAX_AUDIT_CANDIDATES = 4_096  # device keys that one lease's audits are drawn from
+MAX_AUDIT_ROUNDS = 64  # auditors asked for one segment, one after another
+
+# --- trust: benchmark challenges ------------------------------------------------------------------
+
+MAX_BENCHMARK_STAGES = 24  # of one kind, in one challenge
+MAX_BENCHMARK_PRODUCTS = 4_096  # matrix products of one stage
+MAX_BENCHMARK_SIDE = 16_384  # rows and columns of a product
+MAX_BENCHMARK_TERMS = 65_536  # of one element of a product
+MAX_BENCHMARK_ELEMENTS = 1 << 30  # words of the array of a memory stage: 4 GiB
+MAX_BENCHMARK_PASSES = 12  # over that array; recomputing one word costs 2**passes
+MAX_BENCHMARK_READS = 1 << 22  # random reads of one memory stage
+MAX_BENCHMARK_LEAVES = 1 << 20  # of one stage's tree
+MAX_BENCHMARK_LEAF_BYTES = 4_096  # of one leaf
+MAX_BENCHMARK_OPENED = 128  # tiles, blocks and reads opened in one challenge
+MAX_BENCHMARK_DEVICES = 100_000  # grouped at once by what they share
+MAX_SIMULTANEOUS_CHALLENGES = 64  # devices challenged at the same moment
+
+# --- trust: disputes ------------------------------------------------------------------------------
+
+MAX_DISPUTE_STEPS = 262_144  # of one segment that is disputed by lists; a longer one is run again
+MAX_DISPUTE_OUTPUTS = 10_000  # tensors that one step puts out
+MAX_DISPUTE_OPERATIONS = 262_144  # values of one step, every turn of its loops counted
+MAX_DISPUTE_TILES = 524_288  # of one value: 2**31 elements in whole tiles
+MAX_DISPUTE_TILE_BYTES = 1 << 20  # one tile, or one leaf of a tensor
+MAX_DISPUTE_OPENED_TILES = 8_192  # that one tile is computed from
+MAX_DISPUTE_OPENED_BYTES = 128 << 20  # of them together; more is decided by a third run
+MAX_DISPUTE_ROUNDS = 524_288  # one after another, to recompute one tile: terms of a sum, updates
+MAX_DISPUTE_MOVE_BYTES = 160 << 20  # one list, or the inputs of one tile with their proofs
+MAX_DISPUTE_PROGRAM_BYTES = 32 << 20  # of the program that travels with a transcript
+MAX_DISPUTE_SESSIONS = 64  # open at a time while a party replays operation by operation
+MAX_DISPUTE_MOVES = 16  # messages of one dispute: two parties, four levels
+MAX_DISPUTE_TRANSCRIPT_BYTES = 512 << 20  # one file
 
 # --- jobs: specification, bundles, segments -------------------------------------------------------
 

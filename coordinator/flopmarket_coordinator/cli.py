@@ -15,6 +15,7 @@ import click
 
 from flopmarket.market.money import CURRENCIES, DOLLAR
 from flopmarket_coordinator.backup_cli import backup, restore
+from flopmarket_coordinator.plan_cli import plan
 from flopmarket_coordinator.web.command import board
 
 if TYPE_CHECKING:
@@ -278,6 +279,7 @@ def check(data_dir: Path | None, as_json: bool) -> None:
 coordinator.add_command(backup)
 coordinator.add_command(restore)
 coordinator.add_command(board)
+coordinator.add_command(plan)
 
 
 async def _serve(config: CoordinatorConfig, address_file: Path | None) -> None:
