@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "job": ("flopmarket.cli.job:job", "Jobs: list, show, watch, wait, cancel, fetch, why."),
     "prices": ("flopmarket.cli.prices:prices", "What work costs now; no key needed."),
     "receipt": ("flopmarket.cli.receipt:receipt", "Check a signed receipt offline."),
+    "dispute": ("flopmarket.cli.dispute:dispute", "Replay or explain a disputed segment."),
     "account": ("flopmarket.cli.account:account", "Account: register, balances, statement."),
     "key": ("flopmarket.cli.key:key", "Keys of this user."),
     "budget": ("flopmarket.cli.budget:budget", "Spending limits of the account and its CI keys."),

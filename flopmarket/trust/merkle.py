@@ -120,6 +120,36 @@ def tensor_root(dtype: str, shape: Sequence[int], data: Any) -> bytes:
     return hasher.finish()
 
 
+def tensor_root_of_leaves(
+    dtype: str, shape: Sequence[int], size_bytes: int, hashes: Iterable[bytes]
+) -> bytes:
+    """:func:`tensor_root` from the hashes of the leaves, in their order."""
+    tree = TreeBuilder()
+    for item in hashes:
+        tree.append(item)
+    return _bind_tensor(dtype, tuple(shape), size_bytes, tree.root())
+
+
+def proofs_of_leaves(hashes: Sequence[bytes], indices: Iterable[int]) -> list[MerkleProof]:
+    """Proofs for many leaves of one tree, given by the hashes of all its leaves.
+
+    Every node is hashed once, however many leaves are opened.
+    """
+    levels = [list(hashes)]
+    while len(levels[-1]) > 1:
+        level = levels[-1]
+        carried = level[-1:] if len(level) & 1 else []
+        levels.append(
+            [node_hash(a, b) for a, b in zip(level[::2], level[1::2], strict=False)] + carried
+        )
+    proofs = []
+    for index in indices:
+        beside = [(level, (index >> height) ^ 1) for height, level in enumerate(levels)]
+        siblings = tuple(level[at] for level, at in beside if at < len(level))
+        proofs.append(MerkleProof(index, len(hashes), siblings))
+    return proofs
+
+
 def tensor_proof(data: Any, leaf_index: int) -> MerkleProof:
     """Proof for the leaf ``data[leaf_index * 1 MiB : (leaf_index + 1) * 1 MiB]``."""
     view = byte_view(data)

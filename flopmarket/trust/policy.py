@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from flopmarket.trust.administration import AdminAction
+from flopmarket.trust.dispute_documents import DisputeMove, DisputeVerdict
 from flopmarket.trust.documents import (
     AccountRegistration,
     BudgetChange,
@@ -60,6 +61,8 @@ ALLOWED_ROLES: Mapping[str, frozenset[KeyRole]] = MappingProxyType(
         domain_of(CoinGrant): _OPERATOR,
         domain_of(AdminAction): _OPERATOR,
         domain_of(LedgerHead): frozenset({KeyRole.COORDINATOR}),
+        domain_of(DisputeMove): frozenset({KeyRole.DEVICE, KeyRole.COORDINATOR}),
+        domain_of(DisputeVerdict): frozenset({KeyRole.COORDINATOR}),
     }
 )
 

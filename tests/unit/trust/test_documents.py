@@ -9,6 +9,7 @@ import pytest
 
 from flopmarket.trust import documents, policy
 from flopmarket.trust.administration import AdminAction
+from flopmarket.trust.dispute_documents import DisputeMove, DisputeVerdict
 from flopmarket.trust.documents import (
     AccountRegistration,
     BudgetChange,
@@ -103,6 +104,7 @@ def test_no_two_documents_share_a_tag_and_none_lacks_a_sample_or_a_rule() -> Non
     tags = {domain_of(cls) for cls in declared}
     assert len(tags) == len(declared)
     elsewhere = {policy.JOB_SPEC_DOMAIN, domain_of(AdminAction)}
+    elsewhere |= {domain_of(DisputeMove), domain_of(DisputeVerdict)}
     assert set(policy.ALLOWED_ROLES) - tags == elsewhere
 
 
