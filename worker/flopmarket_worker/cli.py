@@ -138,6 +138,21 @@ def up(
 @_CARD_PRICE
 @_WORK_DIR
 @_CACHE_DIR
+@click.option("--challenge", is_flag=True, help="Also prove the rate, as to a coordinator.")
+@click.option(
+    "--seconds",
+    default=24,
+    show_default=True,
+    type=click.IntRange(1, 120),
+    help="Planned length of the challenge's products.",
+)
+@click.option(
+    "--tiles",
+    default=32,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Tiles that are opened and recomputed.",
+)
 @json_option
 def bench(
     devices: tuple[str, ...],
@@ -147,10 +162,18 @@ def bench(
     card_price: str | None,
     work_dir: Path | None,
     cache_dir: Path | None,
+    challenge: bool,
+    seconds: int,
+    tiles: int,
     as_json: bool,
-) -> None:
-    """Admit and measure devices: FLOPS by class, GB/s, launch cost, and what a dollar buys."""
+) -> int:
+    """Admit and measure devices: FLOPS by class, GB/s, launch cost, and what a dollar buys.
+
+    With --challenge each device also runs the benchmark that cannot be faked; exit code 1 when it
+    fails.
+    """
     from flopmarket.errors import FlopmarketError
+    from flopmarket_worker.challenging import challenge_device, describe_challenge
     from flopmarket_worker.report import describe, record
     from flopmarket_worker.up import measure_devices
 
@@ -158,6 +181,7 @@ def bench(
     options = _options(owner, work_dir, cache_dir, devices=devices)
     out = output(as_json)
     failure: FlopmarketError | None = None
+    refused = False
     out.say("measuring, which takes up to a minute a device")
     results: list[tuple[str, Measured | FlopmarketError]] = asyncio.run(
         measure_devices(devices, options)
@@ -166,13 +190,24 @@ def bench(
         if isinstance(result, FlopmarketError):
             out.say(f"{spec}: {result}")
             failure = result
-        elif as_json:
-            out.record(record(result, owner))
-        else:
-            out.fields(describe(result, owner))
-            out.line("")
+            continue
+        run = None
+        if challenge:
+            out.say("challenging, which takes a minute")
+            kernels = options.cache_folder / "kernels"
+            run = challenge_device(result, kernels, seconds=seconds, tiles=tiles)
+            refused = refused or not run.verdict.accepted
+        if as_json:
+            proved = {"challenge": run.to_json()} if run is not None else {}
+            out.record(record(result, owner) | proved)
+            continue
+        out.fields(describe(result, owner))
+        if run is not None:
+            out.fields(describe_challenge(result, run))
+        out.line("")
     if failure is not None:
         raise failure
+    return 1 if refused else 0
 
 
 @worker.command("why")

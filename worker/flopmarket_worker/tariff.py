@@ -29,6 +29,7 @@ from flopmarket.limits import MAX_TARIFF_BYTES, MAX_TARIFF_WINDOWS
 from flopmarket_worker.week import DAYS, HOURS_OF_DAY, Hour, Span
 
 MAX_PRICE_PER_KWH = 1_000
+MAX_SHOWN_BITS = 128
 
 _PRICE = re.compile(r"-?[0-9]{1,6}(\.[0-9]{1,9})?")
 
@@ -82,8 +83,9 @@ def parse_tariff(data: bytes) -> Tariff:
     """The tariff of a TOML file's bytes; numbers are read as exact decimals."""
     try:
         content = tomllib.loads(data.decode("utf-8"), parse_float=str)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInput(f"the tariff is not TOML: {error}", code="TARIFF_MALFORMED") from error
+    except (ValueError, RecursionError) as error:  # tomllib's own, and a number of 5,000 digits
+        reason = str(error)[:200]
+        raise InvalidInput(f"the tariff is not TOML: {reason}", code="TARIFF_MALFORMED") from error
     _known(content, {"default", "window"}, "a tariff")
     windows = content.get("window", [])
     if not isinstance(windows, list) or len(windows) > MAX_TARIFF_WINDOWS:
@@ -116,18 +118,26 @@ def _window(item: Any, name: str) -> Window:
 
 def _hour(value: Any, name: str, most: int) -> int:
     if type(value) is not int or not 0 <= value <= most:
-        raise _malformed(f"{name} is an hour from 0 to {most}, not {value!r}"[:200])
+        raise _malformed(f"{name} is an hour from 0 to {most}, not {_shown(value)}")
     return value
 
 
 def _price(value: Any, name: str) -> Fraction:
-    text = str(value)
+    text = _shown(value)
     if type(value) not in (str, int) or not _PRICE.fullmatch(text):
-        raise _malformed(f"the price of {name} is a decimal per kWh, not {text[:40]!r}")
+        raise _malformed(f"the price of {name} is a decimal per kWh, not {text!r}")
     price = Fraction(text)
     if abs(price) > MAX_PRICE_PER_KWH:
         raise _malformed(f"the price of {name} is beyond {MAX_PRICE_PER_KWH} a kWh")
     return price
+
+
+def _shown(value: Any) -> str:
+    """The value as it was written, as far as a message shows it."""
+    if type(value) is int and value.bit_length() <= MAX_SHOWN_BITS:
+        return str(value)
+    # Python may refuse to spell a longer number, also inside of a list.
+    return value[:40] if isinstance(value, str) else f"some {type(value).__name__}"
 
 
 def _known(content: Mapping[str, Any], names: set[str], where: str) -> None:
