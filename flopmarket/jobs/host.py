@@ -47,7 +47,7 @@ class StepDone:
 class SegmentDone:
     """End of a segment; its files are written. Roots and ``inner`` are 32 bytes.
 
-    ``run_us`` is the engine's time for all of it, 0 when an engine does not tell.
+    ``run_us`` is the engine's time for its steps and roots, 0 when an engine does not tell.
     """
 
     first_step: int
