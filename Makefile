@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-market test law golden runtimes lint types proto proto-baseline bench clean install onnx-suite exhaustive quantised-models real-models big-models
+.PHONY: demo demo-market test fuzz coverage law golden runtimes lint types proto proto-baseline bench clean install onnx-suite exhaustive quantised-models real-models big-models
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    run the whole market on this machine: quote, train, catch a cheat, pay, verify"
 	@echo "make demo-market  a market day of 40 simulated owners and 3 workers, in USD and flopcoin"
 	@echo "make test    run the test-suite"
+	@echo "make fuzz    coverage-guided fuzzing of every parser of strangers' bytes [SECONDS=600]"
+	@echo "make coverage  every branch of envelope, ledger, lifecycle and verification is tested"
 	@echo "make law     FX1 on many new random programs (make test runs a few)"
 	@echo "make golden  write the digests of the golden programs anew, from the reference"
 	@echo "make runtimes  FX1 on every OpenCL runtime of this machine"
@@ -41,6 +43,20 @@ demo-market: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+SECONDS ?= 600
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+CORE_TESTS := tests/unit/trust/test_encoding.py tests/unit/trust/test_envelope.py \
+	tests/unit/trust/test_vectors.py tests/unit/coordinator/test_core.py \
+	tests/unit/coordinator/test_ledger_rules.py tests/unit/coordinator/test_escrow_rules.py
+
+coverage: $(STAMP)
+	$(BIN)/python -m coverage run -m pytest -q $(CORE_TESTS)
+	$(BIN)/python -m coverage report
 
 law: $(STAMP)
 	FLOPMARKET_LAW=deep $(BIN)/python -m pytest -q --timeout=7200 tests/engine/law

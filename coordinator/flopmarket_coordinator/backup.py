@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flopmarket.errors import Conflict, FlopmarketError, InvalidInput, NotFound
 from flopmarket.limits import MAX_BACKUP_MANIFEST_BYTES
-from flopmarket_coordinator.artifacts import artifact_file
+from flopmarket_coordinator.artifacts import artifact_file, check_digest
 from flopmarket_coordinator.data_dir import DataDirectory, DirectoryLock
 from flopmarket_coordinator.store import copies
 
@@ -111,10 +111,18 @@ def read_manifest(source: Path) -> Manifest:
     try:
         fields = json.loads(content)
         manifest = Manifest(**{**fields, "artifacts": tuple(fields["artifacts"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise BackupDamaged(f"{MANIFEST} cannot be read: {error}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BackupDamaged(f"{MANIFEST} cannot be read: {str(error)[:200]!a}") from error
+    texts = (manifest.key_id, manifest.revision, manifest.database_sha256, *manifest.artifacts)
+    sizes = (manifest.made_at_us, manifest.database_bytes, manifest.artifact_bytes)
+    if any(type(text) is not str for text in texts) or any(type(n) is not int for n in sizes):
+        raise BackupDamaged(f"{MANIFEST} has a member of another type")
     if manifest.format != FORMAT:
-        raise InvalidInput(f"a backup of format {manifest.format!r}", code="BACKUP_FORMAT")
+        raise InvalidInput(
+            f"a backup of format {str(manifest.format)[:40]!a}", code="BACKUP_FORMAT"
+        )
+    for digest in manifest.artifacts:
+        check_digest(digest)  # each becomes a path
     return manifest
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from flopmarket_coordinator.core.payments import Notice, PaymentRail
 from flopmarket_coordinator.rails import WebhookAnswer, answer_webhook
 
 PATH = "/payments"
+_LENGTH = re.compile(r"[0-9]{1,19}")
 _log = logging.getLogger(__name__)
 
 
@@ -45,11 +47,12 @@ def serve_payments(
         def do_POST(self) -> None:
             """The only method there is."""
             length = self.headers.get("content-length", "")
+            counted = _LENGTH.fullmatch(length) is not None
             if self.path != PATH:
                 self._send(WebhookAnswer(404, b"{}"))
-            elif not length.isdigit() or int(length) > MAX_PAYMENT_BODY_BYTES:
+            elif not counted or int(length) > MAX_PAYMENT_BODY_BYTES:
                 self.close_connection = True
-                self._send(WebhookAnswer(413 if length.isdigit() else 411, b"{}"))
+                self._send(WebhookAnswer(413 if counted else 411, b"{}"))
             else:
                 body = self.rfile.read(int(length))
                 try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,6 +33,9 @@ from flopmarket_coordinator.core.payments import (
 
 SIGNATURE_HEADER = "flopmarket-signature"
 LEAST_SECRET_BYTES = 32
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What JSON can spell and no database row can hold: zero, and halves of surrogate pairs."""
+
 SECOND_US = 1_000_000
 
 
@@ -139,8 +143,9 @@ class WebhookRail:
         if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 12):
             raise _refused("the message has no signature header", "PAYMENT_UNSIGNED")
         seconds = int(stamp)
-        right = self._mac(seconds, message.body)
-        if not hmac.compare_digest(right.encode(), parts.get("v1", "").encode()):
+        right = self._mac(seconds, message.body).encode()
+        given = parts.get("v1", "").encode("utf-8", "replace")  # a header may hold any bytes
+        if not hmac.compare_digest(right, given):
             raise _refused("the signature is not of this body and secret", "PAYMENT_SIGNATURE")
         if abs(now_us - seconds * SECOND_US) > MAX_PAYMENT_CLOCK_SKEW_US:
             raise _refused("the message is older or newer than five minutes", "PAYMENT_STALE")
@@ -204,6 +209,8 @@ class _Fields:
         value = self._members.get(name)
         if not isinstance(value, str) or not 0 < len(value) <= MAX_REQUEST_TEXT_CHARACTERS:
             raise InvalidInput(f"{name} is missing or no short text", code="PAYMENT_MALFORMED")
+        if _NO_TEXT.search(value):
+            raise InvalidInput(f"{name} has characters that no text has", code="PAYMENT_MALFORMED")
         return value
 
     def flag(self, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -44,6 +45,8 @@ class BanReason(StrEnum):
     OWN_REQUEST = "OWN_REQUEST"
 
 
+_NANO = re.compile(r"[0-9]{1,19}")
+
 NEEDS_SUBJECT = frozenset(AdminOrder) - {
     AdminOrder.DRAIN,
     AdminOrder.RESUME,
@@ -78,7 +81,7 @@ class AdminAction:
         if self.order is AdminOrder.BAN and self.reason not in set(BanReason):
             raise _invalid(f"a ban's reason is one of {', '.join(BanReason)}")
         if self.order is AdminOrder.REFUND and not (
-            self.value.isascii() and self.value.isdigit() and 0 < int(self.value[:20]) < 2**63
+            _NANO.fullmatch(self.value) and 0 < int(self.value) < 2**63
         ):
             raise _invalid("a refund is a whole number of nano-units above zero in 63 bits")
 

@@ -392,6 +392,7 @@ def _integer(text: object) -> int:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("text expected")
+    value.encode("utf-8")  # JSON can spell half a character; UnicodeEncodeError is a ValueError
     return value
 
 

@@ -266,6 +266,7 @@ def _proof(text: str) -> MerkleProof:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("not text")
+    value.encode("utf-8")  # JSON can spell half a character; UnicodeEncodeError is a ValueError
     return value
 
 

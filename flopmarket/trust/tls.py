@@ -163,7 +163,11 @@ class ClientRequest:
     def with_certificate(self, certificate_pem: bytes) -> TlsIdentity:
         """The identity, once the coordinator has answered; refuses another key's certificate."""
         certificate = _load_certificate(certificate_pem)
-        if certificate.public_key() != _load_private(self.private_key_pem).public_key():
+        try:
+            key = certificate.public_key()
+        except (ValueError, UnsupportedAlgorithm):
+            raise TlsError("the certificate has no key that can be read") from None
+        if key != _load_private(self.private_key_pem).public_key():
             raise TlsError("the certificate belongs to another key")
         return TlsIdentity(certificate_pem, self.private_key_pem)
 
@@ -176,7 +180,12 @@ def client_key_id(certificate_pem: bytes) -> str:
     certificate = _load_certificate(certificate_pem)
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ):
         raise TlsError("the client certificate is bound to no key id") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     ids = [uri.removeprefix(KEY_URI_PREFIX) for uri in uris if uri.startswith(KEY_URI_PREFIX)]
@@ -247,7 +256,7 @@ def _requested_key(request_pem: bytes) -> ec.EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(request_pem)
         key = request.public_key()
         signed = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion):
         raise TlsError("not a PEM certificate signing request") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise TlsError("a client certificate needs a P-256 key")
@@ -259,7 +268,7 @@ def _requested_key(request_pem: bytes) -> ec.EllipticCurvePublicKey:
 def _load_certificate(pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise TlsError("not a PEM certificate") from None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ PUBLIC_KEY_PREFIX = "whpk_"
 
 _MESSAGE_PREFIX = "msg_"
 _SCHEME = "v1a,"
+_TIMESTAMP = re.compile(r"[0-9]{1,12}")
 _MAX_SIGNATURES = 8
 
 
@@ -81,7 +83,8 @@ def verify_webhook(
     found = {name.lower(): value for name, value in headers.items()}
     message_id, timestamp = found.get(ID_HEADER, ""), found.get(TIMESTAMP_HEADER, "")
     public = key if isinstance(key, PublicKey) else public_key_of(key)
-    if not message_id.startswith(_MESSAGE_PREFIX) or not timestamp.isdecimal():
+    named = message_id.startswith(_MESSAGE_PREFIX) and message_id.isascii()
+    if not named or not _TIMESTAMP.fullmatch(timestamp):
         raise WebhookRefused(f"{ID_HEADER} or {TIMESTAMP_HEADER} is missing or malformed")
     content = _signed_bytes(message_id, timestamp, body)
     entries = found.get(SIGNATURE_HEADER, "").split(" ")[:_MAX_SIGNATURES]

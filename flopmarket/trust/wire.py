@@ -11,7 +11,7 @@ field              bytes
 ``I64``            8, two's complement, big-endian
 ``Natural``        4 (length), then the shortest big-endian form (zero has length 0)
 ``bool``           1, 0x00 or 0x01
-``bytes``, ``str`` 4 (length), then the bytes; text is UTF-8
+``bytes``, ``str`` 4 (length), then the bytes; text is UTF-8 without zero bytes
 ``Length(n)``      n bytes, no length in front
 ``StrEnum``        as ``str``; one of the declared values
 ``tuple[T, ...]``  4 (count), then the items
@@ -236,7 +236,10 @@ class FixedBytesCodec:
 
 @dataclass(frozen=True, slots=True)
 class TextCodec:
-    """Text as UTF-8. Not normalised: two spellings of one word are two values."""
+    """Text as UTF-8. Not normalised: two spellings of one word are two values.
+
+    A zero byte is no text: PostgreSQL cannot store it, and C libraries end there.
+    """
 
     limit_bytes: int
     minimum_bytes: int = U32_BYTES
@@ -251,16 +254,25 @@ class TextCodec:
             raw = value.encode("utf-8")
         except UnicodeEncodeError:
             raise _not_utf8(where) from None
+        _check_no_zero(raw, where)
         check_limit(len(raw), self.limit_bytes, where)
         out += len(raw).to_bytes(U32_BYTES, "big")
         out += raw
 
     def read(self, reader: Reader, where: str) -> str:
         raw = reader.take(reader.take_length(where, self.limit_bytes), where)
+        _check_no_zero(raw, where)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             raise _not_utf8(where) from None
+
+
+def _check_no_zero(raw: bytes, where: str) -> None:
+    if b"\0" in raw:
+        raise DocumentError(
+            f"{where} has a zero byte", code="DOCUMENT_ZERO_BYTE", details={"field": where}
+        )
 
 
 def _not_utf8(where: str) -> DocumentError:

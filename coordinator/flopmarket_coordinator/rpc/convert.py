@@ -54,6 +54,8 @@ def text_of(value: str, name: str, limit: int = MAX_REQUEST_TEXT_CHARACTERS) -> 
             f"{name} has {len(value)} characters, at most {limit}",
             details={"field": name, "limit": str(limit)},
         )
+    if "\0" in value:  # no database row of PostgreSQL holds it
+        raise InvalidInput(f"{name} has a zero byte", code="TEXT_ZERO_BYTE")
     return value
 
 

@@ -245,6 +245,7 @@ class TestOrders:
         (AdminOrder.REFUND, "x", "1.5", "why"),
         (AdminOrder.REFUND, "x", "-1", "why"),
         (AdminOrder.REFUND, "x", str(2**63), "why"),
+        (AdminOrder.REFUND, "x", "1".zfill(20) + "5" * 20, "why"),
         (AdminOrder.SET, "x", "", "why"),
         (AdminOrder.UNSET, "x", "1", "why"),
     ],

@@ -27,6 +27,11 @@ pytestmark = sqlite_only
 
 NOW_US = 1_000_000_000
 
+MANIFEST_FIELDS = {
+    "format": backup.FORMAT, "made_at_us": 1, "key_id": "k", "revision": "1",
+    "database_sha256": "d", "database_bytes": 1, "artifacts": [], "artifact_bytes": 0,
+}  # fmt: skip
+
 
 @dataclass
 class Place:
@@ -146,6 +151,27 @@ def test_damage_is_named_and_nothing_is_restored(place: Place, tmp_path: Path, w
         backup.restore(copy, tmp_path / "again")
     assert refused.value.code == "BACKUP_DAMAGED"
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        '{"artifacts": 7}',
+        '{"artifacts": [], "format": "flopmarket-backup-1"}',
+        '{"artifacts": [], "\\ud800": 1}',
+        json.dumps({**MANIFEST_FIELDS, "artifacts": [["ab"]]}),
+        json.dumps({**MANIFEST_FIELDS, "database_bytes": "4096"}),
+        json.dumps({**MANIFEST_FIELDS, "key_id": None}),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_manifest_of_another_form_is_damage(tmp_path: Path, content: str) -> None:
+    (tmp_path / backup.MANIFEST).write_text(content)
+    with pytest.raises(FlopmarketError) as refused:
+        backup.read_manifest(tmp_path)
+    assert refused.value.code == "BACKUP_DAMAGED"
+    refused.value.message.encode("utf-8")
 
 
 def test_paths_in_a_manifest_stay_inside(place: Place, tmp_path: Path) -> None:

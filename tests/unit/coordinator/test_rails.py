@@ -204,6 +204,8 @@ def test_garbage_is_refused(sender: Sender) -> None:
         b'{"kind": "deposit", "request_id": "", "account_id": "a", "amount": "1",'
         b' "currency": "USD", "reference": "x"}',
         b'{"kind": "payout", "withdrawal_id": "w", "paid": "yes", "reference": "x"}',
+        b'{"kind": "payout", "withdrawal_id": "w", "paid": true, "reference": "\\ud800"}',
+        b'{"kind": "payout", "withdrawal_id": "w\\u0000", "paid": true, "reference": "x"}',
     ],
 )
 def test_a_signed_body_that_says_nothing_is_refused(body: bytes) -> None:
@@ -254,10 +256,14 @@ def test_payments_reach_a_running_coordinator(world: World) -> None:
          "currency": "USD", "reference": "card 4242"}
     ).encode()  # fmt: skip
 
-    def post(port: int, body: bytes, path: str = PATH, sign: bool = True) -> tuple[int, Any]:
+    def post(
+        port: int, body: bytes, path: str = PATH, sign: bool = True, length: str = ""
+    ) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         message = provider.signed(body, world.now_us)
         headers = dict(message.headers) if sign else {}
+        if length:
+            headers["content-length"] = length
         connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         found = answer.status, json.loads(answer.read())
@@ -280,12 +286,16 @@ def test_payments_reach_a_running_coordinator(world: World) -> None:
                 await asyncio.to_thread(post, port, unknown),
                 await asyncio.to_thread(post, port, body, "/elsewhere"),
                 await asyncio.to_thread(post, port, b"x" * 20_000),
+                # Digits to Python's str, and no length: a handler that tried int() would break off.
+                await asyncio.to_thread(post, port, b"", PATH, False, "\u00b2"),
+                await asyncio.to_thread(post, port, b"", PATH, False, "9" * 5_000),
             ]
         finally:
             await asyncio.to_thread(stop)
             await tick.stop()
 
-    first, again, unsigned, unknown, elsewhere, huge = asyncio.run(scenario())
+    first, again, unsigned, unknown, elsewhere, huge, raised, long = asyncio.run(scenario())
+    assert raised[0] == long[0] == 411
     assert first == again and first[0] == 200
     assert unsigned[0] == 401 and unknown[0] == 404 and elsewhere[0] == 404 and huge[0] == 413
     assert buyer.available == 2_500_000_000

@@ -59,7 +59,8 @@ class ItemTwo:
 
 
 U64 = st.integers(0, 2**64 - 1)
-ITEMS = st.builds(Item, name=st.text(max_size=3), weight=U64)
+TEXT = st.characters(codec="utf-8", exclude_characters="\0")
+ITEMS = st.builds(Item, name=st.text(TEXT, max_size=3), weight=U64)
 EVERYTHING = st.builds(
     Everything,
     count=U64,
@@ -70,7 +71,7 @@ EVERYTHING = st.builds(
     root=st.binary(min_size=32, max_size=32),
     colour=st.sampled_from(Colour),
     items=st.lists(ITEMS, max_size=4).map(tuple),
-    names=st.lists(st.text(max_size=8), max_size=4).map(tuple),
+    names=st.lists(st.text(TEXT, max_size=8), max_size=4).map(tuple),
     first=ITEMS,
 )
 SAMPLE = Everything(
@@ -174,6 +175,7 @@ HEAD = (5).to_bytes(8, "big") + bytes(8)
         (HEAD + bytes(4) + b"\x01\x00\x0f\xff\xff", "DOCUMENT_TRUNCATED"),  # 1 MiB, not there
         (HEAD + bytes(4) + b"\x01" + bytes(36) + b"\x00\x00\x00\x04blue", "DOCUMENT_UNKNOWN_VALUE"),
         (HEAD + bytes(4) + b"\x01" + bytes(36) + b"\x00\x00\x00\x01\xff", "DOCUMENT_NOT_UTF8"),
+        (HEAD + bytes(4) + b"\x01" + bytes(36) + b"\x00\x00\x00\x01\0", "DOCUMENT_ZERO_BYTE"),
         (HEAD + bytes(4) + b"\x01" + bytes(36) + b"\x00\x00\x00\x03red\x00\x00\x00\x05",
          "DOCUMENT_TOO_LARGE"),  # five items where four are allowed
         (HEAD + bytes(4) + b"\x01" + bytes(36) + b"\x00\x00\x00\x03red\x00\x00\x00\x04" + bytes(40),
@@ -208,6 +210,7 @@ def test_malformed_bytes_are_refused(data: bytes, code: str) -> None:
         ("items", (ItemTwo("a", 1),), "DOCUMENT_WRONG_TYPE"),
         ("items", (Item("a", 1),) * 5, "DOCUMENT_TOO_LARGE"),
         ("names", ("\ud800",), "DOCUMENT_NOT_UTF8"),
+        ("names", ("a\0",), "DOCUMENT_ZERO_BYTE"),
         ("names", (Colour.RED,), "DOCUMENT_WRONG_TYPE"),
         ("first", Item("éééééé!", 1), "DOCUMENT_TOO_LARGE"),
     ],
@@ -323,3 +326,31 @@ def test_a_count_is_checked_against_the_bytes_left_before_any_item_is_read() -> 
 
     with pytest.raises(DocumentError, match="announces 65536 items and 16 bytes are left"):
         decode(Counts, b"\x00\x01\x00\x00" + bytes(16))
+
+
+@document("flopmarket.test-every-kind.v1")
+class EveryKind:
+    whole: int
+    large: Natural
+    raw: bytes
+    fixed: Digest
+    flags: tuple[bool, ...]
+    roots: tuple[Digest, ...]
+
+
+EVERY_KIND = EveryKind(1, 2, b"", bytes(32), (True,), (bytes(32),))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"whole": 1.0}, {"whole": True}, {"large": "2"}, {"large": True}, {"raw": bytearray()},
+     {"fixed": "0" * 32}, {"flags": [True]}, {"flags": (1,)}],
+    ids=str,
+)  # fmt: skip
+def test_values_of_a_related_type_are_not_taken_for_the_declared_one(
+    change: dict[str, Any],
+) -> None:
+    assert decode(EveryKind, encode(EVERY_KIND)) == EVERY_KIND
+    with pytest.raises(DocumentError) as caught:
+        encode(replace(EVERY_KIND, **change))
+    assert caught.value.code == "DOCUMENT_WRONG_TYPE"

@@ -98,7 +98,7 @@ def test_we_verify_securesystemslibs() -> None:
 
 
 @given(
-    request=st.text(max_size=20),
+    request=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20),
     nonce=st.binary(min_size=16, max_size=16),
     issued=st.integers(0, 2**63),
     lifetime=st.integers(1, 2**62),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 from concurrent import futures
 from datetime import UTC, datetime, timedelta
@@ -184,6 +185,29 @@ def test_certificates_without_a_key_id_name_nobody() -> None:
     for pem in (SERVER.certificate_pem, AUTHORITY.identity.certificate_pem, b"rubbish"):
         with pytest.raises(TlsError):
             client_key_id(pem)
+
+
+def test_versions_that_do_not_exist_are_refused_like_rubbish() -> None:
+    """The version is outside of what the parser checks by itself; fuzzing found it."""
+    request = ClientRequest.create()
+    issued = AUTHORITY.issue_client(
+        request.request_pem, key_id=KEY_ID, now_us=NOW_US, lifetime_seconds=60
+    )
+    der = x509.load_pem_x509_certificate(issued).public_bytes(serialization.Encoding.DER)
+    version = bytes.fromhex("a003020102")
+    assert der.count(version) == 1
+    body = base64.encodebytes(der.replace(version, bytes.fromhex("a003020112")))
+    pem = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    for read in (client_key_id, fingerprint, request.with_certificate):
+        with pytest.raises(TlsError):
+            read(pem)
+    der = x509.load_pem_x509_csr(request.request_pem).public_bytes(serialization.Encoding.DER)
+    version = bytes.fromhex("020100")
+    assert der.index(version) < 8
+    body = base64.encodebytes(der.replace(version, bytes.fromhex("020112"), 1))
+    pem = b"-----BEGIN CERTIFICATE REQUEST-----\n" + body + b"-----END CERTIFICATE REQUEST-----\n"
+    with pytest.raises(TlsError):
+        AUTHORITY.issue_client(pem, key_id=KEY_ID, now_us=NOW_US, lifetime_seconds=60)
 
 
 def test_fingerprints_are_those_of_the_der_form() -> None:

@@ -194,7 +194,13 @@ def test_a_price_alone_is_a_tariff_and_a_file_is_read(tmp_path: Path) -> None:
         b"default = 0.3\n[[window]]\nfrom = 1\nto = 2\nprice = 1\ndays = []",
         b"default = 0.3\n" + b"[[window]]\nfrom = 1\nto = 2\nprice = 1\n" * 501,
         b"\xff",
+        b"default = " + b"9" * 5_000,
+        b"default = 0x" + b"f" * 5_000,
+        b"default = [0x" + b"f" * 5_000 + b"]",
+        b"default = " + b"[" * 5_000,
+        b"default = 0.3\n[[window]]\nto = 2\nprice = 1\nfrom = 0x" + b"f" * 5_000,
     ],
+    ids=lambda content: content[:40],
 )
 def test_a_broken_tariff_is_refused(content: bytes) -> None:
     with pytest.raises(InvalidInput) as caught:

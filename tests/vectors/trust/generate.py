@@ -155,6 +155,7 @@ def refused() -> list[dict[str, Any]]:
     forged = _seal(key=MALLORY)
     relabelled = replace(forged.signatures[0], key_id_hint=ALICE.key_id)
     not_utf8 = encode(CANCEL).replace(b"stop-1", b"stop-\xff")
+    zero = encode(CANCEL).replace(b"stop-1", b"stop-\0")
     twice = '{"payload": "", ' + good.to_json().decode()[1:]
     rows: list[tuple[str, str, str, bytes, dict[str, Any]]] = [
         ("unsigned", "no signature at all", "UNSIGNED",
@@ -199,6 +200,8 @@ def refused() -> list[dict[str, Any]]:
          raw.replace(len(good.payload).to_bytes(4, "big"), b"\xff" * 4, 1), {}),
         ("not-utf8", "a request id that is no text, signed", "MALFORMED",
          _signed(_header(body=not_utf8)), {}),
+        ("zero-byte", "a request id with a zero byte, signed", "MALFORMED",
+         _signed(_header(body=zero)), {}),
         ("body-of-another-type", "the right label around other bytes, signed", "MALFORMED",
          _signed(_header(body=encode(OFFER))), {}),
         ("json-garbage", "not JSON", "MALFORMED", b"{", {}),
