@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flopmarket_coordinator.places import data_folder, now_us
+
 if TYPE_CHECKING:
     from flopmarket_coordinator.backup import Manifest
 
@@ -28,7 +30,6 @@ def backup(data_dir: Path | None, target: Path, as_json: bool) -> None:
     """
     from flopmarket_coordinator.backup import back_up
     from flopmarket_coordinator.data_dir import DataDirectory
-    from flopmarket_coordinator.places import data_folder, now_us
 
     directory = DataDirectory.open(data_folder(data_dir))
     _show(back_up(directory, target, now_us=now_us()), as_json)

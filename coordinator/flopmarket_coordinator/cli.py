@@ -15,6 +15,7 @@ import click
 
 from flopmarket.market.money import CURRENCIES, DOLLAR
 from flopmarket_coordinator.backup_cli import backup, restore
+from flopmarket_coordinator.places import data_folder, now_us
 from flopmarket_coordinator.plan_cli import plan
 from flopmarket_coordinator.web.command import board
 
@@ -64,13 +65,13 @@ def init(data_dir: Path | None, currency: str | None, overdraft: str | None, as_
     from flopmarket_coordinator.store.migrate import check_current, upgrade
 
     overdraft_nano = None if overdraft is None else parse_nano(overdraft)
-    directory = DataDirectory.create(_folder(data_dir), now_us=_now_us())
+    directory = DataDirectory.create(data_folder(data_dir), now_us=now_us())
     with DirectoryLock(directory.root):
         is_new = not directory.database.exists()
         engine = open_store(directory.database_url)
         try:
             (upgrade if is_new else check_current)(engine)
-            with write(engine, _now_us()) as tx:
+            with write(engine, now_us()) as tx:
                 if currency is None and overdraft_nano is None:
                     chosen = adopt(tx, Parameters())
                 else:
@@ -194,7 +195,7 @@ def serve(
     set_up(log_format, verbose=verbose)
     address = ListenAddress.parse(listen)
     config = CoordinatorConfig(
-        data_dir=_folder(data_dir),
+        data_dir=data_folder(data_dir),
         listen=address if port is None else address.with_port(port),
         tls_hosts=tls_hosts,
         audit=audit,
@@ -225,7 +226,7 @@ def migrate(data_dir: Path | None) -> None:
     from flopmarket_coordinator.store.engine import open_store
     from flopmarket_coordinator.store.migrate import check_current, upgrade
 
-    directory = DataDirectory.open(_folder(data_dir))
+    directory = DataDirectory.open(data_folder(data_dir))
     with DirectoryLock(directory.root):
         engine = open_store(directory.database_url)
         try:
@@ -254,7 +255,7 @@ def check(data_dir: Path | None, as_json: bool) -> None:
     from flopmarket_coordinator.store.engine import open_store, read
     from flopmarket_coordinator.store.migrate import check_current
 
-    directory, ports = DataDirectory.open(_folder(data_dir)), Ports.real()
+    directory, ports = DataDirectory.open(data_folder(data_dir)), Ports.real()
     application = Application(
         key=directory.key,
         parameters=Parameters(),
@@ -330,17 +331,3 @@ def _secret(payments: str | None, file: Path | None) -> bytes:
         return file.read_bytes().strip()
     except OSError as error:
         raise click.UsageError(f"{file}: {error.strerror}") from None
-
-
-def _folder(data_dir: Path | None) -> Path:
-    if data_dir is not None:
-        return data_dir
-    import platformdirs
-
-    return platformdirs.user_data_path("flopmarket") / "coordinator"
-
-
-def _now_us() -> int:
-    import time
-
-    return time.time_ns() // 1_000

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import platformdirs
-
 
 def data_folder(chosen: Path | None) -> Path:
     """The folder that was named, or the user's."""
+    import platformdirs  # only here: a help text needs no folder
+
     return chosen or platformdirs.user_data_path("flopmarket") / "coordinator"
 
 

@@ -38,7 +38,7 @@ class Runtime:
     name: str
     family: str
     absent: str
-    library: str | None = None
+    soname: str | None = None
     candidates: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     is_exact: bool = True
@@ -51,20 +51,20 @@ RUNTIMES: tuple[Runtime, ...] = (
         "Debian's PoCL",
         "PoCL",
         "Debian's pocl-opencl-icd is not installed",
-        library="libpocl.so.2",
+        soname="libpocl.so.2",
     ),
     Runtime(
         "Intel's CPU runtime",
         "Intel",
         f"intel-opencl-rt and intel-cmplr-lib-rt are not installed (or {INTEL_VARIABLE} not set)",
-        library="libintelocl.so",
+        soname="libintelocl.so",
         candidates=(f"{sys.prefix}/lib/libintelocl.so",),
     ),
     Runtime(
         "rusticl on llvmpipe",
         "rusticl",
         "Debian's mesa-opencl-icd is not installed",
-        library="libRusticlOpenCL.so.1",
+        soname="libRusticlOpenCL.so.1",
         environment={"RUSTICL_ENABLE": "llvmpipe"},
         is_exact=False,
     ),
@@ -73,15 +73,15 @@ RUNTIMES: tuple[Runtime, ...] = (
 
 def library_of(runtime: Runtime) -> str | None:
     """Path or name of the runtime's library, None where this machine does not have it."""
-    if runtime.library is None:
+    if runtime.soname is None:
         return ""
     named = os.environ.get(INTEL_VARIABLE, "") if runtime.family == "Intel" else ""
     for path in (named, *runtime.candidates):
         if path and Path(path).exists():
             return path
-    stem = runtime.library.removeprefix("lib").partition(".so")[0]
+    stem = runtime.soname.removeprefix("lib").partition(".so")[0]
     found = ctypes.util.find_library(stem)
-    return found if found == runtime.library else None
+    return found if found == runtime.soname else None
 
 
 def examine(

@@ -199,7 +199,7 @@ class AdministrationUseCases(DispatchingUseCases):
         if job is None:
             raise NotFound(f"there is no job {action.subject[:80]}", code="JOB_UNKNOWN")
         amount = int(action.value)
-        if amount + self._refunded(tx, job.job_id) > job.billed_nano:
+        if amount + ledger.refunded(tx, job.job_id) > job.billed_nano:
             raise InvalidInput(
                 f"job {job.job_id} was billed {job.billed_nano} nano-units; refunds cannot pass it",
                 code="REFUND_TOO_LARGE",
@@ -208,9 +208,6 @@ class AdministrationUseCases(DispatchingUseCases):
         transfer = escrow.refund(job.job_id, job.buyer, amount, action.request_id, action.reason)
         ledger.execute(tx, transfer)
         return f"{self._money(amount)} to {job.buyer}"
-
-    def _refunded(self, tx: Transaction, job_id: str) -> int:
-        return ledger.refunded(tx, job_id)
 
     def _set_parameter(self, tx: Transaction, action: AdminAction) -> str:
         name = action.subject
