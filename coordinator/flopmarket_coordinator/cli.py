@@ -306,6 +306,12 @@ async def _serve(config: CoordinatorConfig, address_file: Path | None) -> None:
         if address_file is not None:
             _write_whole(address_file, f"{server.address}\n")
         click.echo(f"listening on {server.address} key {server.key_id}")
+        for what, address in (
+            ("metrics", server.metrics_address),
+            ("payments", server.payments_address),
+        ):
+            if address:
+                click.echo(f"{what} on {address}", err=True)
         sys.stdout.flush()
         await stopping.wait()
     finally:

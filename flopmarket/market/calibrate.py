@@ -65,10 +65,6 @@ class Running:
     ratios_ppm: tuple[tuple[str, int], ...] = ()
     factor_ppm: int = ONE_PPM
 
-    def values_ppm(self) -> tuple[int, ...]:
-        """The ratios alone."""
-        return tuple(ratio for _, ratio in self.ratios_ppm)
-
 
 @dataclass(frozen=True)
 class Factors:

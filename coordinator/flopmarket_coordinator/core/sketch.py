@@ -36,14 +36,6 @@ def added(sketch: Sketch, price: int, volume: int) -> dict[int, int]:
     return {**sketch, bucket: sketch.get(bucket, 0) + volume}
 
 
-def merged(first: Sketch, second: Sketch) -> dict[int, int]:
-    """The sketch of both volumes."""
-    result = dict(first)
-    for bucket, volume in second.items():
-        result[bucket] = result.get(bucket, 0) + volume
-    return result
-
-
 def quantiles(sketch: Sketch, percents: Sequence[int]) -> list[int]:
     """For each of ``percents``, ascending, the least price at or below which so much of the volume
     lies, 1/256 off at most; zeros for a sketch without volume.

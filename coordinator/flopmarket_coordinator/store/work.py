@@ -189,11 +189,6 @@ def _leases(tx: Transaction, *conditions: sa.ColumnElement[bool] | sa.TextClause
     return [to_record(LeaseRow, row) for row in tx.connection.execute(query).mappings()]
 
 
-def live_leases(tx: Transaction) -> list[LeaseRow]:
-    """All live leases, oldest first."""
-    return _leases(tx, _lease.c.state.in_(_LIVE))
-
-
 def count_live_leases(tx: Transaction) -> int:
     """How many leases run or are offered."""
     query = sa.select(sa.func.count()).select_from(_lease).where(_lease.c.state.in_(_LIVE))
