@@ -1,9 +1,9 @@
-"""How volume spreads over prices: a histogram that merges exactly and answers quantiles closely.
+"""How volume spreads over prices: a histogram with exact volumes and close quantiles.
 
 Buckets are those of a floating-point number with 8 significant bits: each price below 256 has its
 own, above that a bucket is at most 1/128 of its prices wide. A quantile is the middle of its
 bucket, at most 1/256 (0.4 %) away from the exact one. Volumes are exact integers, so the order in
-which trades arrive, or in which sketches merge, changes nothing.
+which trades arrive changes nothing.
 """
 
 from __future__ import annotations
