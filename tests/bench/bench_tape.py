@@ -34,7 +34,7 @@ from flopmarket.market.tape import EMPTY_TAPE, Trade, tape_digest
 from flopmarket.trust.documents import WattsSource
 from flopmarket.v1 import market_pb2, market_pb2_grpc
 from flopmarket_coordinator import server
-from flopmarket_coordinator.application.tape_types import HistoryQuery, TradesQuery
+from flopmarket_coordinator.application.types_tape import HistoryQuery, TradesQuery
 from flopmarket_coordinator.core.changes import Change
 from flopmarket_coordinator.core.tape import candles_of
 from flopmarket_coordinator.rpc.rates import Rate

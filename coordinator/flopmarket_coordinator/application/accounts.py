@@ -16,11 +16,7 @@ from flopmarket.trust.envelope import Envelope, Header, open_envelope
 from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket.trust.policy import Signer, check_role_claim
 from flopmarket_coordinator.application.budgets import BudgetUseCases
-from flopmarket_coordinator.application.types import (
-    CoordinatorInfo,
-    OpenedSession,
-    Session,
-)
+from flopmarket_coordinator.application.types import CoordinatorInfo, OpenedSession, Session
 from flopmarket_coordinator.store import buyers, identity, ledger
 from flopmarket_coordinator.store.engine import Transaction
 

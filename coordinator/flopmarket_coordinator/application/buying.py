@@ -25,11 +25,7 @@ from flopmarket_coordinator.application.looking import LookingUseCases
 from flopmarket_coordinator.application.predicting import work_text
 from flopmarket_coordinator.application.quoting import QuotingUseCases, demand_of, no_artifact
 from flopmarket_coordinator.application.settling import SettlingUseCases
-from flopmarket_coordinator.application.types import (
-    JobView,
-    Session,
-    SubmitRequest,
-)
+from flopmarket_coordinator.application.types import JobView, Session, SubmitRequest
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.events import EventKind
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, JobState

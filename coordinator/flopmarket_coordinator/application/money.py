@@ -18,10 +18,10 @@ from flopmarket.trust.keys import KeyRole
 from flopmarket.trust.ledger_log import LedgerTransfer
 from flopmarket.trust.merkle import MerkleProof
 from flopmarket_coordinator.application.context import UseCases, page_size
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_money import (
     Balances,
     DepositResult,
-    Session,
     TransferPage,
     TransferView,
 )

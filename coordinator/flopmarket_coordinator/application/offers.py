@@ -13,7 +13,7 @@ from flopmarket.market.suitability import suited_for
 from flopmarket.trust.documents import OfferTerms
 from flopmarket.trust.encoding import decode
 from flopmarket_coordinator.application.context import UseCases, page_size
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_market import (
     DepthQuery,
     DepthReport,
     OfferPage,

@@ -17,7 +17,7 @@ from flopmarket.market.snapshot import (
 from flopmarket.market.tape import Trade
 from flopmarket_coordinator.application.context import page_size
 from flopmarket_coordinator.application.offers import OfferUseCases
-from flopmarket_coordinator.application.tape_types import (
+from flopmarket_coordinator.application.types_tape import (
     ClassPrices,
     HistoryPage,
     HistoryQuery,

@@ -16,12 +16,7 @@ from flopmarket.limits import (
 )
 from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.application.context import UseCases
-from flopmarket_coordinator.application.types import (
-    DeliveryView,
-    DueDelivery,
-    Session,
-    WebhookView,
-)
+from flopmarket_coordinator.application.types import DeliveryView, DueDelivery, Session, WebhookView
 from flopmarket_coordinator.core.webhooks import (
     DeliveryState,
     WebhookEvent,

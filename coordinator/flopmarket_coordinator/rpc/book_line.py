@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flopmarket.limits import MAX_STREAM_REPLAY_MESSAGES, STREAMED_BOOK_LEVELS
 from flopmarket.v1 import market_pb2
-from flopmarket_coordinator.application.types import DepthQuery, DepthReport
+from flopmarket_coordinator.application.types_market import DepthQuery, DepthReport
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.rpc import convert_market
 from flopmarket_coordinator.rpc.trade_messages import bad_token, count, fields

@@ -29,9 +29,9 @@ from flopmarket_coordinator.application.types import (
     OfferRefused,
     Progress,
     SegmentView,
-    TransferView,
     Welcome,
 )
+from flopmarket_coordinator.application.types_money import TransferView
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.rpc.convert_orders import order
 

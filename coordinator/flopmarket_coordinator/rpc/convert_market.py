@@ -11,13 +11,13 @@ from flopmarket.market.money import MAX_NANO, NANO_PER_UNIT, MoneyError, round_u
 from flopmarket.market.offer import PFLOP, SECONDS_PER_HOUR
 from flopmarket.market.tape import MICROJOULES_PER_JOULE, Trade
 from flopmarket.v1 import common_pb2, market_pb2
-from flopmarket_coordinator.application.tape_types import (
+from flopmarket_coordinator.application.types_market import DepthReport, OfferPage, OfferView
+from flopmarket_coordinator.application.types_tape import (
     ClassPrices,
     HistoryPage,
     PriceReport,
     TradesPage,
 )
-from flopmarket_coordinator.application.types import DepthReport, OfferPage, OfferView
 from flopmarket_coordinator.core.book.depth import AskLevel, BidLevel
 from flopmarket_coordinator.core.book.listing import OfferFilter
 from flopmarket_coordinator.core.tape import Candle

@@ -6,7 +6,7 @@ from flopmarket.trust.encoding import encode
 from flopmarket.trust.merkle import MerkleProof
 from flopmarket.v1 import ledger_pb2
 from flopmarket_coordinator.application.money import ProvedPage
-from flopmarket_coordinator.application.types import Balances
+from flopmarket_coordinator.application.types_money import Balances
 from flopmarket_coordinator.rpc.convert import money
 from flopmarket_coordinator.store.withdrawals import WithdrawalRow
 

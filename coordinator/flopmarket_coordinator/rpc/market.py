@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from flopmarket.v1 import market_pb2, market_pb2_grpc
-from flopmarket_coordinator.application.tape_types import HistoryQuery, TradesQuery
-from flopmarket_coordinator.application.types import DepthQuery, OfferQuery
+from flopmarket_coordinator.application.types_market import DepthQuery, OfferQuery
+from flopmarket_coordinator.application.types_tape import HistoryQuery, TradesQuery
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.core.tape import check_class
 from flopmarket_coordinator.rpc import convert, convert_market, convert_orders, convert_prediction

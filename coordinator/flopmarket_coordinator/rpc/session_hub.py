@@ -13,11 +13,7 @@ from collections.abc import Callable
 from flopmarket.errors import Conflict, FlopmarketError, QuotaExceeded
 from flopmarket.limits import MAX_SESSION_QUEUE_MESSAGES, MAX_WATCH_EVENTS
 from flopmarket.v1 import worker_pb2
-from flopmarket_coordinator.application.types import (
-    Instruction,
-    JobProgress,
-    LeaseOffered,
-)
+from flopmarket_coordinator.application.types import Instruction, JobProgress, LeaseOffered
 from flopmarket_coordinator.rpc import convert
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flopmarket.errors import InvalidInput
 from flopmarket.v1 import market_pb2
-from flopmarket_coordinator.application.tape_types import NewTrades
+from flopmarket_coordinator.application.types_tape import NewTrades
 from flopmarket_coordinator.rpc import convert_market
 
 _EVERY_CLASS = "*"

@@ -22,12 +22,7 @@ from flopmarket.market.calibrate import (
 from flopmarket.market.order import MARKET_ORDER
 from flopmarket.market.quote import Quote
 from flopmarket.trust.receipt import verify_receipt
-from flopmarket_coordinator.application.types import (
-    Hello,
-    LeaseOffered,
-    QuoteRequest,
-    TimeReport,
-)
+from flopmarket_coordinator.application.types import Hello, LeaseOffered, QuoteRequest, TimeReport
 from flopmarket_coordinator.core.changes import CalibrationChanged
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.store import prediction, schema, work

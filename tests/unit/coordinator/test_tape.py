@@ -17,8 +17,8 @@ from flopmarket.market.headline import PFLOP
 from flopmarket.market.snapshot import check_chain, verify_snapshot
 from flopmarket.market.tape import EMPTY_TAPE, digest_of_tape
 from flopmarket.trust.documents import WattsSource
-from flopmarket_coordinator.application.tape_types import HistoryQuery, TradesQuery
 from flopmarket_coordinator.application.types import HeldLease
+from flopmarket_coordinator.application.types_tape import HistoryQuery, TradesQuery
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.store import engine, migrate, schema, tape, tape_rebuild
 from tests.unit.coordinator.databases import sqlite_only

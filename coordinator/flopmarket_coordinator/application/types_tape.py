@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flopmarket.market.money import Nano, round_up_nano
 from flopmarket.market.tape import Trade
-from flopmarket_coordinator.application.types import SpotPrice
+from flopmarket_coordinator.application.types_market import SpotPrice
 from flopmarket_coordinator.core.tape import Candle
 
 
