@@ -29,7 +29,6 @@ from flopmarket.client.orders import (
     budget_nano,
     class_of_work,
     order_terms,
-    order_to_proto,
 )
 from flopmarket.client.owner import OwnerCalls
 from flopmarket.client.predictions import PredictionCalls
@@ -56,6 +55,7 @@ from flopmarket.v1 import (
     ledger_pb2_grpc,
     market_pb2_grpc,
 )
+from flopmarket.wire import order_to_proto
 
 NO_DEADLINE_US = 4_102_444_800_000_000
 """The year 2100: the deadline, and the end of the signature, of a job that names none."""

@@ -20,7 +20,6 @@ from flopmarket.market.order import (
     ceiling_of_limit_nano,
 )
 from flopmarket.market.work import StepWork
-from flopmarket.v1 import job_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +93,6 @@ def class_of_work(quote: Quote) -> str:
 
     flops = {work.work_class: work.flops_per_step for work in quote.work}
     return program_class(StepWork(flops, quote.bytes_moved_per_step, 0))
-
-
-def order_to_proto(terms: OrderTerms) -> job_pb2.Order:
-    """The order of a request for a quote."""
-    asked = terms.constraints
-    message = job_pb2.Order(
-        kind=terms.kind.value,
-        work_class=asked.work_class,
-        min_flops_per_watt=asked.min_flops_per_watt,
-        min_memory_bytes=asked.min_memory_bytes,
-        allowed_regions=asked.allowed_regions,
-        denied_regions=asked.denied_regions,
-        allowed_owners=asked.allowed_owners,
-        denied_owners=asked.denied_owners,
-    )
-    if asked.max_unit_price_nano:
-        message.limit_per_pflop.nano = asked.max_unit_price_nano
-    return message
 
 
 def budget_nano(terms: OrderTerms, quote: Quote) -> Nano:

@@ -126,7 +126,7 @@ class MoneyUseCases(UseCases):
         rows = ledger.statement(tx, session.account_id, after, size + 1, since_us)
         views: list[TransferView] = []
         for row in rows[:size]:
-            transfer = ledger.to_transfer(row)
+            transfer = Transfer.of_row(row)
             for account, sign in ((transfer.debit, -1), (transfer.credit, 1)):
                 owner, balance = owner_of(account)
                 if owner != session.account_id:

@@ -9,9 +9,10 @@ part or by a *void*. The model is TigerBeetle's (docs.tigerbeetle.com, two-phase
 from __future__ import annotations
 
 import hashlib
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from flopmarket.errors import Conflict, QuotaExceeded
 from flopmarket.market.money import Nano, check_nano, check_price
@@ -92,6 +93,22 @@ class Transfer:
     reference: str = ""
     pending_id: str = ""
     expires_at_us: int = 0
+
+    @classmethod
+    def of_row(cls, row: Mapping[Any, Any]) -> Transfer:
+        """The value of a stored row; raises what the rules here say of one that cannot be."""
+        return cls(
+            row["transfer_id"],
+            TransferKind(row["kind"]),
+            row["debit"],
+            row["credit"],
+            row["amount_nano"],
+            Purpose(row["purpose"]),
+            row["job_id"],
+            row["reference"],
+            row["pending_id"] or "",
+            row["expires_at_us"],
+        )
 
     def __post_init__(self) -> None:
         if check_price(self.amount_nano) == 0:

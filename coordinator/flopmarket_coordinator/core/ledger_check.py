@@ -23,7 +23,6 @@ from flopmarket_coordinator.core.ledger import (
     EXTERNAL,
     PLATFORM_ACCOUNTS,
     Balance,
-    Purpose,
     Transfer,
     TransferKind,
     account_of,
@@ -68,18 +67,7 @@ def check_ledger(facts: LedgerFacts) -> tuple[Finding, ...]:
 def readable(row: Row) -> Transfer | None:
     """The transfer of a row; None for a row that holds none (the rules here say so)."""
     try:
-        return Transfer(
-            row["transfer_id"],
-            TransferKind(row["kind"]),
-            row["debit"],
-            row["credit"],
-            row["amount_nano"],
-            Purpose(row["purpose"]),
-            row["job_id"],
-            row["reference"],
-            row["pending_id"] or "",
-            row["expires_at_us"],
-        )
+        return Transfer.of_row(row)
     except (FlopmarketError, ValueError, TypeError):
         return None
 

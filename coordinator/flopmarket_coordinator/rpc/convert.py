@@ -18,7 +18,7 @@ from flopmarket.limits import (
     MAX_REQUEST_TEXT_CHARACTERS,
 )
 from flopmarket.v1 import common_pb2, job_pb2, ledger_pb2, worker_pb2
-from flopmarket.wire import envelope_from_proto, envelope_to_proto
+from flopmarket.wire import envelope_from_proto, envelope_to_proto, order_to_proto
 from flopmarket_coordinator.application.types import (
     CommitmentAnswer,
     HeldLease,
@@ -33,7 +33,6 @@ from flopmarket_coordinator.application.types import (
 )
 from flopmarket_coordinator.application.types_money import TransferView
 from flopmarket_coordinator.core.lifecycle import JobState
-from flopmarket_coordinator.rpc.convert_orders import order
 
 _JOB_STATES = {
     JobState.QUEUED: job_pb2.Job.STATE_QUEUED,
@@ -141,7 +140,7 @@ def job(view: JobView) -> job_pb2.Job:
         program_digest=view.program_digest,
         segment_steps=view.segment_steps,
         segment_count=view.segment_count,
-        order=order(view.order),
+        order=order_to_proto(view.order),
         deadline_us=view.deadline_us,
     )
 

@@ -41,24 +41,6 @@ def order_of(message: job_pb2.Order | None) -> OrderTerms:
     return terms
 
 
-def order(terms: OrderTerms) -> job_pb2.Order:
-    """An order as a message."""
-    asked = terms.constraints
-    message = job_pb2.Order(
-        kind=terms.kind.value,
-        work_class=asked.work_class,
-        min_memory_bytes=asked.min_memory_bytes,
-        min_flops_per_watt=asked.min_flops_per_watt,
-        allowed_regions=asked.allowed_regions,
-        denied_regions=asked.denied_regions,
-        allowed_owners=asked.allowed_owners,
-        denied_owners=asked.denied_owners,
-    )
-    if asked.max_unit_price_nano:
-        message.limit_per_pflop.nano = asked.max_unit_price_nano
-    return message
-
-
 def job_explanation(value: JobExplanation) -> job_pb2.ExplainJobResponse:
     """Why a job waits."""
     message = job_pb2.ExplainJobResponse(

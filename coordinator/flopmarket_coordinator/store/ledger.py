@@ -27,7 +27,6 @@ from flopmarket_coordinator.core.ledger import (
     LedgerConflict,
     Purpose,
     Transfer,
-    TransferKind,
     account_of,
     apply,
 )
@@ -120,23 +119,7 @@ def execute_all(tx: Transaction, transfers: Iterable[Transfer]) -> None:
 def find(tx: Transaction, transfer_id: str) -> Transfer | None:
     """The transfer with this id."""
     row = tx.connection.execute(_FIND, {"wanted": transfer_id}).mappings().first()
-    return None if row is None else to_transfer(row)
-
-
-def to_transfer(row: sa.RowMapping) -> Transfer:
-    """The value of a row."""
-    return Transfer(
-        row["transfer_id"],
-        TransferKind(row["kind"]),
-        row["debit"],
-        row["credit"],
-        row["amount_nano"],
-        Purpose(row["purpose"]),
-        row["job_id"],
-        row["reference"],
-        row["pending_id"] or "",
-        row["expires_at_us"],
-    )
+    return None if row is None else Transfer.of_row(row)
 
 
 def state(tx: Transaction, account: str) -> AccountState:
@@ -187,7 +170,7 @@ def overdue(tx: Transaction, limit: int) -> list[Transfer]:
         .order_by(_expiry.c.expires_at_us, _expiry.c.transfer_id)
         .limit(limit)
     )
-    return [to_transfer(row) for row in tx.connection.execute(query).mappings()]
+    return [Transfer.of_row(row) for row in tx.connection.execute(query).mappings()]
 
 
 def _execute_chunk(tx: Transaction, chunk: Sequence[Transfer]) -> None:
@@ -240,7 +223,7 @@ def _named(tx: Transaction, chunk: Sequence[Transfer]) -> tuple[dict[str, Transf
     known: dict[str, Transfer] = {}
     resolved: set[str] = set()
     for row in found.mappings():
-        transfer = to_transfer(row)
+        transfer = Transfer.of_row(row)
         known[transfer.transfer_id] = transfer
         if transfer.pending_id:
             resolved.add(transfer.pending_id)
