@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from flopmarket.limits import MAX_SNAPSHOT_BYTES
 from flopmarket.market.money import MAX_NANO, Nano
 from flopmarket.trust.envelope import read_json_envelope, sign_payload, verify_signature
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
+from flopmarket.trust.json_fields import digest_of, integer_of, text_of
 from flopmarket.trust.keys import KeyPair, PublicKey
 
 PAYLOAD_TYPE = "application/vnd.flopmarket.price-snapshot+json"
@@ -28,8 +28,6 @@ DOCUMENT_TYPE = "https://flopmarket.dev/price-snapshot/v1"
 NO_SNAPSHOT = bytes(32)
 """What the first snapshot names as the one before it."""
 
-_DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _PRICES = ("ask_nano", "bid_nano", "mid_nano", "last_nano")
 
 
@@ -180,43 +178,28 @@ def _parse(payload: bytes) -> PriceSnapshot:
 
 def _read(members: Mapping[str, Any]) -> PriceSnapshot:
     return PriceSnapshot(
-        number=_integer(members["number"]),
-        as_of_us=_integer(members["as_of_us"]),
-        currency=_text(members["currency"]),
-        coordinator_key=PublicKey(_digest(members["coordinator"]["public_key"])),
-        previous=_digest(members["previous"]),
-        trades=_integer(members["tape"]["trades"]),
-        tape_digest=_digest(members["tape"]["digest"]),
+        number=_count_of(members["number"]),
+        as_of_us=_count_of(members["as_of_us"]),
+        currency=text_of(members["currency"]),
+        coordinator_key=PublicKey(digest_of(members["coordinator"]["public_key"])),
+        previous=digest_of(members["previous"]),
+        trades=_count_of(members["tape"]["trades"]),
+        tape_digest=digest_of(members["tape"]["digest"]),
         prices=tuple(
             SnapshotPrice(
-                work_class=_text(item["work_class"]),
-                last_trade_us=_integer(item["last_trade_us"]),
-                offers=_integer(item["offers"]),
-                orders=_integer(item["orders"]),
-                **{name: None if item[name] is None else _integer(item[name]) for name in _PRICES},
+                work_class=text_of(item["work_class"]),
+                last_trade_us=_count_of(item["last_trade_us"]),
+                offers=_count_of(item["offers"]),
+                orders=_count_of(item["orders"]),
+                **{name: None if item[name] is None else _count_of(item[name]) for name in _PRICES},
             )
             for item in members["prices"]
         ),
     )
 
 
-def _integer(text: object) -> int:
-    if not isinstance(text, str) or not _DECIMAL.fullmatch(text) or int(text) > MAX_NANO:
-        raise ValueError(f"{text!r} is not a decimal string of 63 bits"[:100])
-    return int(text)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("text expected")
-    value.encode("utf-8")  # JSON can spell half a character; UnicodeEncodeError is a ValueError
-    return value
-
-
-def _digest(text: object) -> bytes:
-    if not isinstance(text, str) or not _DIGEST.fullmatch(text):
-        raise ValueError("a digest is 64 lower-case hex digits")
-    return bytes.fromhex(text)
+def _count_of(value: object) -> int:
+    return integer_of(value, MAX_NANO)
 
 
 def _broken(snapshot: PriceSnapshot, text: str) -> SnapshotError:

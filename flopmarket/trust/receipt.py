@@ -23,9 +23,9 @@ from typing import Any
 
 from flopmarket.errors import FlopmarketError
 from flopmarket.limits import MAX_RECEIPT_BYTES, MAX_RECEIPT_SEGMENTS
-from flopmarket.trust.encoding import DIGEST_BYTES
 from flopmarket.trust.envelope import read_json_envelope, sign_payload, verify_signature
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError, ReceiptError
+from flopmarket.trust.json_fields import digest_of, integer_of, text_of
 from flopmarket.trust.keys import KeyPair, PublicKey
 from flopmarket.trust.merkle import sequence_root
 
@@ -36,7 +36,6 @@ STATE_ROOT_ALGORITHM = "flopmarketStateRootV1"
 SEQUENCE_ROOT_ALGORITHM = "flopmarketSequenceRootV1"
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,38}")
-_HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
 
 class Outcome(StrEnum):
@@ -335,41 +334,41 @@ def _read_statement(statement: Mapping[str, Any]) -> Receipt:
     predicate = statement["predicate"]
     job, totals = predicate["job"], predicate["totals"]
     return Receipt(
-        job_id=_digest(job["id"]),
+        job_id=digest_of(job["id"]),
         job_spec=_read_base64(job["spec"]),
-        buyer_account_id=_text(job["buyer_account_id"]),
-        program_digest=_digest(job["program_digest"]),
-        profile=_text(job["profile"]),
-        data_root=_digest(job["data_root"]),
-        seed=_integer(job["seed"]),
-        steps=_integer(job["steps"]),
+        buyer_account_id=text_of(job["buyer_account_id"]),
+        program_digest=digest_of(job["program_digest"]),
+        profile=text_of(job["profile"]),
+        data_root=digest_of(job["data_root"]),
+        seed=integer_of(job["seed"]),
+        steps=integer_of(job["steps"]),
         outcome=Outcome(predicate["outcome"]),
-        initial_state_root=_digest(job["initial_state_root"]),
-        final_state_root=_digest(statement["subject"][0]["digest"][STATE_ROOT_ALGORITHM]),
+        initial_state_root=digest_of(job["initial_state_root"]),
+        final_state_root=digest_of(statement["subject"][0]["digest"][STATE_ROOT_ALGORITHM]),
         segments=tuple(_read_segment(members) for members in predicate["segments"]),
-        currency=_text(totals["currency"]),
-        ceiling_nano=_integer(totals["ceiling_nano"]),
-        invoice_nano=_integer(totals["invoice_nano"]),
-        fee_nano=_integer(totals["fee_nano"]),
-        coordinator_key=PublicKey(_digest(predicate["coordinator"]["public_key"])),
-        submitted_at_us=_integer(predicate["submitted_at_us"]),
-        ended_at_us=_integer(predicate["ended_at_us"]),
+        currency=text_of(totals["currency"]),
+        ceiling_nano=integer_of(totals["ceiling_nano"]),
+        invoice_nano=integer_of(totals["invoice_nano"]),
+        fee_nano=integer_of(totals["fee_nano"]),
+        coordinator_key=PublicKey(digest_of(predicate["coordinator"]["public_key"])),
+        submitted_at_us=integer_of(predicate["submitted_at_us"]),
+        ended_at_us=integer_of(predicate["ended_at_us"]),
     )
 
 
 def _read_segment(members: Mapping[str, Any]) -> ReceiptSegment:
     return ReceiptSegment(
-        index=_integer(members["index"]),
-        first_step=_integer(members["first_step"]),
-        steps=_integer(members["steps"]),
-        device_key_id=_text(members["device_key_id"]),
-        device_id=_text(members["device_id"]),
-        state_root_before=_digest(members["state_root_before"]),
-        state_root_after=_digest(members["state_root_after"]),
-        outputs_root=_digest(members["outputs_root"]),
-        commitment_digest=_digest(members["commitment_digest"]),
+        index=integer_of(members["index"]),
+        first_step=integer_of(members["first_step"]),
+        steps=integer_of(members["steps"]),
+        device_key_id=text_of(members["device_key_id"]),
+        device_id=text_of(members["device_id"]),
+        state_root_before=digest_of(members["state_root_before"]),
+        state_root_after=digest_of(members["state_root_after"]),
+        outputs_root=digest_of(members["outputs_root"]),
+        commitment_digest=digest_of(members["commitment_digest"]),
         audit=AuditOutcome(members["audit"]),
-        price_nano=_integer(members["price_nano"]),
+        price_nano=integer_of(members["price_nano"]),
     )
 
 
@@ -383,28 +382,9 @@ def _decimal(value: int) -> str:
     return str(value)
 
 
-def _integer(text: object) -> int:
-    if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
-        raise ValueError(f"{text!r} is not a decimal string"[:100])
-    return int(text)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("text expected")
-    value.encode("utf-8")  # JSON can spell half a character; UnicodeEncodeError is a ValueError
-    return value
-
-
-def _digest(text: object) -> bytes:
-    if not isinstance(text, str) or len(text) != 2 * DIGEST_BYTES or not _HEX.fullmatch(text):
-        raise ValueError("a digest is 64 lower-case hex digits")
-    return bytes.fromhex(text)
-
-
 def _read_base64(text: object) -> bytes:
     try:
-        return base64.b64decode(_text(text), validate=True)
+        return base64.b64decode(text_of(text), validate=True)
     except binascii.Error:
         raise ValueError("spec is not base64") from None
 

@@ -21,6 +21,7 @@ from flopmarket.trust.documents import LedgerHead
 from flopmarket.trust.encoding import decode, encode
 from flopmarket.trust.envelope import Envelope, open_envelope
 from flopmarket.trust.errors import MerkleError
+from flopmarket.trust.json_fields import text_of
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.ledger_log import (
     LedgerBatch,
@@ -232,7 +233,7 @@ def statement_from_json(data: bytes) -> Statement:
             for item in value["batches"]
         ]
         return Statement(
-            account_id=_text(value["account_id"]),
+            account_id=text_of(value["account_id"]),
             coordinator_key=PublicKey(bytes.fromhex(value["coordinator_key"])),
             head=Envelope.from_json(json.dumps(value["head"]).encode()),
             since_batches=_count(value["since_batches"]),
@@ -261,13 +262,6 @@ def _document(cls: type[Any], text: str) -> Any:
 
 def _proof(text: str) -> MerkleProof:
     return decode(MerkleProof, bytes.fromhex(text))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("not text")
-    value.encode("utf-8")  # JSON can spell half a character; UnicodeEncodeError is a ValueError
-    return value
 
 
 def _count(value: object) -> int:
