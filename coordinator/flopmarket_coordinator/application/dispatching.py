@@ -13,7 +13,7 @@ from flopmarket.market.reasons import Reason
 from flopmarket.trust.encoding import decode
 from flopmarket_coordinator.application.offers import OfferUseCases
 from flopmarket_coordinator.application.predicting import job_work, lease_forecast
-from flopmarket_coordinator.application.settling import SettlingUseCases
+from flopmarket_coordinator.application.sampling import SamplingUseCases
 from flopmarket_coordinator.application.types import ExpireReport, Instruction, LeaseRevoked
 from flopmarket_coordinator.application.views import lease_offer
 from flopmarket_coordinator.core.book.clearing import Match
@@ -30,7 +30,7 @@ from flopmarket_coordinator.store.records import JobRow, LeaseRow
 _LAST_ALIVE = "last_alive_us"
 
 
-class DispatchingUseCases(OfferUseCases, SettlingUseCases):
+class DispatchingUseCases(OfferUseCases, SamplingUseCases):
     """Matching and expiry. Called by loops, again and again; each call is complete in itself."""
 
     def match(self, tx: Transaction) -> tuple[Instruction, ...]:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from flopmarket.errors import Conflict, FlopmarketError, Forbidden, InvalidInput, NotFound
 from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import MAX_OFFERS_PER_WORKER, MAX_RELEASE_DETAIL_LENGTH
-from flopmarket.market.money import Nano
 from flopmarket.market.offer import offer_from_terms
 from flopmarket.market.price import PriceTerms, price
 from flopmarket.trust.documents import Commitment, LeaseAcceptance, OfferTerms
 from flopmarket.trust.encoding import decode, digest, encode
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import KeyRole
-from flopmarket_coordinator.application.dispatching import DispatchingUseCases, revocation
+from flopmarket_coordinator.application.dispatching import revocation
+from flopmarket_coordinator.application.exchanging import ExchangingUseCases
 from flopmarket_coordinator.application.predicting import note_delivery
 from flopmarket_coordinator.application.types import (
     CommitmentAnswer,
@@ -38,7 +38,6 @@ from flopmarket_coordinator.core.leasing import (
     RevokeReason,
     checkpoint_due,
 )
-from flopmarket_coordinator.core.ledger import Balance, account_of
 from flopmarket_coordinator.core.lifecycle import (
     FINAL_JOB_STATES,
     LIVE_LEASE_STATES,
@@ -46,9 +45,7 @@ from flopmarket_coordinator.core.lifecycle import (
     LeaseState,
     SegmentState,
 )
-from flopmarket_coordinator.core.reputation import DeviceHistory, Stake
-from flopmarket_coordinator.core.verification import AuditDecision
-from flopmarket_coordinator.store import identity, jobs, ledger, work
+from flopmarket_coordinator.store import identity, jobs, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow
 
@@ -62,7 +59,7 @@ class _Refusal(Exception):
         self.message = message
 
 
-class WorkingUseCases(DispatchingUseCases):
+class WorkingUseCases(ExchangingUseCases):
     """Workers, as the coordinator hears them."""
 
     def worker_hello(self, tx: Transaction, session: Session, hello: Hello) -> Welcome:
@@ -285,20 +282,6 @@ class WorkingUseCases(DispatchingUseCases):
             assert ended is not None, "it was read a moment ago"
             self._end_lease(tx, ended, LeaseState.FINISHED, ReleaseReason.FINISHED, "")
         self._refresh(tx, job.job_id)
-
-    def _audit_decision(self, tx: Transaction, lease: LeaseRow, cost: Nano) -> AuditDecision:
-        """Ask the policy. Settlement demands a verdict, so a policy that samples is refused."""
-        offer = work.offer(tx, lease.offer_id)
-        assert offer is not None, f"offer {lease.offer_id} has lease {lease.lease_id}"
-        history = DeviceHistory(offer.verified_segments, offer.rejected_segments, offer.streak)
-        bond, _ = ledger.balance(tx, account_of(lease.account_id, Balance.BOND))
-        held, _ = ledger.balance(tx, account_of(lease.account_id, Balance.HELD))
-        decision = self._policy.decide(history, Stake(bond, held), cost)
-        if not decision.audited:
-            raise FlopmarketError(
-                "this coordinator settles audited segments only", code="AUDIT_POLICY_UNSUPPORTED"
-            )
-        return decision
 
     def _check_artifacts(
         self, tx: Transaction, job: JobRow, lease: LeaseRow, commit: SegmentCommit, body: Commitment
