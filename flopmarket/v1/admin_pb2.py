@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from flopmarket.v1 import common_pb2 as flopmarket_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66lopmarket/v1/admin.proto\x12\rflopmarket.v1\x1a\x1a\x66lopmarket/v1/common.proto\"5\n\nActRequest\x12\'\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\"8\n\x0b\x41\x63tResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Decision\"\x8f\x01\n\x08\x44\x65\x63ision\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07time_us\x18\x02 \x01(\x03\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x05 \x01(\t\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\"\\\n\x14ListDecisionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\"\\\n\x15ListDecisionsResponse\x12*\n\tdecisions\x18\x01 \x03(\x0b\x32\x17.flopmarket.v1.Decision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x12\n\x10GetStatusRequest\"<\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x12\n\noverridden\x18\x03 \x01(\x08\"\x97\x04\n\x11GetStatusResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x19\n\x11workers_connected\x18\x04 \x01(\r\x12\x15\n\roffers_listed\x18\x05 \x01(\r\x12H\n\rjobs_by_state\x18\x06 \x03(\x0b\x32\x31.flopmarket.v1.GetStatusResponse.JobsByStateEntry\x12\x13\n\x0bleases_live\x18\x07 \x01(\r\x12\x16\n\x0e\x61udits_waiting\x18\x08 \x01(\r\x12\x11\n\tartifacts\x18\t \x01(\x04\x12\x16\n\x0e\x61rtifact_bytes\x18\n \x01(\x04\x12Z\n\x16platform_balances_nano\x18\x0b \x03(\x0b\x32:.flopmarket.v1.GetStatusResponse.PlatformBalancesNanoEntry\x12,\n\nparameters\x18\x0c \x03(\x0b\x32\x18.flopmarket.v1.Parameter\x1a\x32\n\x10JobsByStateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a;\n\x19PlatformBalancesNanoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\xf8\x01\n\x0c\x41\x64minService\x12<\n\x03\x41\x63t\x12\x19.flopmarket.v1.ActRequest\x1a\x1a.flopmarket.v1.ActResponse\x12Z\n\rListDecisions\x12#.flopmarket.v1.ListDecisionsRequest\x1a$.flopmarket.v1.ListDecisionsResponse\x12N\n\tGetStatus\x12\x1f.flopmarket.v1.GetStatusRequest\x1a .flopmarket.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66lopmarket/v1/admin.proto\x12\rflopmarket.v1\x1a\x1a\x66lopmarket/v1/common.proto\"5\n\nActRequest\x12\'\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\"8\n\x0b\x41\x63tResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.flopmarket.v1.Decision\"\x8f\x01\n\x08\x44\x65\x63ision\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07time_us\x18\x02 \x01(\x03\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x05 \x01(\t\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\"\\\n\x14ListDecisionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\"\\\n\x15ListDecisionsResponse\x12*\n\tdecisions\x18\x01 \x03(\x0b\x32\x17.flopmarket.v1.Decision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x12\n\x10GetStatusRequest\"<\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x12\n\noverridden\x18\x03 \x01(\x08\"\xa9\x05\n\x11GetStatusResponse\x12\x10\n\x08\x61s_of_us\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x19\n\x11workers_connected\x18\x04 \x01(\r\x12\x15\n\roffers_listed\x18\x05 \x01(\r\x12H\n\rjobs_by_state\x18\x06 \x03(\x0b\x32\x31.flopmarket.v1.GetStatusResponse.JobsByStateEntry\x12\x13\n\x0bleases_live\x18\x07 \x01(\r\x12\x16\n\x0e\x61udits_waiting\x18\x08 \x01(\r\x12\x11\n\tartifacts\x18\t \x01(\x04\x12\x16\n\x0e\x61rtifact_bytes\x18\n \x01(\x04\x12Z\n\x16platform_balances_nano\x18\x0b \x03(\x0b\x32:.flopmarket.v1.GetStatusResponse.PlatformBalancesNanoEntry\x12,\n\nparameters\x18\x0c \x03(\x0b\x32\x18.flopmarket.v1.Parameter\x12\x16\n\x0ehouse_accounts\x18\r \x03(\t\x12\x45\n\x0b\x61udits_open\x18\x0e \x03(\x0b\x32\x30.flopmarket.v1.GetStatusResponse.AuditsOpenEntry\x1a\x32\n\x10JobsByStateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a;\n\x19PlatformBalancesNanoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x31\n\x0f\x41uditsOpenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\xf8\x01\n\x0c\x41\x64minService\x12<\n\x03\x41\x63t\x12\x19.flopmarket.v1.ActRequest\x1a\x1a.flopmarket.v1.ActResponse\x12Z\n\rListDecisions\x12#.flopmarket.v1.ListDecisionsRequest\x1a$.flopmarket.v1.ListDecisionsResponse\x12N\n\tGetStatus\x12\x1f.flopmarket.v1.GetStatusRequest\x1a .flopmarket.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSRESPONSE_JOBSBYSTATEENTRY']._serialized_options = b'8\001'
   _globals['_GETSTATUSRESPONSE_PLATFORMBALANCESNANOENTRY']._loaded_options = None
   _globals['_GETSTATUSRESPONSE_PLATFORMBALANCESNANOENTRY']._serialized_options = b'8\001'
+  _globals['_GETSTATUSRESPONSE_AUDITSOPENENTRY']._loaded_options = None
+  _globals['_GETSTATUSRESPONSE_AUDITSOPENENTRY']._serialized_options = b'8\001'
   _globals['_ACTREQUEST']._serialized_start=72
   _globals['_ACTREQUEST']._serialized_end=125
   _globals['_ACTRESPONSE']._serialized_start=127
@@ -51,11 +53,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARAMETER']._serialized_start=539
   _globals['_PARAMETER']._serialized_end=599
   _globals['_GETSTATUSRESPONSE']._serialized_start=602
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1137
-  _globals['_GETSTATUSRESPONSE_JOBSBYSTATEENTRY']._serialized_start=1026
-  _globals['_GETSTATUSRESPONSE_JOBSBYSTATEENTRY']._serialized_end=1076
-  _globals['_GETSTATUSRESPONSE_PLATFORMBALANCESNANOENTRY']._serialized_start=1078
-  _globals['_GETSTATUSRESPONSE_PLATFORMBALANCESNANOENTRY']._serialized_end=1137
-  _globals['_ADMINSERVICE']._serialized_start=1140
-  _globals['_ADMINSERVICE']._serialized_end=1388
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1283
+  _globals['_GETSTATUSRESPONSE_JOBSBYSTATEENTRY']._serialized_start=1121
+  _globals['_GETSTATUSRESPONSE_JOBSBYSTATEENTRY']._serialized_end=1171
+  _globals['_GETSTATUSRESPONSE_PLATFORMBALANCESNANOENTRY']._serialized_start=1173
+  _globals['_GETSTATUSRESPONSE_PLATFORMBALANCESNANOENTRY']._serialized_end=1232
+  _globals['_GETSTATUSRESPONSE_AUDITSOPENENTRY']._serialized_start=1234
+  _globals['_GETSTATUSRESPONSE_AUDITSOPENENTRY']._serialized_end=1283
+  _globals['_ADMINSERVICE']._serialized_start=1286
+  _globals['_ADMINSERVICE']._serialized_end=1534
 # @@protoc_insertion_point(module_scope)

@@ -241,6 +241,26 @@ class GetStatusResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AuditsOpenEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     AS_OF_US_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
@@ -253,6 +273,8 @@ class GetStatusResponse(_message.Message):
     ARTIFACT_BYTES_FIELD_NUMBER: _builtins.int
     PLATFORM_BALANCES_NANO_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    HOUSE_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    AUDITS_OPEN_FIELD_NUMBER: _builtins.int
     as_of_us: _builtins.int
     version: _builtins.str
     draining: _builtins.bool
@@ -268,6 +290,14 @@ class GetStatusResponse(_message.Message):
     def platform_balances_nano(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Parameter]: ...
+    @_builtins.property
+    def house_accounts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Accounts whose workers audit for the house."""
+
+    @_builtins.property
+    def audits_open(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Audits by workers of other accounts that did not end, by phase."""
+
     def __init__(
         self,
         *,
@@ -283,10 +313,12 @@ class GetStatusResponse(_message.Message):
         artifact_bytes: _builtins.int = ...,
         platform_balances_nano: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         parameters: _abc.Iterable[Global___Parameter] | None = ...,
+        house_accounts: _abc.Iterable[_builtins.str] | None = ...,
+        audits_open: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_bytes", b"artifact_bytes", "artifacts", b"artifacts", "as_of_us", b"as_of_us", "audits_waiting", b"audits_waiting", "draining", b"draining", "jobs_by_state", b"jobs_by_state", "leases_live", b"leases_live", "offers_listed", b"offers_listed", "parameters", b"parameters", "platform_balances_nano", b"platform_balances_nano", "version", b"version", "workers_connected", b"workers_connected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_bytes", b"artifact_bytes", "artifacts", b"artifacts", "as_of_us", b"as_of_us", "audits_open", b"audits_open", "audits_waiting", b"audits_waiting", "draining", b"draining", "house_accounts", b"house_accounts", "jobs_by_state", b"jobs_by_state", "leases_live", b"leases_live", "offers_listed", b"offers_listed", "parameters", b"parameters", "platform_balances_nano", b"platform_balances_nano", "version", b"version", "workers_connected", b"workers_connected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

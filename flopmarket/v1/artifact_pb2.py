@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66lopmarket/v1/artifact.proto\x12\rflopmarket.v1\"\x1e\n\x0bStatRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"\x1f\n\x0cStatResponse\x12\x0f\n\x07present\x18\x01 \x03(\t\"D\n\x0cUploadHeader\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x10\n\x08lease_id\x18\x03 \x01(\t\"W\n\rUploadRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.flopmarket.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"4\n\x0eUploadResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"C\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\"!\n\x10\x44ownloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xea\x01\n\x0f\x41rtifactService\x12?\n\x04Stat\x12\x1a.flopmarket.v1.StatRequest\x1a\x1b.flopmarket.v1.StatResponse\x12G\n\x06Upload\x12\x1c.flopmarket.v1.UploadRequest\x1a\x1d.flopmarket.v1.UploadResponse(\x01\x12M\n\x08\x44ownload\x12\x1e.flopmarket.v1.DownloadRequest\x1a\x1f.flopmarket.v1.DownloadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66lopmarket/v1/artifact.proto\x12\rflopmarket.v1\"\x1e\n\x0bStatRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"\x1f\n\x0cStatResponse\x12\x0f\n\x07present\x18\x01 \x03(\t\"X\n\x0cUploadHeader\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\x12\n\ndispute_id\x18\x04 \x01(\t\"W\n\rUploadRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.flopmarket.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"4\n\x0eUploadResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"W\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x12\n\ndispute_id\x18\x04 \x01(\t\"!\n\x10\x44ownloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xea\x01\n\x0f\x41rtifactService\x12?\n\x04Stat\x12\x1a.flopmarket.v1.StatRequest\x1a\x1b.flopmarket.v1.StatResponse\x12G\n\x06Upload\x12\x1c.flopmarket.v1.UploadRequest\x1a\x1d.flopmarket.v1.UploadResponse(\x01\x12M\n\x08\x44ownload\x12\x1e.flopmarket.v1.DownloadRequest\x1a\x1f.flopmarket.v1.DownloadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATRESPONSE']._serialized_start=79
   _globals['_STATRESPONSE']._serialized_end=110
   _globals['_UPLOADHEADER']._serialized_start=112
-  _globals['_UPLOADHEADER']._serialized_end=180
-  _globals['_UPLOADREQUEST']._serialized_start=182
-  _globals['_UPLOADREQUEST']._serialized_end=269
-  _globals['_UPLOADRESPONSE']._serialized_start=271
-  _globals['_UPLOADRESPONSE']._serialized_end=323
-  _globals['_DOWNLOADREQUEST']._serialized_start=325
-  _globals['_DOWNLOADREQUEST']._serialized_end=392
-  _globals['_DOWNLOADRESPONSE']._serialized_start=394
-  _globals['_DOWNLOADRESPONSE']._serialized_end=427
-  _globals['_ARTIFACTSERVICE']._serialized_start=430
-  _globals['_ARTIFACTSERVICE']._serialized_end=664
+  _globals['_UPLOADHEADER']._serialized_end=200
+  _globals['_UPLOADREQUEST']._serialized_start=202
+  _globals['_UPLOADREQUEST']._serialized_end=289
+  _globals['_UPLOADRESPONSE']._serialized_start=291
+  _globals['_UPLOADRESPONSE']._serialized_end=343
+  _globals['_DOWNLOADREQUEST']._serialized_start=345
+  _globals['_DOWNLOADREQUEST']._serialized_end=432
+  _globals['_DOWNLOADRESPONSE']._serialized_start=434
+  _globals['_DOWNLOADRESPONSE']._serialized_end=467
+  _globals['_ARTIFACTSERVICE']._serialized_start=470
+  _globals['_ARTIFACTSERVICE']._serialized_end=704
 # @@protoc_insertion_point(module_scope)

@@ -65,21 +65,25 @@ class UploadHeader(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
+    DISPUTE_ID_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """sha256, lower-case hex."""
     size_bytes: _builtins.int
     lease_id: _builtins.str
     """Set by a worker: the lease this belongs to (checkpoints and outputs)."""
+    dispute_id: _builtins.str
+    """Set by a party of a dispute: a list that is too long for a message."""
     def __init__(
         self,
         *,
         digest: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         lease_id: _builtins.str = ...,
+        dispute_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "lease_id", b"lease_id", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "dispute_id", b"dispute_id", "lease_id", b"lease_id", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -139,20 +143,24 @@ class DownloadRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
+    DISPUTE_ID_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     lease_id: _builtins.str
     """Set by a worker or a buyer: what entitles the caller."""
     job_id: _builtins.str
+    dispute_id: _builtins.str
+    """What a party of a dispute needs to run the segment again, or the transcript of one that ended."""
     def __init__(
         self,
         *,
         digest: _builtins.str = ...,
         lease_id: _builtins.str = ...,
         job_id: _builtins.str = ...,
+        dispute_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "job_id", b"job_id", "lease_id", b"lease_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "dispute_id", b"dispute_id", "job_id", b"job_id", "lease_id", b"lease_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,7 @@ class QuoteJobRequest(_message.Message):
     input_bytes: _builtins.int
     """Bytes a worker must download before the first step (frozen, state, data)."""
     verification: _builtins.str
+    """deter (also when empty), check or dual"""
     deadline_us: _builtins.int
     """Offers that are too slow for this are left out; 0: none is."""
     @_builtins.property
@@ -237,6 +238,7 @@ class QuoteJobResponse(_message.Message):
     WAIT_SECONDS_P95_FIELD_NUMBER: _builtins.int
     SPREAD_SEGMENTS_FIELD_NUMBER: _builtins.int
     WITHOUT_OFFERS_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
     quote_id: _builtins.str
     as_of_us: _builtins.int
     expires_at_us: _builtins.int
@@ -248,7 +250,7 @@ class QuoteJobResponse(_message.Message):
     finish_seconds_p95: _builtins.float
     verification: _builtins.str
     detection_probability: _builtins.float
-    """Probability that one wrong segment is detected."""
+    """Probability that one wrong segment is detected, at least."""
     joules: _builtins.float
     """Predicted joules, or 0 when no eligible offer states its power."""
     joules_source: _builtins.str
@@ -297,7 +299,11 @@ class QuoteJobResponse(_message.Message):
     def build_price(self) -> _common_pb2.Money: ...
     @_builtins.property
     def verification_price(self) -> _common_pb2.Money:
-        """What verification adds to the price; 0 when the fee covers it."""
+        """What the level adds to the price, within `expected`; 0 when the fee covers it."""
+
+    @_builtins.property
+    def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotedLevel]:
+        """What every level of verification would come to; `verification` is the one that was asked for."""
 
     def __init__(
         self,
@@ -336,14 +342,70 @@ class QuoteJobResponse(_message.Message):
         wait_seconds_p95: _builtins.float = ...,
         spread_segments: _builtins.int = ...,
         without_offers: _builtins.str = ...,
+        levels: _abc.Iterable[Global___QuotedLevel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build_price", b"build_price", "ceiling", b"ceiling", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "fee_within_expected", b"fee_within_expected", "transfer_price", b"transfer_price", "verification_price", b"verification_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "build_price", b"build_price", "build_seconds", b"build_seconds", "bytes_moved_per_step", b"bytes_moved_per_step", "ceiling", b"ceiling", "detection_probability", b"detection_probability", "eligible_offers", b"eligible_offers", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "expires_at_us", b"expires_at_us", "fee_within_expected", b"fee_within_expected", "finish_seconds_p50", b"finish_seconds_p50", "finish_seconds_p95", b"finish_seconds_p95", "ineligible", b"ineligible", "joules", b"joules", "joules_source", b"joules_source", "kernel_builds", b"kernel_builds", "offers", b"offers", "peak_memory_bytes", b"peak_memory_bytes", "quote_id", b"quote_id", "spread_segments", b"spread_segments", "steps", b"steps", "storage_bytes", b"storage_bytes", "storage_retention_us", b"storage_retention_us", "transfer_bytes", b"transfer_bytes", "transfer_price", b"transfer_price", "transfer_seconds", b"transfer_seconds", "verification", b"verification", "verification_price", b"verification_price", "wait_seconds_p50", b"wait_seconds_p50", "wait_seconds_p95", b"wait_seconds_p95", "without_offers", b"without_offers", "work", b"work", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "build_price", b"build_price", "build_seconds", b"build_seconds", "bytes_moved_per_step", b"bytes_moved_per_step", "ceiling", b"ceiling", "detection_probability", b"detection_probability", "eligible_offers", b"eligible_offers", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "expires_at_us", b"expires_at_us", "fee_within_expected", b"fee_within_expected", "finish_seconds_p50", b"finish_seconds_p50", "finish_seconds_p95", b"finish_seconds_p95", "ineligible", b"ineligible", "joules", b"joules", "joules_source", b"joules_source", "kernel_builds", b"kernel_builds", "levels", b"levels", "offers", b"offers", "peak_memory_bytes", b"peak_memory_bytes", "quote_id", b"quote_id", "spread_segments", b"spread_segments", "steps", b"steps", "storage_bytes", b"storage_bytes", "storage_retention_us", b"storage_retention_us", "transfer_bytes", b"transfer_bytes", "transfer_price", b"transfer_price", "transfer_seconds", b"transfer_seconds", "verification", b"verification", "verification_price", b"verification_price", "wait_seconds_p50", b"wait_seconds_p50", "wait_seconds_p95", b"wait_seconds_p95", "without_offers", b"without_offers", "work", b"work", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuoteJobResponse: _TypeAlias = QuoteJobResponse  # noqa: Y015
+
+@_typing.final
+class QuotedLevel(_message.Message):
+    """A level of verification on the same offers. Sampling deters whoever cheats for money; it does not
+    stop one malicious segment: only dual looks at every one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    AUDITED_PPM_FIELD_NUMBER: _builtins.int
+    SURCHARGE_PPM_FIELD_NUMBER: _builtins.int
+    SURCHARGE_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    CEILING_FIELD_NUMBER: _builtins.int
+    DETECTED_ONE_PPM_FIELD_NUMBER: _builtins.int
+    DETECTED_TEN_PPM_FIELD_NUMBER: _builtins.int
+    DETECTED_ALL_PPM_FIELD_NUMBER: _builtins.int
+    level: _builtins.str
+    audited_ppm: _builtins.int
+    """Share of the segments that is recomputed by somebody else, at least, whoever runs them."""
+    surcharge_ppm: _builtins.int
+    """What the level adds to the price of every segment."""
+    detected_one_ppm: _builtins.int
+    """Chance that at least one of 1, of 10, of all segments is found wrong when these are."""
+    detected_ten_ppm: _builtins.int
+    detected_all_ppm: _builtins.int
+    @_builtins.property
+    def surcharge(self) -> _common_pb2.Money:
+        """The same for the whole job, within `expected`."""
+
+    @_builtins.property
+    def expected(self) -> _common_pb2.Money: ...
+    @_builtins.property
+    def ceiling(self) -> _common_pb2.Money: ...
+    def __init__(
+        self,
+        *,
+        level: _builtins.str = ...,
+        audited_ppm: _builtins.int = ...,
+        surcharge_ppm: _builtins.int = ...,
+        surcharge: _common_pb2.Money | None = ...,
+        expected: _common_pb2.Money | None = ...,
+        ceiling: _common_pb2.Money | None = ...,
+        detected_one_ppm: _builtins.int = ...,
+        detected_ten_ppm: _builtins.int = ...,
+        detected_all_ppm: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ceiling", b"ceiling", "expected", b"expected", "surcharge", b"surcharge"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited_ppm", b"audited_ppm", "ceiling", b"ceiling", "detected_all_ppm", b"detected_all_ppm", "detected_one_ppm", b"detected_one_ppm", "detected_ten_ppm", b"detected_ten_ppm", "expected", b"expected", "level", b"level", "surcharge", b"surcharge", "surcharge_ppm", b"surcharge_ppm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotedLevel: _TypeAlias = QuotedLevel  # noqa: Y015
 
 @_typing.final
 class SubmitJobRequest(_message.Message):
@@ -455,6 +517,9 @@ class Job(_message.Message):
     SEGMENT_COUNT_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     DEADLINE_US_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    SURCHARGE_PPM_FIELD_NUMBER: _builtins.int
+    SURCHARGE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     title: _builtins.str
     state: Global___Job.State.ValueType
@@ -475,6 +540,9 @@ class Job(_message.Message):
     """Segments there are, refused and void ones included."""
     deadline_us: _builtins.int
     """When the job and its order end, whatever is left."""
+    verification: _builtins.str
+    """Level of verification, what it adds to every price, and what it added so far, within `billed`."""
+    surcharge_ppm: _builtins.int
     @_builtins.property
     def ceiling(self) -> _common_pb2.Money: ...
     @_builtins.property
@@ -485,6 +553,8 @@ class Job(_message.Message):
 
     @_builtins.property
     def order(self) -> Global___Order: ...
+    @_builtins.property
+    def surcharge(self) -> _common_pb2.Money: ...
     def __init__(
         self,
         *,
@@ -508,10 +578,13 @@ class Job(_message.Message):
         segment_count: _builtins.int = ...,
         order: Global___Order | None = ...,
         deadline_us: _builtins.int = ...,
+        verification: _builtins.str = ...,
+        surcharge_ppm: _builtins.int = ...,
+        surcharge: _common_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "order", b"order"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "order", b"order", "surcharge", b"surcharge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "created_at_us", b"created_at_us", "deadline_us", b"deadline_us", "ended_at_us", b"ended_at_us", "job_id", b"job_id", "kind", b"kind", "order", b"order", "program_digest", b"program_digest", "reason", b"reason", "segment_count", b"segment_count", "segment_steps", b"segment_steps", "segments", b"segments", "state", b"state", "state_artifact", b"state_artifact", "state_root", b"state_root", "steps", b"steps", "steps_committed", b"steps_committed", "steps_verified", b"steps_verified", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "created_at_us", b"created_at_us", "deadline_us", b"deadline_us", "ended_at_us", b"ended_at_us", "job_id", b"job_id", "kind", b"kind", "order", b"order", "program_digest", b"program_digest", "reason", b"reason", "segment_count", b"segment_count", "segment_steps", b"segment_steps", "segments", b"segments", "state", b"state", "state_artifact", b"state_artifact", "state_root", b"state_root", "steps", b"steps", "steps_committed", b"steps_committed", "steps_verified", b"steps_verified", "surcharge", b"surcharge", "surcharge_ppm", b"surcharge_ppm", "title", b"title", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -534,6 +607,7 @@ class Segment(_message.Message):
     OUTPUTS_ARTIFACT_FIELD_NUMBER: _builtins.int
     CHECKPOINT_ARTIFACT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SURCHARGE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     first_step: _builtins.int
     steps: _builtins.int
@@ -549,6 +623,10 @@ class Segment(_message.Message):
     reason: _builtins.str
     @_builtins.property
     def price(self) -> _common_pb2.Money: ...
+    @_builtins.property
+    def surcharge(self) -> _common_pb2.Money:
+        """What the level of verification adds to the price."""
+
     def __init__(
         self,
         *,
@@ -565,10 +643,11 @@ class Segment(_message.Message):
         outputs_artifact: _builtins.str = ...,
         checkpoint_artifact: _builtins.str = ...,
         reason: _builtins.str = ...,
+        surcharge: _common_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "surcharge", b"surcharge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_artifact", b"checkpoint_artifact", "device_id", b"device_id", "device_name", b"device_name", "first_step", b"first_step", "index", b"index", "outputs_artifact", b"outputs_artifact", "outputs_root", b"outputs_root", "price", b"price", "reason", b"reason", "state", b"state", "state_root", b"state_root", "steps", b"steps", "worker_key_id", b"worker_key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_artifact", b"checkpoint_artifact", "device_id", b"device_id", "device_name", b"device_name", "first_step", b"first_step", "index", b"index", "outputs_artifact", b"outputs_artifact", "outputs_root", b"outputs_root", "price", b"price", "reason", b"reason", "state", b"state", "state_root", b"state_root", "steps", b"steps", "surcharge", b"surcharge", "worker_key_id", b"worker_key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -989,3 +1068,145 @@ class ListSegmentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSegmentsResponse: _TypeAlias = ListSegmentsResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditsRequest: _TypeAlias = ListAuditsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASES_FIELD_NUMBER: _builtins.int
+    COMMITMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseDraws]:
+        """Leases of the commitments of this page; a page that goes on with one names it again."""
+
+    @_builtins.property
+    def commitments(self) -> _containers.RepeatedCompositeFieldContainer[Global___DrawnCommitment]:
+        """By lease, in order of their numbers."""
+
+    def __init__(
+        self,
+        *,
+        leases: _abc.Iterable[Global___LeaseDraws] | None = ...,
+        commitments: _abc.Iterable[Global___DrawnCommitment] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitments", b"commitments", "leases", b"leases", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditsResponse: _TypeAlias = ListAuditsResponse  # noqa: Y015
+
+@_typing.final
+class LeaseDraws(_message.Message):
+    """What a lease's draws follow from. Documents are canonical bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    HOUSE_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    rules: _builtins.bytes
+    """AuditRules, and the two AuditorLists, whose digests the terms name."""
+    candidates: _builtins.bytes
+    house: _builtins.bytes
+    @_builtins.property
+    def terms(self) -> _common_pb2.Envelope:
+        """Signed ChallengeTerms."""
+
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        terms: _common_pb2.Envelope | None = ...,
+        rules: _builtins.bytes = ...,
+        candidates: _builtins.bytes = ...,
+        house: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "house", b"house", "lease_id", b"lease_id", "rules", b"rules", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseDraws: _TypeAlias = LeaseDraws  # noqa: Y015
+
+@_typing.final
+class DrawnCommitment(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    SEGMENT_INDEX_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    AUDITOR_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
+    WORKER_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    segment_index: _builtins.int
+    state: _builtins.str
+    """As in Segment."""
+    auditor: _builtins.str
+    """The key that recomputed it; empty when nobody did."""
+    record: _builtins.bytes
+    """A ChallengeRecord in canonical bytes."""
+    worker_public_key: _builtins.bytes
+    @_builtins.property
+    def commitment(self) -> _common_pb2.Envelope:
+        """The worker's signed Commitment, and the raw key that verifies it."""
+
+    @_builtins.property
+    def verdict(self) -> _common_pb2.Envelope:
+        """The signed verdict; absent when the segment was not recomputed."""
+
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        segment_index: _builtins.int = ...,
+        state: _builtins.str = ...,
+        auditor: _builtins.str = ...,
+        record: _builtins.bytes = ...,
+        commitment: _common_pb2.Envelope | None = ...,
+        worker_public_key: _builtins.bytes = ...,
+        verdict: _common_pb2.Envelope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["commitment", b"commitment", "verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auditor", b"auditor", "commitment", b"commitment", "lease_id", b"lease_id", "record", b"record", "segment_index", b"segment_index", "state", b"state", "verdict", b"verdict", "worker_public_key", b"worker_public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrawnCommitment: _TypeAlias = DrawnCommitment  # noqa: Y015

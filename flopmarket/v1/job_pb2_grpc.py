@@ -84,6 +84,11 @@ class JobServiceStub(object):
                 request_serializer=flopmarket_dot_v1_dot_job__pb2.ListSegmentsRequest.SerializeToString,
                 response_deserializer=flopmarket_dot_v1_dot_job__pb2.ListSegmentsResponse.FromString,
                 _registered_method=True)
+        self.ListAudits = channel.unary_unary(
+                '/flopmarket.v1.JobService/ListAudits',
+                request_serializer=flopmarket_dot_v1_dot_job__pb2.ListAuditsRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_job__pb2.ListAuditsResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer(object):
@@ -158,6 +163,14 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAudits(self, request, context):
+        """What was drawn for each commitment of a job that has ended, with all that it follows from: for
+        its buyer and for owners of workers that had a lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -210,6 +223,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListSegments,
                     request_deserializer=flopmarket_dot_v1_dot_job__pb2.ListSegmentsRequest.FromString,
                     response_serializer=flopmarket_dot_v1_dot_job__pb2.ListSegmentsResponse.SerializeToString,
+            ),
+            'ListAudits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudits,
+                    request_deserializer=flopmarket_dot_v1_dot_job__pb2.ListAuditsRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_job__pb2.ListAuditsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -482,6 +500,33 @@ class JobService(object):
             '/flopmarket.v1.JobService/ListSegments',
             flopmarket_dot_v1_dot_job__pb2.ListSegmentsRequest.SerializeToString,
             flopmarket_dot_v1_dot_job__pb2.ListSegmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.JobService/ListAudits',
+            flopmarket_dot_v1_dot_job__pb2.ListAuditsRequest.SerializeToString,
+            flopmarket_dot_v1_dot_job__pb2.ListAuditsResponse.FromString,
             options,
             channel_credentials,
             insecure,

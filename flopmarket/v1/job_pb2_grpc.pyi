@@ -51,6 +51,10 @@ class JobServiceStub:
     """The same file in chunks, however many segments it has."""
     ListSegments: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListSegmentsRequest, _job_pb2.ListSegmentsResponse]
     """Every segment of a job, in order of steps, page by page."""
+    ListAudits: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListAuditsRequest, _job_pb2.ListAuditsResponse]
+    """What was drawn for each commitment of a job that has ended, with all that it follows from: for
+    its buyer and for owners of workers that had a lease.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -75,6 +79,10 @@ class JobServiceAsyncStub(JobServiceStub):
     """The same file in chunks, however many segments it has."""
     ListSegments: _aio.UnaryUnaryMultiCallable[_job_pb2.ListSegmentsRequest, _job_pb2.ListSegmentsResponse]  # type: ignore[assignment]
     """Every segment of a job, in order of steps, page by page."""
+    ListAudits: _aio.UnaryUnaryMultiCallable[_job_pb2.ListAuditsRequest, _job_pb2.ListAuditsResponse]  # type: ignore[assignment]
+    """What was drawn for each commitment of a job that has ended, with all that it follows from: for
+    its buyer and for owners of workers that had a lease.
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -156,5 +164,15 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.ListSegmentsResponse, _abc.Awaitable[_job_pb2.ListSegmentsResponse]]:
         """Every segment of a job, in order of steps, page by page."""
+
+    @_abc_1.abstractmethod
+    def ListAudits(
+        self,
+        request: _job_pb2.ListAuditsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.ListAuditsResponse, _abc.Awaitable[_job_pb2.ListAuditsResponse]]:
+        """What was drawn for each commitment of a job that has ended, with all that it follows from: for
+        its buyer and for owners of workers that had a lease.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

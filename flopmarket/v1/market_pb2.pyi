@@ -214,6 +214,11 @@ class Offer(_message.Message):
     PRICES_FIELD_NUMBER: _builtins.int
     FLOPS_PER_CARD_DOLLAR_FIELD_NUMBER: _builtins.int
     UPDATED_AT_US_FIELD_NUMBER: _builtins.int
+    PROVED_AT_US_FIELD_NUMBER: _builtins.int
+    PROVED_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    PROVED_BANDWIDTH_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    PROVED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    DELIVERED_FIELD_NUMBER: _builtins.int
     offer_id: _builtins.str
     account_id: _builtins.str
     device_id: _builtins.str
@@ -240,6 +245,15 @@ class Offer(_message.Message):
     when its owner does not state it.
     """
     updated_at_us: _builtins.int
+    proved_at_us: _builtins.int
+    """What the newest accepted benchmark challenge proved; rates above are no higher. All 0 while the
+    device is unproved.
+    """
+    proved_flops_per_second: _builtins.int
+    proved_bandwidth_bytes_per_second: _builtins.int
+    proved_memory_bytes: _builtins.int
+    delivered: _builtins.float
+    """Share of the proved rates that verified work showed; 1 before the first, and at most."""
     @_builtins.property
     def rates(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ClassRate]: ...
     @_builtins.property
@@ -280,10 +294,15 @@ class Offer(_message.Message):
         prices: _abc.Iterable[Global___ClassPrice] | None = ...,
         flops_per_card_dollar: _builtins.float = ...,
         updated_at_us: _builtins.int = ...,
+        proved_at_us: _builtins.int = ...,
+        proved_flops_per_second: _builtins.int = ...,
+        proved_bandwidth_bytes_per_second: _builtins.int = ...,
+        proved_memory_bytes: _builtins.int = ...,
+        delivered: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ask_per_hour", b"ask_per_hour", "card_price", b"card_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "ask_per_hour", b"ask_per_hour", "bandwidth_bytes_per_second", b"bandwidth_bytes_per_second", "card_price", b"card_price", "device_id", b"device_id", "device_name", b"device_name", "driver", b"driver", "flops_per_card_dollar", b"flops_per_card_dollar", "flops_per_dollar", b"flops_per_dollar", "flops_per_watt", b"flops_per_watt", "launch_nanoseconds", b"launch_nanoseconds", "memory_bytes", b"memory_bytes", "milliwatts", b"milliwatts", "offer_id", b"offer_id", "prices", b"prices", "profile", b"profile", "rates", b"rates", "region", b"region", "rejected_segments", b"rejected_segments", "reliability", b"reliability", "state", b"state", "suited_for", b"suited_for", "updated_at_us", b"updated_at_us", "verified_segments", b"verified_segments", "watts_source", b"watts_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "ask_per_hour", b"ask_per_hour", "bandwidth_bytes_per_second", b"bandwidth_bytes_per_second", "card_price", b"card_price", "delivered", b"delivered", "device_id", b"device_id", "device_name", b"device_name", "driver", b"driver", "flops_per_card_dollar", b"flops_per_card_dollar", "flops_per_dollar", b"flops_per_dollar", "flops_per_watt", b"flops_per_watt", "launch_nanoseconds", b"launch_nanoseconds", "memory_bytes", b"memory_bytes", "milliwatts", b"milliwatts", "offer_id", b"offer_id", "prices", b"prices", "profile", b"profile", "proved_at_us", b"proved_at_us", "proved_bandwidth_bytes_per_second", b"proved_bandwidth_bytes_per_second", "proved_flops_per_second", b"proved_flops_per_second", "proved_memory_bytes", b"proved_memory_bytes", "rates", b"rates", "region", b"region", "rejected_segments", b"rejected_segments", "reliability", b"reliability", "state", b"state", "suited_for", b"suited_for", "updated_at_us", b"updated_at_us", "verified_segments", b"verified_segments", "watts_source", b"watts_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1227,12 +1246,15 @@ class OfferExplanation(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     offer_id: _builtins.str
     device_name: _builtins.str
     state: _builtins.str
     """idle, busy, offline, withdrawn"""
     summary: _builtins.str
     """One sentence for a person."""
+    proof: _builtins.str
+    """What the device proved and when, or why it proved nothing: one sentence."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Reason]:
         """Most frequent first."""
@@ -1245,10 +1267,11 @@ class OfferExplanation(_message.Message):
         state: _builtins.str = ...,
         reasons: _abc.Iterable[_common_pb2.Reason] | None = ...,
         summary: _builtins.str = ...,
+        proof: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_name", b"device_name", "offer_id", b"offer_id", "reasons", b"reasons", "state", b"state", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_name", b"device_name", "offer_id", b"offer_id", "proof", b"proof", "reasons", b"reasons", "state", b"state", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,10 @@ class SessionRequest(_message.Message):
     LEASE_RELEASED_FIELD_NUMBER: _builtins.int
     SEGMENT_COMMITTED_FIELD_NUMBER: _builtins.int
     OFFER_CHANGED_FIELD_NUMBER: _builtins.int
+    SEGMENT_OPENED_FIELD_NUMBER: _builtins.int
+    DISPUTE_MOVED_FIELD_NUMBER: _builtins.int
+    BENCHMARK_STAGE_FIELD_NUMBER: _builtins.int
+    BENCHMARK_OPENING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -41,6 +45,14 @@ class SessionRequest(_message.Message):
     def segment_committed(self) -> Global___SegmentCommitted: ...
     @_builtins.property
     def offer_changed(self) -> Global___OfferChanged: ...
+    @_builtins.property
+    def segment_opened(self) -> Global___SegmentOpened: ...
+    @_builtins.property
+    def dispute_moved(self) -> Global___DisputeMoved: ...
+    @_builtins.property
+    def benchmark_stage(self) -> Global___BenchmarkStage: ...
+    @_builtins.property
+    def benchmark_opening(self) -> Global___BenchmarkOpening: ...
     def __init__(
         self,
         *,
@@ -50,12 +62,16 @@ class SessionRequest(_message.Message):
         lease_released: Global___LeaseReleased | None = ...,
         segment_committed: Global___SegmentCommitted | None = ...,
         offer_changed: Global___OfferChanged | None = ...,
+        segment_opened: Global___SegmentOpened | None = ...,
+        dispute_moved: Global___DisputeMoved | None = ...,
+        benchmark_stage: Global___BenchmarkStage | None = ...,
+        benchmark_opening: Global___BenchmarkOpening | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "lease_accepted", b"lease_accepted", "lease_released", b"lease_released", "message", b"message", "offer_changed", b"offer_changed", "segment_committed", b"segment_committed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["benchmark_opening", b"benchmark_opening", "benchmark_stage", b"benchmark_stage", "dispute_moved", b"dispute_moved", "heartbeat", b"heartbeat", "hello", b"hello", "lease_accepted", b"lease_accepted", "lease_released", b"lease_released", "message", b"message", "offer_changed", b"offer_changed", "segment_committed", b"segment_committed", "segment_opened", b"segment_opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "lease_accepted", b"lease_accepted", "lease_released", b"lease_released", "message", b"message", "offer_changed", b"offer_changed", "segment_committed", b"segment_committed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark_opening", b"benchmark_opening", "benchmark_stage", b"benchmark_stage", "dispute_moved", b"dispute_moved", "heartbeat", b"heartbeat", "hello", b"hello", "lease_accepted", b"lease_accepted", "lease_released", b"lease_released", "message", b"message", "offer_changed", b"offer_changed", "segment_committed", b"segment_committed", "segment_opened", b"segment_opened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "lease_accepted", "lease_released", "segment_committed", "offer_changed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "lease_accepted", "lease_released", "segment_committed", "offer_changed", "segment_opened", "dispute_moved", "benchmark_stage", "benchmark_opening"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -316,6 +332,10 @@ class SessionResponse(_message.Message):
     COMMITMENT_ANSWER_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     OFFER_REFUSED_FIELD_NUMBER: _builtins.int
+    OPENING_ASKED_FIELD_NUMBER: _builtins.int
+    DISPUTE_ASKED_FIELD_NUMBER: _builtins.int
+    BENCHMARK_ASKED_FIELD_NUMBER: _builtins.int
+    BENCHMARK_VERDICT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -328,6 +348,14 @@ class SessionResponse(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def offer_refused(self) -> Global___OfferRefused: ...
+    @_builtins.property
+    def opening_asked(self) -> Global___OpeningAsked: ...
+    @_builtins.property
+    def dispute_asked(self) -> Global___DisputeAsked: ...
+    @_builtins.property
+    def benchmark_asked(self) -> Global___BenchmarkAsked: ...
+    @_builtins.property
+    def benchmark_verdict(self) -> Global___BenchmarkVerdict: ...
     def __init__(
         self,
         *,
@@ -337,12 +365,16 @@ class SessionResponse(_message.Message):
         commitment_answer: Global___CommitmentAnswer | None = ...,
         drain: Global___Drain | None = ...,
         offer_refused: Global___OfferRefused | None = ...,
+        opening_asked: Global___OpeningAsked | None = ...,
+        dispute_asked: Global___DisputeAsked | None = ...,
+        benchmark_asked: Global___BenchmarkAsked | None = ...,
+        benchmark_verdict: Global___BenchmarkVerdict | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commitment_answer", b"commitment_answer", "drain", b"drain", "lease_offered", b"lease_offered", "lease_revoked", b"lease_revoked", "message", b"message", "offer_refused", b"offer_refused", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["benchmark_asked", b"benchmark_asked", "benchmark_verdict", b"benchmark_verdict", "commitment_answer", b"commitment_answer", "dispute_asked", b"dispute_asked", "drain", b"drain", "lease_offered", b"lease_offered", "lease_revoked", b"lease_revoked", "message", b"message", "offer_refused", b"offer_refused", "opening_asked", b"opening_asked", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment_answer", b"commitment_answer", "drain", b"drain", "lease_offered", b"lease_offered", "lease_revoked", b"lease_revoked", "message", b"message", "offer_refused", b"offer_refused", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark_asked", b"benchmark_asked", "benchmark_verdict", b"benchmark_verdict", "commitment_answer", b"commitment_answer", "dispute_asked", b"dispute_asked", "drain", b"drain", "lease_offered", b"lease_offered", "lease_revoked", b"lease_revoked", "message", b"message", "offer_refused", b"offer_refused", "opening_asked", b"opening_asked", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "lease_offered", "lease_revoked", "commitment_answer", "drain", "offer_refused"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "lease_offered", "lease_revoked", "commitment_answer", "drain", "offer_refused", "opening_asked", "dispute_asked", "benchmark_asked", "benchmark_verdict"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -430,6 +462,9 @@ class LeaseOffered(_message.Message):
     SPEC_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
     BUYER_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    OWNER_LINKS_FIELD_NUMBER: _builtins.int
+    SIGNER_ROTATIONS_FIELD_NUMBER: _builtins.int
+    CHALLENGE_TERMS_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     fence: _builtins.int
     device_id: _builtins.str
@@ -460,6 +495,20 @@ class LeaseOffered(_message.Message):
         owner key that verifies it, whose id is the buyer's account. Absent when the owner signed.
         """
 
+    @_builtins.property
+    def owner_links(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Envelope]:
+        """When a later owner key signed the spec or the grant: the account's chain of ownership documents
+        up to that key, and buyer_public_key is the first owner key, whose id is the account.
+        """
+
+    @_builtins.property
+    def signer_rotations(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Envelope]:
+        """When the granted CI key was rotated: the KeyRotations up to the key that signed the spec."""
+
+    @_builtins.property
+    def challenge_terms(self) -> _common_pb2.Envelope:
+        """ChallengeTerms signed by the coordinator: what this lease's audits are drawn from."""
+
     def __init__(
         self,
         *,
@@ -481,10 +530,13 @@ class LeaseOffered(_message.Message):
         spec_public_key: _builtins.bytes = ...,
         grant: _common_pb2.Envelope | None = ...,
         buyer_public_key: _builtins.bytes = ...,
+        owner_links: _abc.Iterable[_common_pb2.Envelope] | None = ...,
+        signer_rotations: _abc.Iterable[_common_pb2.Envelope] | None = ...,
+        challenge_terms: _common_pb2.Envelope | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "price", b"price", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge_terms", b"challenge_terms", "grant", b"grant", "price", b"price", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_public_key", b"buyer_public_key", "data_artifact", b"data_artifact", "device_id", b"device_id", "expires_at_us", b"expires_at_us", "fence", b"fence", "first_segment", b"first_segment", "first_step", b"first_step", "frozen_artifact", b"frozen_artifact", "grant", b"grant", "job_id", b"job_id", "lease_id", b"lease_id", "price", b"price", "program_artifact", b"program_artifact", "spec", b"spec", "spec_public_key", b"spec_public_key", "state_artifact", b"state_artifact", "state_root", b"state_root", "step_count", b"step_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_public_key", b"buyer_public_key", "challenge_terms", b"challenge_terms", "data_artifact", b"data_artifact", "device_id", b"device_id", "expires_at_us", b"expires_at_us", "fence", b"fence", "first_segment", b"first_segment", "first_step", b"first_step", "frozen_artifact", b"frozen_artifact", "grant", b"grant", "job_id", b"job_id", "lease_id", b"lease_id", "owner_links", b"owner_links", "price", b"price", "program_artifact", b"program_artifact", "signer_rotations", b"signer_rotations", "spec", b"spec", "spec_public_key", b"spec_public_key", "state_artifact", b"state_artifact", "state_root", b"state_root", "step_count", b"step_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,11 +581,19 @@ class CommitmentAnswer(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    CHALLENGE_VALUE_FIELD_NUMBER: _builtins.int
+    RATE_PPM_FIELD_NUMBER: _builtins.int
+    AUDITED_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     segment_index: _builtins.int
     accepted: _builtins.bool
     code: _builtins.str
     message: _builtins.str
+    challenge_value: _builtins.bytes
+    """The value of the lease's chain for this commitment, which must lead to the anchor of its terms."""
+    rate_ppm: _builtins.int
+    """The chance of an audit that the rules gave, and whether one was drawn."""
+    audited: _builtins.bool
     def __init__(
         self,
         *,
@@ -542,10 +602,13 @@ class CommitmentAnswer(_message.Message):
         accepted: _builtins.bool = ...,
         code: _builtins.str = ...,
         message: _builtins.str = ...,
+        challenge_value: _builtins.bytes = ...,
+        rate_ppm: _builtins.int = ...,
+        audited: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "code", b"code", "lease_id", b"lease_id", "message", b"message", "segment_index", b"segment_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "audited", b"audited", "challenge_value", b"challenge_value", "code", b"code", "lease_id", b"lease_id", "message", b"message", "rate_ppm", b"rate_ppm", "segment_index", b"segment_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -569,3 +632,308 @@ class Drain(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Drain: _TypeAlias = Drain  # noqa: Y015
+
+@_typing.final
+class BenchmarkAsked(_message.Message):
+    """One message of a benchmark challenge to the device; documents are canonical bytes. First the plan,
+    when the device has said that it is ready the start with its nonce, after the last root the places.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    OPENING_REQUEST_FIELD_NUMBER: _builtins.int
+    challenge_id: _builtins.str
+    device_id: _builtins.str
+    plan: _builtins.bytes
+    start: _builtins.bytes
+    opening_request: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        challenge_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        plan: _builtins.bytes = ...,
+        start: _builtins.bytes = ...,
+        opening_request: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "opening_request", b"opening_request", "plan", b"plan", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "device_id", b"device_id", "document", b"document", "opening_request", b"opening_request", "plan", b"plan", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_document: _TypeAlias = _typing.Literal["plan", "start", "opening_request"]  # noqa: Y015
+    _WhichOneofArgType_document: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_document) -> _WhichOneofReturnType_document | None: ...
+
+Global___BenchmarkAsked: _TypeAlias = BenchmarkAsked  # noqa: Y015
+
+@_typing.final
+class BenchmarkStage(_message.Message):
+    """The device's answer to a plan, and the root of each stage. The coordinator stamps it on arrival."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    DECLINED_FIELD_NUMBER: _builtins.int
+    challenge_id: _builtins.str
+    ready: _builtins.bool
+    claim: _builtins.bytes
+    @_builtins.property
+    def declined(self) -> Global___BenchmarkDeclined: ...
+    def __init__(
+        self,
+        *,
+        challenge_id: _builtins.str = ...,
+        ready: _builtins.bool = ...,
+        claim: _builtins.bytes = ...,
+        declined: Global___BenchmarkDeclined | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "claim", b"claim", "declined", b"declined", "ready", b"ready"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "challenge_id", b"challenge_id", "claim", b"claim", "declined", b"declined", "ready", b"ready"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["ready", "claim", "declined"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___BenchmarkStage: _TypeAlias = BenchmarkStage  # noqa: Y015
+
+@_typing.final
+class BenchmarkDeclined(_message.Message):
+    """The device cannot be challenged now; nothing is held against it but that it stays unproved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkDeclined: _TypeAlias = BenchmarkDeclined  # noqa: Y015
+
+@_typing.final
+class BenchmarkOpening(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
+    challenge_id: _builtins.str
+    opening: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        challenge_id: _builtins.str = ...,
+        opening: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "opening", b"opening"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkOpening: _TypeAlias = BenchmarkOpening  # noqa: Y015
+
+@_typing.final
+class BenchmarkVerdict(_message.Message):
+    """The end of a challenge. ``report`` is the signed BenchmarkReport as a file; empty for a void one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    challenge_id: _builtins.str
+    device_id: _builtins.str
+    reason: _builtins.str
+    detail: _builtins.str
+    remedy: _builtins.str
+    report: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        challenge_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+        report: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "detail", b"detail", "device_id", b"device_id", "reason", b"reason", "remedy", b"remedy", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkVerdict: _TypeAlias = BenchmarkVerdict  # noqa: Y015
+
+@_typing.final
+class DisputeAsked(_message.Message):
+    """One question of a dispute to one of its parties (docs/disputes.md), repeated after every hello
+    until it is answered. The party answers DisputeMoved.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPUTE_ID_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
+    PARTY_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    TILE_FIELD_NUMBER: _builtins.int
+    DEADLINE_US_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
+    dispute_id: _builtins.str
+    """Digest of the opening, lower-case hex."""
+    opening: _builtins.bytes
+    """The canonical DisputeOpening: both claims, the agreed state, the steps."""
+    party: _builtins.str
+    """producer or auditor: which of the two claims is the party's own."""
+    level: _builtins.str
+    """steps, operations, tiles or inputs; empty when the dispute is over and nothing is asked any
+    more.
+    """
+    step: _builtins.int
+    """Where the search stands; 2^64-1 for what was not reached."""
+    operation: _builtins.int
+    tile: _builtins.int
+    deadline_us: _builtins.int
+    @_builtins.property
+    def work(self) -> Global___LeaseOffered:
+        """What is needed to run the segment again, as a lease would name it: it starts at the newest
+        durable state before the segment and ends where the segment ends. Nothing is paid, and nothing
+        is accepted or committed. Its artifacts are downloaded with the dispute's id.
+        """
+
+    def __init__(
+        self,
+        *,
+        dispute_id: _builtins.str = ...,
+        opening: _builtins.bytes = ...,
+        party: _builtins.str = ...,
+        level: _builtins.str = ...,
+        step: _builtins.int = ...,
+        operation: _builtins.int = ...,
+        tile: _builtins.int = ...,
+        deadline_us: _builtins.int = ...,
+        work: Global___LeaseOffered | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_us", b"deadline_us", "dispute_id", b"dispute_id", "level", b"level", "opening", b"opening", "operation", b"operation", "party", b"party", "step", b"step", "tile", b"tile", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisputeAsked: _TypeAlias = DisputeAsked  # noqa: Y015
+
+@_typing.final
+class DisputeMoved(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPUTE_ID_FIELD_NUMBER: _builtins.int
+    MOVE_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    PAYLOAD_ARTIFACT_FIELD_NUMBER: _builtins.int
+    dispute_id: _builtins.str
+    payload: _builtins.bytes
+    """The list: here when it has at most 1 MiB, else uploaded before with the dispute's id."""
+    payload_artifact: _builtins.str
+    @_builtins.property
+    def move(self) -> _common_pb2.Envelope:
+        """A signed DisputeMove, which names the digest of the list."""
+
+    def __init__(
+        self,
+        *,
+        dispute_id: _builtins.str = ...,
+        move: _common_pb2.Envelope | None = ...,
+        payload: _builtins.bytes = ...,
+        payload_artifact: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispute_id", b"dispute_id", "move", b"move", "payload", b"payload", "payload_artifact", b"payload_artifact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisputeMoved: _TypeAlias = DisputeMoved  # noqa: Y015
+
+@_typing.final
+class OpeningAsked(_message.Message):
+    """Show what the commitment of this segment of a lease hides. May come long after the lease's end,
+    and more than once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    SEGMENT_INDEX_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    segment_index: _builtins.int
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        segment_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "segment_index", b"segment_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpeningAsked: _TypeAlias = OpeningAsked  # noqa: Y015
+
+@_typing.final
+class SegmentOpened(_message.Message):
+    """The InnerSecret that the commitment hides, signed by the device key; or why there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    SEGMENT_INDEX_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    segment_index: _builtins.int
+    code: _builtins.str
+    """Empty with a secret; OPENING_UNKNOWN when the worker does not have it (any more)."""
+    message: _builtins.str
+    @_builtins.property
+    def secret(self) -> _common_pb2.Envelope: ...
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        segment_index: _builtins.int = ...,
+        secret: _common_pb2.Envelope | None = ...,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "lease_id", b"lease_id", "message", b"message", "secret", b"secret", "segment_index", b"segment_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SegmentOpened: _TypeAlias = SegmentOpened  # noqa: Y015
