@@ -1,4 +1,7 @@
-"""``flop key``: make keys, grant rights to them, show public halves. No private half is printed."""
+"""``flop key``: make keys, grant rights to them, show public halves. No private half is printed.
+
+What changes who acts for an account is in :mod:`flopmarket.cli.key_changes`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flopmarket.cli.key_changes import COMMANDS
 from flopmarket.cli.options import connect, connection_options, json_option, output, settings_of
 
 if TYPE_CHECKING:
@@ -17,7 +21,11 @@ _MAX_PEM_BYTES = 16 << 10
 
 @click.group()
 def key() -> None:
-    """Keys of this user. An account belongs to the key that opened it."""
+    """Keys of this user. An account belongs to the key that opened it, or that took its place."""
+
+
+for _command in COMMANDS:
+    key.add_command(_command)
 
 
 @key.command()

@@ -62,6 +62,8 @@ class KeyRole(StrEnum):
     CI = "ci"
     OPERATOR = "operator"
     COORDINATOR = "coordinator"
+    RECOVERY = "recovery"
+    INVITATION = "invitation"
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,76 @@ class IdentityServiceStub(object):
                 request_serializer=flopmarket_dot_v1_dot_identity__pb2.OpenSessionRequest.SerializeToString,
                 response_deserializer=flopmarket_dot_v1_dot_identity__pb2.OpenSessionResponse.FromString,
                 _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/ListKeys',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.ListKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/RotateKey',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeKey = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/RevokeKey',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.RevokeKeyRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.RevokeKeyResponse.FromString,
+                _registered_method=True)
+        self.GetOwnership = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/GetOwnership',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.GetOwnershipRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.GetOwnershipResponse.FromString,
+                _registered_method=True)
+        self.SetRecoveryKey = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/SetRecoveryKey',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.SetRecoveryKeyRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.SetRecoveryKeyResponse.FromString,
+                _registered_method=True)
+        self.StartRecovery = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/StartRecovery',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.StartRecoveryRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.StartRecoveryResponse.FromString,
+                _registered_method=True)
+        self.ObjectToRecovery = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/ObjectToRecovery',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.ObjectToRecoveryRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.ObjectToRecoveryResponse.FromString,
+                _registered_method=True)
+        self.Invite = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/Invite',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.InviteRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.InviteResponse.FromString,
+                _registered_method=True)
+        self.ListInvitations = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/ListInvitations',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.ListInvitationsRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.ListInvitationsResponse.FromString,
+                _registered_method=True)
+        self.RevokeInvitation = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/RevokeInvitation',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.RevokeInvitationRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.RevokeInvitationResponse.FromString,
+                _registered_method=True)
+        self.Join = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/Join',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.JoinRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.JoinResponse.FromString,
+                _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/ListSessions',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.EndSessions = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/EndSessions',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.EndSessionsRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.EndSessionsResponse.FromString,
+                _registered_method=True)
+        self.IssueCertificate = channel.unary_unary(
+                '/flopmarket.v1.IdentityService/IssueCertificate',
+                request_serializer=flopmarket_dot_v1_dot_identity__pb2.IssueCertificateRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_identity__pb2.IssueCertificateResponse.FromString,
+                _registered_method=True)
 
 
 class IdentityServiceServicer(object):
@@ -87,6 +157,100 @@ class IdentityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListKeys(self, request, context):
+        """Keys of the caller's account, for its owner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKey(self, request, context):
+        """Another key takes the signer's place: a KeyRotation. No session needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeKey(self, request, context):
+        """End a device or CI key: a KeyRevocation signed by the owner key. No session needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOwnership(self, request, context):
+        """The documents that say who owns an account, and the recovery that waits. No key needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRecoveryKey(self, request, context):
+        """A RecoveryKey, signed by the owner key or by the recovery key it replaces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRecovery(self, request, context):
+        """A KeyRecovery; it takes effect after a wait. The same again: the recovery that waits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ObjectToRecovery(self, request, context):
+        """A RecoveryObjection of the owner key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Invite(self, request, context):
+        """Keep an Invitation of the owner key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInvitations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeInvitation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Join(self, request, context):
+        """Enrol a device key with an Enrolment signed by the key of an invitation. No session needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndSessions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueCertificate(self, request, context):
+        """Certify a device key's TLS key: a CertificateRequest, on a session of that key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IdentityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +273,76 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.OpenSession,
                     request_deserializer=flopmarket_dot_v1_dot_identity__pb2.OpenSessionRequest.FromString,
                     response_serializer=flopmarket_dot_v1_dot_identity__pb2.OpenSessionResponse.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.ListKeysRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.RotateKeyRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'RevokeKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeKey,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.RevokeKeyRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'GetOwnership': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOwnership,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.GetOwnershipRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.GetOwnershipResponse.SerializeToString,
+            ),
+            'SetRecoveryKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRecoveryKey,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.SetRecoveryKeyRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.SetRecoveryKeyResponse.SerializeToString,
+            ),
+            'StartRecovery': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRecovery,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.StartRecoveryRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.StartRecoveryResponse.SerializeToString,
+            ),
+            'ObjectToRecovery': grpc.unary_unary_rpc_method_handler(
+                    servicer.ObjectToRecovery,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.ObjectToRecoveryRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.ObjectToRecoveryResponse.SerializeToString,
+            ),
+            'Invite': grpc.unary_unary_rpc_method_handler(
+                    servicer.Invite,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.InviteRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.InviteResponse.SerializeToString,
+            ),
+            'ListInvitations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInvitations,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.ListInvitationsRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.ListInvitationsResponse.SerializeToString,
+            ),
+            'RevokeInvitation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeInvitation,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.RevokeInvitationRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.RevokeInvitationResponse.SerializeToString,
+            ),
+            'Join': grpc.unary_unary_rpc_method_handler(
+                    servicer.Join,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.JoinRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.JoinResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.ListSessionsRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'EndSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndSessions,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.EndSessionsRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.EndSessionsResponse.SerializeToString,
+            ),
+            'IssueCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueCertificate,
+                    request_deserializer=flopmarket_dot_v1_dot_identity__pb2.IssueCertificateRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_identity__pb2.IssueCertificateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +453,384 @@ class IdentityService(object):
             '/flopmarket.v1.IdentityService/OpenSession',
             flopmarket_dot_v1_dot_identity__pb2.OpenSessionRequest.SerializeToString,
             flopmarket_dot_v1_dot_identity__pb2.OpenSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/ListKeys',
+            flopmarket_dot_v1_dot_identity__pb2.ListKeysRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/RotateKey',
+            flopmarket_dot_v1_dot_identity__pb2.RotateKeyRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/RevokeKey',
+            flopmarket_dot_v1_dot_identity__pb2.RevokeKeyRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOwnership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/GetOwnership',
+            flopmarket_dot_v1_dot_identity__pb2.GetOwnershipRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.GetOwnershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRecoveryKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/SetRecoveryKey',
+            flopmarket_dot_v1_dot_identity__pb2.SetRecoveryKeyRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.SetRecoveryKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRecovery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/StartRecovery',
+            flopmarket_dot_v1_dot_identity__pb2.StartRecoveryRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.StartRecoveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ObjectToRecovery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/ObjectToRecovery',
+            flopmarket_dot_v1_dot_identity__pb2.ObjectToRecoveryRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.ObjectToRecoveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Invite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/Invite',
+            flopmarket_dot_v1_dot_identity__pb2.InviteRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.InviteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInvitations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/ListInvitations',
+            flopmarket_dot_v1_dot_identity__pb2.ListInvitationsRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.ListInvitationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeInvitation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/RevokeInvitation',
+            flopmarket_dot_v1_dot_identity__pb2.RevokeInvitationRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.RevokeInvitationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Join(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/Join',
+            flopmarket_dot_v1_dot_identity__pb2.JoinRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/ListSessions',
+            flopmarket_dot_v1_dot_identity__pb2.ListSessionsRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/EndSessions',
+            flopmarket_dot_v1_dot_identity__pb2.EndSessionsRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.EndSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.IdentityService/IssueCertificate',
+            flopmarket_dot_v1_dot_identity__pb2.IssueCertificateRequest.SerializeToString,
+            flopmarket_dot_v1_dot_identity__pb2.IssueCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,30 @@ class IdentityServiceStub:
     """Let a device key run work for an account: a DeviceGrant document signed by the owner key."""
     OpenSession: _grpc.UnaryUnaryMultiCallable[_identity_pb2.OpenSessionRequest, _identity_pb2.OpenSessionResponse]
     """Exchange a signed SessionRequest for a bearer token (metadata `authorization: Bearer <token>`)."""
+    ListKeys: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListKeysRequest, _identity_pb2.ListKeysResponse]
+    """Keys of the caller's account, for its owner."""
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RotateKeyRequest, _identity_pb2.RotateKeyResponse]
+    """Another key takes the signer's place: a KeyRotation. No session needed."""
+    RevokeKey: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RevokeKeyRequest, _identity_pb2.RevokeKeyResponse]
+    """End a device or CI key: a KeyRevocation signed by the owner key. No session needed."""
+    GetOwnership: _grpc.UnaryUnaryMultiCallable[_identity_pb2.GetOwnershipRequest, _identity_pb2.GetOwnershipResponse]
+    """The documents that say who owns an account, and the recovery that waits. No key needed."""
+    SetRecoveryKey: _grpc.UnaryUnaryMultiCallable[_identity_pb2.SetRecoveryKeyRequest, _identity_pb2.SetRecoveryKeyResponse]
+    """A RecoveryKey, signed by the owner key or by the recovery key it replaces."""
+    StartRecovery: _grpc.UnaryUnaryMultiCallable[_identity_pb2.StartRecoveryRequest, _identity_pb2.StartRecoveryResponse]
+    """A KeyRecovery; it takes effect after a wait. The same again: the recovery that waits."""
+    ObjectToRecovery: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ObjectToRecoveryRequest, _identity_pb2.ObjectToRecoveryResponse]
+    """A RecoveryObjection of the owner key."""
+    Invite: _grpc.UnaryUnaryMultiCallable[_identity_pb2.InviteRequest, _identity_pb2.InviteResponse]
+    """Keep an Invitation of the owner key."""
+    ListInvitations: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListInvitationsRequest, _identity_pb2.ListInvitationsResponse]
+    RevokeInvitation: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RevokeInvitationRequest, _identity_pb2.RevokeInvitationResponse]
+    Join: _grpc.UnaryUnaryMultiCallable[_identity_pb2.JoinRequest, _identity_pb2.JoinResponse]
+    """Enrol a device key with an Enrolment signed by the key of an invitation. No session needed."""
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListSessionsRequest, _identity_pb2.ListSessionsResponse]
+    EndSessions: _grpc.UnaryUnaryMultiCallable[_identity_pb2.EndSessionsRequest, _identity_pb2.EndSessionsResponse]
+    IssueCertificate: _grpc.UnaryUnaryMultiCallable[_identity_pb2.IssueCertificateRequest, _identity_pb2.IssueCertificateResponse]
+    """Certify a device key's TLS key: a CertificateRequest, on a session of that key."""
 
 @_typing.type_check_only
 class IdentityServiceAsyncStub(IdentityServiceStub):
@@ -51,6 +75,30 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Let a device key run work for an account: a DeviceGrant document signed by the owner key."""
     OpenSession: _aio.UnaryUnaryMultiCallable[_identity_pb2.OpenSessionRequest, _identity_pb2.OpenSessionResponse]  # type: ignore[assignment]
     """Exchange a signed SessionRequest for a bearer token (metadata `authorization: Bearer <token>`)."""
+    ListKeys: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListKeysRequest, _identity_pb2.ListKeysResponse]  # type: ignore[assignment]
+    """Keys of the caller's account, for its owner."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_identity_pb2.RotateKeyRequest, _identity_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Another key takes the signer's place: a KeyRotation. No session needed."""
+    RevokeKey: _aio.UnaryUnaryMultiCallable[_identity_pb2.RevokeKeyRequest, _identity_pb2.RevokeKeyResponse]  # type: ignore[assignment]
+    """End a device or CI key: a KeyRevocation signed by the owner key. No session needed."""
+    GetOwnership: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetOwnershipRequest, _identity_pb2.GetOwnershipResponse]  # type: ignore[assignment]
+    """The documents that say who owns an account, and the recovery that waits. No key needed."""
+    SetRecoveryKey: _aio.UnaryUnaryMultiCallable[_identity_pb2.SetRecoveryKeyRequest, _identity_pb2.SetRecoveryKeyResponse]  # type: ignore[assignment]
+    """A RecoveryKey, signed by the owner key or by the recovery key it replaces."""
+    StartRecovery: _aio.UnaryUnaryMultiCallable[_identity_pb2.StartRecoveryRequest, _identity_pb2.StartRecoveryResponse]  # type: ignore[assignment]
+    """A KeyRecovery; it takes effect after a wait. The same again: the recovery that waits."""
+    ObjectToRecovery: _aio.UnaryUnaryMultiCallable[_identity_pb2.ObjectToRecoveryRequest, _identity_pb2.ObjectToRecoveryResponse]  # type: ignore[assignment]
+    """A RecoveryObjection of the owner key."""
+    Invite: _aio.UnaryUnaryMultiCallable[_identity_pb2.InviteRequest, _identity_pb2.InviteResponse]  # type: ignore[assignment]
+    """Keep an Invitation of the owner key."""
+    ListInvitations: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListInvitationsRequest, _identity_pb2.ListInvitationsResponse]  # type: ignore[assignment]
+    RevokeInvitation: _aio.UnaryUnaryMultiCallable[_identity_pb2.RevokeInvitationRequest, _identity_pb2.RevokeInvitationResponse]  # type: ignore[assignment]
+    Join: _aio.UnaryUnaryMultiCallable[_identity_pb2.JoinRequest, _identity_pb2.JoinResponse]  # type: ignore[assignment]
+    """Enrol a device key with an Enrolment signed by the key of an invitation. No session needed."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListSessionsRequest, _identity_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    EndSessions: _aio.UnaryUnaryMultiCallable[_identity_pb2.EndSessionsRequest, _identity_pb2.EndSessionsResponse]  # type: ignore[assignment]
+    IssueCertificate: _aio.UnaryUnaryMultiCallable[_identity_pb2.IssueCertificateRequest, _identity_pb2.IssueCertificateResponse]  # type: ignore[assignment]
+    """Certify a device key's TLS key: a CertificateRequest, on a session of that key."""
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -84,5 +132,113 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.OpenSessionResponse, _abc.Awaitable[_identity_pb2.OpenSessionResponse]]:
         """Exchange a signed SessionRequest for a bearer token (metadata `authorization: Bearer <token>`)."""
+
+    @_abc_1.abstractmethod
+    def ListKeys(
+        self,
+        request: _identity_pb2.ListKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListKeysResponse, _abc.Awaitable[_identity_pb2.ListKeysResponse]]:
+        """Keys of the caller's account, for its owner."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _identity_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.RotateKeyResponse, _abc.Awaitable[_identity_pb2.RotateKeyResponse]]:
+        """Another key takes the signer's place: a KeyRotation. No session needed."""
+
+    @_abc_1.abstractmethod
+    def RevokeKey(
+        self,
+        request: _identity_pb2.RevokeKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.RevokeKeyResponse, _abc.Awaitable[_identity_pb2.RevokeKeyResponse]]:
+        """End a device or CI key: a KeyRevocation signed by the owner key. No session needed."""
+
+    @_abc_1.abstractmethod
+    def GetOwnership(
+        self,
+        request: _identity_pb2.GetOwnershipRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.GetOwnershipResponse, _abc.Awaitable[_identity_pb2.GetOwnershipResponse]]:
+        """The documents that say who owns an account, and the recovery that waits. No key needed."""
+
+    @_abc_1.abstractmethod
+    def SetRecoveryKey(
+        self,
+        request: _identity_pb2.SetRecoveryKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.SetRecoveryKeyResponse, _abc.Awaitable[_identity_pb2.SetRecoveryKeyResponse]]:
+        """A RecoveryKey, signed by the owner key or by the recovery key it replaces."""
+
+    @_abc_1.abstractmethod
+    def StartRecovery(
+        self,
+        request: _identity_pb2.StartRecoveryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.StartRecoveryResponse, _abc.Awaitable[_identity_pb2.StartRecoveryResponse]]:
+        """A KeyRecovery; it takes effect after a wait. The same again: the recovery that waits."""
+
+    @_abc_1.abstractmethod
+    def ObjectToRecovery(
+        self,
+        request: _identity_pb2.ObjectToRecoveryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ObjectToRecoveryResponse, _abc.Awaitable[_identity_pb2.ObjectToRecoveryResponse]]:
+        """A RecoveryObjection of the owner key."""
+
+    @_abc_1.abstractmethod
+    def Invite(
+        self,
+        request: _identity_pb2.InviteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.InviteResponse, _abc.Awaitable[_identity_pb2.InviteResponse]]:
+        """Keep an Invitation of the owner key."""
+
+    @_abc_1.abstractmethod
+    def ListInvitations(
+        self,
+        request: _identity_pb2.ListInvitationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListInvitationsResponse, _abc.Awaitable[_identity_pb2.ListInvitationsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeInvitation(
+        self,
+        request: _identity_pb2.RevokeInvitationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.RevokeInvitationResponse, _abc.Awaitable[_identity_pb2.RevokeInvitationResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Join(
+        self,
+        request: _identity_pb2.JoinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.JoinResponse, _abc.Awaitable[_identity_pb2.JoinResponse]]:
+        """Enrol a device key with an Enrolment signed by the key of an invitation. No session needed."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _identity_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListSessionsResponse, _abc.Awaitable[_identity_pb2.ListSessionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def EndSessions(
+        self,
+        request: _identity_pb2.EndSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.EndSessionsResponse, _abc.Awaitable[_identity_pb2.EndSessionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def IssueCertificate(
+        self,
+        request: _identity_pb2.IssueCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.IssueCertificateResponse, _abc.Awaitable[_identity_pb2.IssueCertificateResponse]]:
+        """Certify a device key's TLS key: a CertificateRequest, on a session of that key."""
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

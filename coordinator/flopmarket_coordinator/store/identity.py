@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
@@ -9,12 +11,20 @@ from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket_coordinator.core.changes import KeyChanged
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.parts import parts
 from flopmarket_coordinator.store.records import KeyRow, to_record
 
 _key = schema.account_key
+# Asked for by nearly every command: building a statement costs more than running it.
+_BY_ID = sa.select(_key).where(_key.c.key_id == sa.bindparam("name"))
 _session = schema.session
 _nonce = schema.used_nonce
 _request = schema.request
+
+ENDED = sa.and_(
+    _key.c.ended_at_us > 0, sa.or_(_key.c.successor == "", _key.c.role != KeyRole.DEVICE.value)
+)
+"""Keys that act no more. A rotated device key still finishes what it began."""
 
 
 def add_account(tx: Transaction, account_id: str, display_name: str) -> None:
@@ -34,8 +44,15 @@ def display_name(tx: Transaction, account_id: str) -> str | None:
     return tx.connection.execute(query).scalar()
 
 
-def add_key(tx: Transaction, key: PublicKey, account_id: str, role: KeyRole, label: str) -> None:
-    """Register a key for an account."""
+def add_key(
+    tx: Transaction,
+    key: PublicKey,
+    account_id: str,
+    role: KeyRole,
+    label: str,
+    lineage: str = "",
+) -> None:
+    """Register a key for an account; ``lineage`` when it takes another key's place."""
     tx.connection.execute(
         sa.insert(_key).values(
             key_id=key.key_id,
@@ -46,33 +63,80 @@ def add_key(tx: Transaction, key: PublicKey, account_id: str, role: KeyRole, lab
             created_at_us=tx.now_us,
             revoked=False,
             banned_reason="",
+            lineage=lineage,
+            successor="",
+            ended_at_us=0,
         )
     )
 
 
 def key(tx: Transaction, key_id: str) -> KeyRow | None:
     """A registered key."""
-    row = tx.connection.execute(sa.select(_key).where(_key.c.key_id == key_id)).mappings().first()
+    row = tx.connection.execute(_BY_ID, {"name": key_id}).mappings().first()
     return None if row is None else to_record(KeyRow, row)
 
 
-def ban_key(tx: Transaction, key_id: str, reason: str) -> None:
-    """From now on this key may not act."""
-    tx.connection.execute(
-        sa.update(_key).where(_key.c.key_id == key_id).values(revoked=True, banned_reason=reason)
+def banned_reasons(tx: Transaction, key_ids: Sequence[str]) -> dict[str, str]:
+    """Which of these keys may not act, or are unknown, and why."""
+    reasons = dict.fromkeys(key_ids, "")
+    for some in parts(key_ids):
+        query = sa.select(_key.c.key_id, _key.c.revoked, _key.c.banned_reason)
+        for key_id, revoked, reason in tx.connection.execute(query.where(_key.c.key_id.in_(some))):
+            if revoked:
+                reasons[key_id] = reason
+            else:
+                del reasons[key_id]
+    return reasons
+
+
+def lineage(tx: Transaction, key_id: str) -> str:
+    """The first of the keys that took each other's place up to this one; itself when unknown.
+
+    What is remembered of a device is remembered under this: a rotated key has a new id only.
+    """
+    query = sa.select(_key.c.lineage).where(_key.c.key_id == key_id)
+    return tx.connection.execute(query).scalar() or key_id
+
+
+def same_lineage(tx: Transaction, key_id: str) -> list[str]:
+    """Ids of all keys of a key's lineage, itself included, in order of their making."""
+    first = lineage(tx, key_id)
+    query = (
+        sa.select(_key.c.key_id)
+        .where(sa.or_(_key.c.key_id == first, _key.c.lineage == first))
+        .order_by(_key.c.created_at_us, _key.c.key_id)
     )
-    tx.note(KeyChanged(key_id))
-    end_sessions(tx, key_id)
+    return list(tx.connection.execute(query).scalars())
+
+
+def ban_key(tx: Transaction, key_id: str, reason: str) -> list[str]:
+    """From now on this key may not act, nor those it took the place of, nor those that took its.
+
+    Their ids: a key cannot be rotated out of a ban.
+    """
+    banned = same_lineage(tx, key_id)
+    tx.connection.execute(
+        sa.update(_key).where(_key.c.key_id.in_(banned)).values(revoked=True, banned_reason=reason)
+    )
+    for each in banned:
+        tx.note(KeyChanged(each))
+        end_sessions(tx, each)
+    return banned
 
 
 def unban_key(tx: Transaction, key_id: str) -> bool:
-    """The key may act again; whether it was banned."""
+    """The key may act again, with its lineage; whether it was banned.
+
+    What its owner ended meanwhile, or before, stays ended.
+    """
+    keys = same_lineage(tx, key_id)
     changed = tx.connection.execute(
         sa.update(_key)
-        .where(_key.c.key_id == key_id, _key.c.banned_reason != "")
-        .values(revoked=False, banned_reason="")
+        .where(_key.c.key_id.in_(keys), _key.c.banned_reason != "")
+        .values(revoked=ENDED, banned_reason="")
     ).rowcount
-    tx.note(KeyChanged(key_id))
+    for each in keys:
+        tx.note(KeyChanged(each))
     return bool(changed)
 
 
@@ -88,7 +152,13 @@ def end_sessions(tx: Transaction, key_id: str) -> None:
 
 
 def add_session(
-    tx: Transaction, token_hash: bytes, account_id: str, key_id: str, role: str, expires_at_us: int
+    tx: Transaction,
+    token_hash: bytes,
+    account_id: str,
+    key_id: str,
+    role: str,
+    expires_at_us: int,
+    purpose: str = "",
 ) -> None:
     """Remember a bearer token by its hash."""
     tx.connection.execute(
@@ -98,6 +168,8 @@ def add_session(
             key_id=key_id,
             role=role,
             expires_at_us=expires_at_us,
+            created_at_us=tx.now_us,
+            purpose=purpose,
         )
     )
 

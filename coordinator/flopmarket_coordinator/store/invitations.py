@@ -1,0 +1,125 @@
+"""Invitations: who may enrol a device key without the owner's key, once and for a while."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from flopmarket.trust.keys import PublicKey
+from flopmarket_coordinator.store import schema
+from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.records import to_record
+
+_invitation = schema.invitation
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationRow:
+    """An invitation. ``device_key_id`` came with it at ``used_at_us``; empty and 0 until then."""
+
+    invitation_id: str
+    account_id: str
+    public_key: bytes
+    label: str
+    envelope: bytes
+    created_at_us: int
+    expires_at_us: int
+    revoked_at_us: int
+    device_key_id: str
+    used_at_us: int
+    enrolment: bytes | None
+
+    def state(self, now_us: int) -> str:
+        """open, used, revoked or expired."""
+        if self.used_at_us:
+            return "used"
+        if self.revoked_at_us:
+            return "revoked"
+        return "expired" if self.expires_at_us <= now_us else "open"
+
+
+def add(
+    tx: Transaction,
+    account_id: str,
+    key: PublicKey,
+    *,
+    label: str,
+    envelope: bytes,
+    expires_at_us: int,
+) -> None:
+    """A new invitation."""
+    tx.connection.execute(
+        sa.insert(_invitation).values(
+            invitation_id=key.key_id,
+            account_id=account_id,
+            public_key=key.raw,
+            label=label,
+            envelope=envelope,
+            created_at_us=tx.now_us,
+            expires_at_us=expires_at_us,
+            revoked_at_us=0,
+            device_key_id="",
+            used_at_us=0,
+        )
+    )
+
+
+def get(tx: Transaction, invitation_id: str) -> InvitationRow | None:
+    """One invitation."""
+    query = sa.select(_invitation).where(_invitation.c.invitation_id == invitation_id)
+    row = tx.connection.execute(query).mappings().first()
+    return None if row is None else to_record(InvitationRow, row)
+
+
+def of_account(tx: Transaction, account_id: str, limit: int) -> list[InvitationRow]:
+    """Invitations of an account, newest first."""
+    query = (
+        sa.select(_invitation)
+        .where(_invitation.c.account_id == account_id)
+        .order_by(_invitation.c.created_at_us.desc(), _invitation.c.invitation_id)
+        .limit(limit)
+    )
+    return [to_record(InvitationRow, row) for row in tx.connection.execute(query).mappings()]
+
+
+def count_open(tx: Transaction, account_id: str) -> int:
+    """Invitations that can still be used."""
+    query = sa.select(sa.func.count()).where(
+        _invitation.c.account_id == account_id,
+        _invitation.c.used_at_us == 0,
+        _invitation.c.revoked_at_us == 0,
+        _invitation.c.expires_at_us > tx.now_us,
+    )
+    return int(tx.connection.execute(query).scalar_one())
+
+
+def use(tx: Transaction, invitation_id: str, device_key_id: str, enrolment: bytes) -> None:
+    """A device came with it."""
+    tx.connection.execute(
+        sa.update(_invitation)
+        .where(_invitation.c.invitation_id == invitation_id)
+        .values(device_key_id=device_key_id, used_at_us=tx.now_us, enrolment=enrolment)
+    )
+
+
+def revoke(tx: Transaction, invitation_id: str) -> None:
+    """Nobody may use it any more."""
+    tx.connection.execute(
+        sa.update(_invitation)
+        .where(_invitation.c.invitation_id == invitation_id)
+        .values(revoked_at_us=tx.now_us)
+    )
+
+
+def revoke_open(tx: Transaction, account_id: str) -> None:
+    """No open invitation of the account may be used any more."""
+    tx.connection.execute(
+        sa.update(_invitation)
+        .where(
+            _invitation.c.account_id == account_id,
+            _invitation.c.used_at_us == 0,
+            _invitation.c.revoked_at_us == 0,
+        )
+        .values(revoked_at_us=tx.now_us)
+    )
