@@ -13,6 +13,7 @@ from flopmarket.cli.output import Output, instant
 if TYPE_CHECKING:
     from flopmarket.client.checks import CheckedReceipt
     from flopmarket.trust.keys import PublicKey
+    from flopmarket.trust.receipt import Receipt, ReceiptDevice
 
 
 @click.group()
@@ -85,13 +86,13 @@ def _read(file: Path) -> bytes:
 
 def _print(out: Output, checked: CheckedReceipt, *, trusted: bool) -> None:
     from flopmarket.client.money import Money
-    from flopmarket.trust.receipt import AuditOutcome
 
     stated = checked.receipt
     key_id = stated.coordinator_key.key_id
-    audited = sum(s.audit is not AuditOutcome.NOT_SAMPLED for s in stated.segments)
+    extra = Money(stated.surcharge_nano, stated.currency)
     steps_done = sum(segment.steps for segment in stated.segments)
-    devices = {segment.device_id for segment in stated.segments}
+    last = stated.segments[-1] if stated.segments else None
+    gaps = last is not None and last.first_step + last.steps > steps_done
     out.line(
         "valid receipt" if trusted else "consistent receipt, not checked against a trusted key"
     )
@@ -109,17 +110,49 @@ def _print(out: Output, checked: CheckedReceipt, *, trusted: bool) -> None:
             ("initial state", stated.initial_state_root.hex()),
             ("final state", stated.final_state_root.hex()),
             ("outputs", stated.outputs_root.hex()),
-            ("segments", f"{len(stated.segments)} on {len(devices)} device(s), no gap"),
-            ("recomputed", f"{audited} of {len(stated.segments)} segments confirmed"),
+            (
+                "segments",
+                f"{len(stated.segments)} on {len(stated.devices)} device(s), "
+                + ("steps are missing between them" if gaps else "no gap"),
+            ),
+            *(("device", _device(device)) for device in stated.devices),
+            ("verification", f"{stated.verification}, surcharge {extra}"),
+            ("recomputed", _audits(stated)),
             ("ceiling", str(Money(stated.ceiling_nano, stated.currency))),
-            ("invoice", f"{Money(stated.invoice_nano, stated.currency)} (sum of the segments)"),
+            (
+                "invoice",
+                f"{Money(stated.invoice_nano, stated.currency)} (sum of the segments"
+                f"{' and their surcharges' if stated.surcharge_nano else ''})",
+            ),
             ("fee inside", str(Money(stated.fee_nano, stated.currency))),
             ("submitted", f"{instant(stated.submitted_at_us)} UTC"),
             ("ended", f"{instant(stated.ended_at_us)} UTC"),
         ]
     )
+    if stated.replaces:
+        out.say(f"corrects an earlier receipt, the file with sha256 {stated.replaces.hex()}")
     if not trusted:
         out.say("anybody could have made this file; name the coordinator's key with --key")
+
+
+def _device(device: ReceiptDevice) -> str:
+    """A device as it was offered, and what it proved."""
+    from flopmarket.client.failures import clean_text
+
+    proved = "".join(f", proved {rate / 1e9:.4g} G{name}/s" for name, rate in device.proved_rates)
+    return f"{clean_text(device.name)} ({clean_text(device.driver) or 'driver unknown'}){proved}"
+
+
+def _audits(stated: Receipt) -> str:
+    """How many segments somebody else computed again, and who that was."""
+    from flopmarket.trust.receipt import HOUSE
+
+    by = [segment.auditor for segment in stated.segments if segment.auditor]
+    house = by.count(HOUSE)
+    return (
+        f"{len(by)} of {len(stated.segments)} segments confirmed, {house} by the house and "
+        f"{len(by) - house} by other owners' devices"
+    )
 
 
 def _as_json(checked: CheckedReceipt, *, trusted: bool) -> dict[str, object]:
@@ -133,6 +166,7 @@ def _as_json(checked: CheckedReceipt, *, trusted: bool) -> dict[str, object]:
         "buyer": stated.buyer_account_id,
         "program_digest": stated.program_digest,
         "profile": stated.profile,
+        "verification": str(stated.verification),
         "data_root": stated.data_root,
         "seed": stated.seed,
         "outcome": str(stated.outcome),
@@ -140,11 +174,14 @@ def _as_json(checked: CheckedReceipt, *, trusted: bool) -> dict[str, object]:
         "initial_state_root": stated.initial_state_root,
         "final_state_root": stated.final_state_root,
         "outputs_root": stated.outputs_root,
+        "devices": stated.devices,
         "segments": stated.segments,
         "currency": stated.currency,
         "ceiling_nano": stated.ceiling_nano,
         "invoice_nano": stated.invoice_nano,
         "fee_nano": stated.fee_nano,
+        "surcharge_nano": stated.surcharge_nano,
+        "replaces": stated.replaces,
         "submitted_at_us": stated.submitted_at_us,
         "ended_at_us": stated.ended_at_us,
     }

@@ -1,6 +1,6 @@
 """The signed specification of a job: everything that decides its result and its price.
 
-``job_id`` is the digest of these canonical bytes (docs/trust.md §2), so two jobs that differ in
+``job_id`` is the digest of these canonical bytes (docs/keys.md), so two jobs that differ in
 anything, the nonce included, have different ids, and a worker or auditor that has the id and the
 bytes needs to believe nobody about what is to be computed.
 """
@@ -13,6 +13,7 @@ from typing import Annotated
 from flopmarket.errors import InvalidInput
 from flopmarket.limits import MAX_JOB_STEPS, MAX_SEGMENT_STEPS
 from flopmarket.market.order import OrderTerms
+from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.encoding import Digest, Length, MaxLength, digest, document
 
 
@@ -28,12 +29,6 @@ class OrderKind(StrEnum):
 
     SEQUENTIAL = "sequential"
     SHUFFLED = "shuffled"
-
-
-class Verification(StrEnum):
-    """How much of the work is recomputed by somebody else."""
-
-    AUDIT_ALL = "audit-all"
 
 
 class Mode(StrEnum):
@@ -62,15 +57,15 @@ class DataOrder:
             )
 
 
-@document("flopmarket.job-spec.v2")
+@document("flopmarket.job-spec.v3")
 class JobSpec:
     """A job, as its buyer signs it.
 
     Roots are Merkle roots of named tensors (``trust.merkle``). A segment has ``segment_steps``
     steps (the last may be shorter); a checkpoint is due after every ``checkpoint_segments``
     segments and at the end. ``max_price_nano`` is a hard ceiling in nano-units of currency;
-    ``order`` says which offers may run it and whether it waits for them; ``deadline_us``,
-    microseconds since the epoch, ends the job and the order.
+    ``order`` says which offers may run it and whether it waits for them; ``verification`` how much
+    of it is recomputed; ``deadline_us``, microseconds since the epoch, ends the job and the order.
     """
 
     kind: JobKind
@@ -88,7 +83,7 @@ class JobSpec:
     max_memory_bytes: int
     max_price_nano: int
     order: OrderTerms
-    verification: Verification
+    verification: Level
     deadline_us: int
     buyer: Annotated[str, MaxLength(64)]
     nonce: Annotated[bytes, Length(16)]

@@ -11,18 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.envelope import Envelope, sign_payload
 from flopmarket.trust.errors import EnvelopeError, ReceiptError
 from flopmarket.trust.keys import KeyPair
-from flopmarket.trust.merkle import sequence_root
+from flopmarket.trust.merkle import sequence_root, state_root
 from flopmarket.trust.receipt import (
+    HOUSE,
     PAYLOAD_TYPE,
     AuditOutcome,
     Outcome,
     Receipt,
+    ReceiptDevice,
     ReceiptSegment,
     build_receipt,
     check_consistency,
+    file_digest,
     sign_receipt,
     statement_bytes,
     verify_receipt,
@@ -41,7 +45,10 @@ def root(n: int) -> bytes:
     return hashlib.sha256(b"state %d" % n).digest()
 
 
-def chain(steps: list[int], prices: list[int]) -> list[ReceiptSegment]:
+def chain(
+    steps: list[int], prices: list[int], surcharges: list[int] | None = None
+) -> list[ReceiptSegment]:
+    extra = surcharges or [0] * len(steps)
     return [
         ReceiptSegment(
             index=index,
@@ -54,19 +61,24 @@ def chain(steps: list[int], prices: list[int]) -> list[ReceiptSegment]:
             outputs_root=root(100 + index),
             commitment_digest=root(200 + index),
             audit=AuditOutcome.NOT_SAMPLED,
+            auditor="",
+            verdict_digest=b"",
+            challenge_digest=root(400 + index),
             price_nano=price,
+            surcharge_nano=extra[index],
         )
         for index, (count, price) in enumerate(zip(steps, prices, strict=True))
     ]
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    return {
+    known = {
         "job_id": job_id_of(SPEC),
         "job_spec": SPEC,
         "buyer_account_id": "acc-buyer",
         "program_digest": root(300),
         "profile": "FX1",
+        "verification": Level.DETER,
         "data_root": root(301),
         "seed": 2**64 - 1,
         "steps": 25,
@@ -80,6 +92,8 @@ def facts(**changes: Any) -> dict[str, Any]:
         "submitted_at_us": 1_800_000_000_000_000,
         "ended_at_us": 1_800_000_100_000_000,
     } | changes
+    card = ReceiptDevice("k" * 64, "dev-1", "Radeon RX", "driver 3", (("dot-f32", 10**12),))
+    return {"devices": [card] if known["segments"] else []} | known
 
 
 RECEIPT = build_receipt(**facts())
@@ -116,7 +130,7 @@ def test_the_payload_is_a_canonical_in_toto_statement() -> None:
     payload = payload_of(FILE)
     statement = json.loads(payload)
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
-    assert statement["predicateType"] == "https://flopmarket.dev/receipt/v1"
+    assert statement["predicateType"] == "https://flopmarket.dev/receipt/v2"
     assert json.loads(FILE)["payloadType"] == "application/vnd.in-toto+json"
     state, outputs = statement["subject"]
     assert state["digest"] == {"flopmarketStateRootV1": root(3).hex()}
@@ -145,14 +159,17 @@ def test_any_consistent_receipt_survives_the_file(
     steps: list[int], data: st.DataObject, spec: bytes, account: str
 ) -> None:
     prices = [data.draw(st.integers(0, 10**12)) for _ in steps]
+    extra = [data.draw(st.integers(0, 10**12)) for _ in steps]
     receipt = build_receipt(
         **facts(
             job_spec=spec,
             job_id=job_id_of(spec),
             buyer_account_id=account,
             steps=sum(steps),
-            segments=chain(steps, prices),
-            ceiling_nano=sum(prices),
+            verification=data.draw(st.sampled_from(Level)),
+            segments=chain(steps, prices, extra),
+            ceiling_nano=sum(prices) + sum(extra),
+            replaces=data.draw(st.sampled_from([b"", root(1)])),
             fee_nano=data.draw(st.integers(0, sum(prices))),
         )
     )
@@ -167,6 +184,31 @@ def test_a_cancelled_job_may_have_fewer_steps_or_none() -> None:
     none = build_receipt(**facts(outcome=Outcome.FAILED, segments=[], fee_nano=0))
     assert none.final_state_root == none.initial_state_root
     assert none.invoice_nano == 0
+
+
+def test_steps_may_be_missing_only_where_there_is_no_state() -> None:
+    """A segment of an inference job that turned out wrong later leaves a hole."""
+    nothing = state_root({})
+    apart = [
+        replace(item, state_root_before=nothing, state_root_after=nothing)
+        for item in chain([10, 5], [400, 200])
+    ]
+    apart[1] = replace(apart[1], first_step=15)
+    kept = facts(initial_state_root=nothing, outcome=Outcome.FAILED, segments=apart)
+    first = build_receipt(**facts())
+    corrected = build_receipt(**kept, replaces=file_digest(sign_receipt(first, COORDINATOR)))
+    file = sign_receipt(corrected, COORDINATOR)
+    assert verify_receipt(file, COORDINATOR.public).receipt == corrected
+    for wrong in (
+        {"outcome": Outcome.COMPLETED},
+        {"segments": [apart[0], replace(apart[1], first_step=9)]},
+    ):
+        with pytest.raises(ReceiptError):
+            build_receipt(**(kept | wrong))
+    with pytest.raises(ReceiptError):
+        build_receipt(**facts(outcome=Outcome.FAILED, segments=[
+            RECEIPT.segments[0], replace(RECEIPT.segments[1], first_step=15),
+        ]))  # fmt: skip
 
 
 def with_segment(position: int, /, **changes: Any) -> Receipt:
@@ -188,6 +230,18 @@ INCONSISTENT = {
     "lower invoice": replace(RECEIPT, invoice_nano=999),
     "above the ceiling": replace(RECEIPT, ceiling_nano=999),
     "fee above the invoice": replace(RECEIPT, fee_nano=1001),
+    "fee above the prices": replace(
+        with_segment(0, price_nano=0, surcharge_nano=400), surcharge_nano=400, fee_nano=601
+    ),
+    "surcharge in the price": with_segment(0, price_nano=300, surcharge_nano=100),
+    "an auditor without an audit": with_segment(0, auditor=HOUSE),
+    "a verdict without an audit": with_segment(0, verdict_digest=root(9)),
+    "an audit by nobody": with_segment(0, audit=AuditOutcome.CONFIRMED, verdict_digest=root(9)),
+    "an audit without a verdict": with_segment(0, audit=AuditOutcome.CONFIRMED, auditor=HOUSE),
+    "an unlisted device": replace(RECEIPT, devices=()),
+    "a device that did nothing": replace(
+        RECEIPT, devices=(*RECEIPT.devices, replace(RECEIPT.devices[0], device_id="dev-2"))
+    ),
     "too few steps": replace(RECEIPT, steps=26),
     "too many steps": replace(RECEIPT, steps=24),
     "too many steps, cancelled": replace(RECEIPT, steps=24, outcome=Outcome.CANCELLED),
@@ -244,7 +298,7 @@ MALFORMED = {
     "upper-case hex": edited(set_in("predicate", "job", "id", RECEIPT.job_id.hex().upper())),
     "short digest": edited(set_in("predicate", "job", "id", "00")),
     "unknown outcome": edited(set_in("predicate", "outcome", "splendid")),
-    "other predicate": edited(set_in("predicateType", "https://flopmarket.dev/receipt/v2")),
+    "other predicate": edited(set_in("predicateType", "https://flopmarket.dev/receipt/v1")),
     "other outputs subject": edited(
         set_in("subject", 1, "digest", {"flopmarketSequenceRootV1": root(9).hex()})
     ),
@@ -318,7 +372,15 @@ def test_a_swapped_job_specification_is_found() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": -1}, {"seed": 1.5}, {"steps": True}, {"job_id": b"short"}, {"profile": 7}],
+    [
+        {"devices": [ReceiptDevice("k" * 64, "dev-1", "card", "", (("b", 1), ("a", 1)))]},
+        {"replaces": b"short"},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"steps": True},
+        {"job_id": b"short"},
+        {"profile": 7},
+    ],
     ids=str,
 )
 def test_values_that_cannot_be_read_back_are_not_signed(change: dict[str, Any]) -> None:

@@ -14,13 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.envelope import sign_payload
 from flopmarket.trust.keys import KeyPair
+from flopmarket.trust.merkle import state_root
 from flopmarket.trust.receipt import (
+    HOUSE,
     PAYLOAD_TYPE,
     AuditOutcome,
     Outcome,
     Receipt,
+    ReceiptDevice,
     ReceiptSegment,
     build_receipt,
     sign_receipt,
@@ -38,7 +42,7 @@ def _root(label: str) -> bytes:
     return hashlib.sha256(label.encode()).digest()
 
 
-def _segments(*steps: int, price: int = 400) -> list[ReceiptSegment]:
+def _segments(*steps: int, price: int = 400, surcharge: int = 0) -> list[ReceiptSegment]:
     audits = list(AuditOutcome)
     return [
         ReceiptSegment(
@@ -52,10 +56,23 @@ def _segments(*steps: int, price: int = 400) -> list[ReceiptSegment]:
             outputs_root=_root(f"outputs {at}"),
             commitment_digest=_root(f"commitment {at}"),
             audit=audits[at % len(audits)],
+            auditor=("", HOUSE, MALLORY.key_id)[at % len(audits)],
+            verdict_digest=_root(f"verdict {at}") if at % len(audits) else b"",
+            challenge_digest=_root(f"challenge {at}"),
             price_nano=price,
+            surcharge_nano=surcharge,
         )
         for at, count in enumerate(steps)
     ]
+
+
+_NOTHING = state_root({})
+
+
+def _hole() -> list[ReceiptSegment]:
+    nothing = {"state_root_before": _NOTHING, "state_root_after": _NOTHING}
+    first, last = (replace(segment, **nothing) for segment in _segments(5, 10))  # type: ignore[arg-type]
+    return [first, replace(last, first_step=15)]
 
 
 def _receipt(**changes: Any) -> Receipt:
@@ -65,6 +82,7 @@ def _receipt(**changes: Any) -> Receipt:
         "buyer_account_id": "acc-buyer",
         "program_digest": _root("program"),
         "profile": "FX1",
+        "verification": Level.DETER,
         "data_root": _root("data"),
         "seed": 7,
         "steps": 25,
@@ -78,7 +96,12 @@ def _receipt(**changes: Any) -> Receipt:
         "submitted_at_us": 1_800_000_000_000_000,
         "ended_at_us": 1_800_000_100_000_000,
     }
-    return build_receipt(**(facts | changes))
+    known = facts | changes
+    devices = [
+        ReceiptDevice(segment.device_key_id, segment.device_id, "Radeon RX", "driver 3", rates)
+        for segment, rates in zip(known["segments"], ((("dot-f32", 10**12),), (), ()), strict=False)
+    ]
+    return build_receipt(**({"devices": devices} | known))
 
 
 GOOD = _receipt()
@@ -119,6 +142,12 @@ def accepted() -> list[dict[str, Any]]:
          _receipt(**large), {}),
         ("instant", "ended in the microsecond of its submission",
          _receipt(ended_at_us=1_800_000_000_000_000), {}),
+        ("surcharge", "two owners: 97 % on every price",
+         _receipt(verification=Level.DUAL, segments=_segments(25, surcharge=388)), {}),
+        ("correction", "names the file that it replaces, and ends early",
+         _receipt(outcome=Outcome.FAILED, segments=_segments(10), replaces=_root("file")), {}),
+        ("hole", "a stateless job may lack steps in the middle",
+         _receipt(outcome=Outcome.FAILED, initial_state_root=_NOTHING, segments=_hole()), {}),
         ("binary-spec", "any bytes may be a specification",
          _receipt(job_spec=spec, job_id=hashlib.sha256(spec).digest()), {}),
         ("no-known-key", "verified with the key inside: whole, and trusted by nobody",
@@ -234,8 +263,8 @@ def refused() -> list[dict[str, Any]]:
          _set("predicate", "refund", "1")),
         ("missing-member", "a job without a seed", "RECEIPT_MALFORMED",
          _edited(lambda s: s["predicate"]["job"].pop("seed"))),
-        ("other-predicate", "a version that does not exist", "RECEIPT_MALFORMED",
-         _set("predicateType", "https://flopmarket.dev/receipt/v2")),
+        ("other-predicate", "a version that is no more", "RECEIPT_MALFORMED",
+         _set("predicateType", "https://flopmarket.dev/receipt/v1")),
         ("other-statement-type", "an older in-toto", "RECEIPT_MALFORMED",
          _set("_type", "https://in-toto.io/Statement/v0.1")),
         ("no-subject", "about nothing", "RECEIPT_MALFORMED", _set("subject", [])),
@@ -257,6 +286,11 @@ def refused() -> list[dict[str, Any]]:
         ("spec-not-base64", "an exclamation mark", "RECEIPT_MALFORMED", _job("spec", "!")),
         ("unknown-outcome", "splendid", "RECEIPT_MALFORMED",
          _set("predicate", "outcome", "splendid")),
+        ("unknown-level", "splendid", "RECEIPT_MALFORMED", _job("verification", "splendid")),
+        ("short-challenge", "one byte", "RECEIPT_MALFORMED",
+         _segment(0, "challenge_digest", "00")),
+        ("rates-a-list", "no rates by class", "RECEIPT_MALFORMED",
+         _set("predicate", "devices", 0, "proved_flops_per_second", ["dot-f32"])),
         ("unknown-audit", "an audit outcome that is not paid", "RECEIPT_MALFORMED",
          _segment(0, "audit", "refuted")),
         ("other-key-id", "not the id of the key beside it", "RECEIPT_MALFORMED",
@@ -279,6 +313,16 @@ def refused() -> list[dict[str, Any]]:
          _job("initial_state_root", "00" * 32)),
         ("dearer-segment", "prices do not add up", "RECEIPT_INCONSISTENT",
          _segment(1, "price_nano", "401")),
+        ("hidden-surcharge", "a surcharge that the total does not say", "RECEIPT_INCONSISTENT",
+         _segment(1, "surcharge_nano", "1")),
+        ("audited-by-nobody", "confirmed without an auditor", "RECEIPT_INCONSISTENT",
+         _segment(1, "auditor", "")),
+        ("no-verdict", "confirmed without a verdict", "RECEIPT_INCONSISTENT",
+         _segment(1, "verdict_digest", "")),
+        ("auditor-of-nothing", "not sampled, by the house", "RECEIPT_INCONSISTENT",
+         _segment(0, "auditor", HOUSE)),
+        ("unlisted-device", "a segment of a device without a record", "RECEIPT_INCONSISTENT",
+         _set("predicate", "devices", [])),
         ("lower-invoice", "less than the prices", "RECEIPT_INCONSISTENT",
          _total("invoice_nano", "1199")),
         ("above-the-ceiling", "more than was held", "RECEIPT_INCONSISTENT",
