@@ -1,10 +1,11 @@
-"""The coordinator's own auditor: recomputes committed segments on an engine of its own.
+"""The coordinator's own auditor: reads the files of every segment, recomputes some of them.
 
-Tasks are taken one at a time, those of a job in the order of its steps. When a task starts where
-the last one ended, the engine just goes on; otherwise the last durable state is loaded and replayed
-up to the start. What comes out is reported as it is: verdicts are the application's. An engine that
-dies, hangs or has no device is our fault and never a verdict: the job waits, longer each time,
-while others are audited.
+Files are read in a loop of their own, so that none waits for a recomputation. Recomputations are
+taken one at a time, those of a job in the order of its steps. When one starts where the last one
+ended, the engine just goes on; otherwise the last durable state is loaded and replayed up to the
+start, and each segment on the way is compared with what was committed. What comes out is reported
+as it is: verdicts are the application's. An engine that dies, hangs or has no device is our fault
+and never a verdict: the job waits, longer each time, while others are audited.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
 from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import AUDIT_RETRY_MAX_SECONDS, AUDIT_STEP_SECONDS
 from flopmarket.trust.encoding import decode
-from flopmarket_coordinator.application.types import AuditResult, AuditTask, JobRefusedByAuditor
+from flopmarket_coordinator.application.types import (
+    AuditKind,
+    AuditResult,
+    AuditTask,
+    FilesResult,
+    JobRefusedByAuditor,
+    PathDiffers,
+    PathSegment,
+)
 from flopmarket_coordinator.artifacts import ArtifactStore
 from flopmarket_coordinator.backend import Backend
 
@@ -71,8 +80,16 @@ class Recomputer:
         if self._engine is None:
             self._engine = await self._start_engine()
 
-    async def recompute(self, task: AuditTask) -> AuditResult | JobRefusedByAuditor:
-        """The segment as this engine computes it, and the roots of the files that were uploaded.
+    async def read_files(self, task: AuditTask) -> FilesResult:
+        """The roots of the files that were uploaded; beside a recomputation, if one runs."""
+        return FilesResult(
+            outputs_artifact_root=await self._root_of(task.outputs_artifact),
+            checkpoint_artifact_root=await self._root_of(task.checkpoint_artifact),
+        )
+
+    async def recompute(self, task: AuditTask) -> AuditResult | PathDiffers | JobRefusedByAuditor:
+        """The segment as this engine computes it, and the roots of the files that were uploaded;
+        or the first segment before it that this engine computes otherwise.
 
         Raises :class:`Unavailable` when the engine cannot work now; the next call starts another.
         """
@@ -88,11 +105,15 @@ class Recomputer:
             # Cancelled or broken: what the engine holds is unknown.
             await self.close()
             raise
+        if isinstance(done, PathDiffers):
+            return done
+        files = await self.read_files(task)
         return AuditResult(
             state_root=done.state_root_after,
             outputs_root=done.outputs_root,
-            outputs_artifact_root=await self._root_of(task.outputs_artifact),
-            checkpoint_artifact_root=await self._root_of(task.checkpoint_artifact),
+            outputs_artifact_root=files.outputs_artifact_root,
+            checkpoint_artifact_root=files.checkpoint_artifact_root,
+            inner=done.inner,
         )
 
     async def close(self) -> None:
@@ -104,11 +125,13 @@ class Recomputer:
                 await engine.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def _recompute(self, task: AuditTask) -> SegmentDone:
+    async def _recompute(self, task: AuditTask) -> SegmentDone | PathDiffers:
         engine = await self._open(task)
         start = _Position(task.job_id, task.first_step, task.state_root_before)
         if self._position != start:
-            await self._go_to(engine, task)
+            wrong = await self._go_to(engine, task)
+            if wrong is not None:
+                return wrong
         done = await self._run(engine, task.first_step, task.steps)
         self._position = _Position(task.job_id, task.first_step + task.steps, done.state_root_after)
         return done
@@ -140,8 +163,35 @@ class Recomputer:
             if digest:
                 _link(self._artifacts.path(digest), self._folder / name)
 
-    async def _go_to(self, engine: Engine, task: AuditTask) -> None:
-        """Load the last durable state and run to where the segment starts."""
+    async def _go_to(self, engine: Engine, task: AuditTask) -> PathDiffers | None:
+        """Run to where the segment starts, from where the engine is on the way there, or else from
+        the last durable state; the first segment on the way that differs, if one does.
+        """
+        position = self._position
+        left = _path_from(task, position)
+        if left is None or position is None:
+            left, step = task.path, task.replay_step
+            root = await self._load(engine, task)
+        else:
+            step, root = position.step, position.state_root
+        self._position = None
+        for part in left:
+            done = await self._run(engine, part.first_step, part.steps)
+            step, root = part.end_step, done.state_root_after
+            if (root, done.outputs_root) != (part.root_after, part.outputs_root):
+                if part.recomputed:
+                    raise _replay_differs(step, root, part.root_after)
+                return PathDiffers(part.segment_id, root, done.outputs_root)
+        segment_steps = decode(JobSpec, task.spec).segment_steps
+        while step < task.first_step:
+            done = await self._run(engine, step, min(segment_steps, task.first_step - step))
+            step, root = step + done.steps_done, done.state_root_after
+        if root != task.state_root_before:
+            raise _replay_differs(step, root, task.state_root_before)
+        return None
+
+    async def _load(self, engine: Engine, task: AuditTask) -> bytes:
+        """Give the engine the state that the replay starts from; its root."""
         self._position = None
         path = self._artifacts.path(task.replay_artifact) if task.replay_artifact else None
         root = await engine.load_state(path, task.replay_step)
@@ -157,17 +207,7 @@ class Recomputer:
                 f"{task.replay_root.hex()}",
                 code="STORED_STATE_DIFFERS",
             )
-        segment_steps = decode(JobSpec, task.spec).segment_steps
-        step = task.replay_step
-        while step < task.first_step:
-            done = await self._run(engine, step, min(segment_steps, task.first_step - step))
-            step, root = step + done.steps_done, done.state_root_after
-        if root != task.state_root_before:
-            raise Unavailable(
-                f"replay to step {step} came to {root.hex()}, verified was "
-                f"{task.state_root_before.hex()}",
-                code="REPLAY_DIFFERS",
-            )
+        return root
 
     async def _run(self, engine: Engine, first_step: int, count: int) -> SegmentDone:
         """All of ``count`` steps, with a bound on the silence between two of them."""
@@ -211,7 +251,7 @@ class Auditor:
         self._backend = backend
         self._recomputer = recomputer
         self._now = now
-        self._waiting: dict[str, _Wait] = {}
+        self._waiting: dict[tuple[AuditKind, str], _Wait] = {}
 
     async def run(self) -> None:
         """Until cancelled; the engine is stopped on the way out."""
@@ -221,36 +261,48 @@ class Auditor:
             except FlopmarketError as error:
                 # Tried again with the first task; an operator should know before there is one.
                 _log.error("the auditor's engine does not start: %s", error)
-            while True:
-                seen = self._backend.changed.version
-                try:
-                    busy = await self.step()
-                except Exception:  # the boundary of a daemon
-                    _log.exception("auditor failed")
-                    busy = False
-                if not busy:
-                    await self._backend.changed.wait_past(seen, _POLL_SECONDS)
+            async with asyncio.TaskGroup() as group:
+                for kind in AuditKind:
+                    group.create_task(self._work(kind), name=f"auditor: {kind}")
         finally:
             await asyncio.shield(self._recomputer.close())
 
-    async def step(self) -> bool:
-        """Take and finish one task; False when there is none to take now."""
+    async def _work(self, kind: AuditKind) -> None:
+        while True:
+            seen = self._backend.changed.version
+            try:
+                busy = await self.step(kind)
+            except Exception:  # the boundary of a daemon
+                _log.exception("auditor failed")
+                busy = False
+            if not busy:
+                await self._backend.changed.wait_past(seen, _POLL_SECONDS)
+
+    async def step(self, kind: AuditKind) -> bool:
+        """Take and finish one task of a kind; False when there is none to take now."""
         backend, now = self._backend, self._now()
-        excluded = frozenset(job for job, wait in self._waiting.items() if wait.until > now)
-        task = await backend.query(lambda tx: backend.application.next_audit(tx, excluded))
+        excluded = frozenset(
+            job for (what, job), wait in self._waiting.items() if what is kind and wait.until > now
+        )
+        task = await backend.query(lambda tx: backend.application.next_audit(tx, excluded, kind))
         if task is None:
             return False
+        result: FilesResult | AuditResult | PathDiffers | JobRefusedByAuditor
         try:
-            result = await self._recomputer.recompute(task)
+            if kind is AuditKind.FILES:
+                result = await self._recomputer.read_files(task)
+            else:
+                result = await self._recomputer.recompute(task)
         except FlopmarketError as error:
             self._put_off(task, error)
             return True
-        self._waiting.pop(task.job_id, None)
+        self._waiting.pop((kind, task.job_id), None)
         outcome = await backend.command(
             lambda tx: backend.application.audit_finished(tx, task, result)
         )
         _log.info(
-            "audited job %s segment %d: applied %s accepted %s %s",
+            "audited %s of job %s segment %d: applied %s accepted %s %s",
+            kind,
             task.job_id,
             task.segment_index,
             outcome.applied,
@@ -261,13 +313,14 @@ class Auditor:
 
     def _put_off(self, task: AuditTask, error: FlopmarketError) -> None:
         """Try the job again later: no fault of the engine or the store is held against a worker."""
-        before = self._waiting.get(task.job_id)
+        before = self._waiting.get((task.kind, task.job_id))
         delay = min(before.delay * 2 if before else _RETRY_SECONDS, AUDIT_RETRY_MAX_SECONDS)
-        self._waiting[task.job_id] = _Wait(self._now() + delay, delay)
+        self._waiting[task.kind, task.job_id] = _Wait(self._now() + delay, delay)
         level = logging.WARNING if error.kind is Kind.UNAVAILABLE else logging.ERROR
         _log.log(
             level,
-            "audit of job %s segment %d waits %.0f s: %s",
+            "audit (%s) of job %s segment %d waits %.0f s: %s",
+            task.kind,
             task.job_id,
             task.segment_index,
             delay,
@@ -279,6 +332,24 @@ class Auditor:
 class _Wait:
     until: float
     delay: float
+
+
+def _replay_differs(step: int, root: bytes, known: bytes) -> Unavailable:
+    """What this engine, or one before it, computed otherwise: nobody's fault but ours."""
+    return Unavailable(
+        f"replay to step {step} came to {root.hex()}, verified was {known.hex()}",
+        code="REPLAY_DIFFERS",
+    )
+
+
+def _path_from(task: AuditTask, position: _Position | None) -> tuple[PathSegment, ...] | None:
+    """What is left of a task's path from where an engine is; None when it is not on it."""
+    if position is None or position.job_id != task.job_id:
+        return None
+    for place, part in enumerate(task.path):
+        if (part.end_step, part.root_after) == (position.step, position.state_root):
+            return task.path[place + 1 :]
+    return None
 
 
 async def _next_event(run: AsyncIterator[StepDone | SegmentDone]) -> StepDone | SegmentDone:

@@ -4,13 +4,13 @@ Everything is integers: probabilities and shares in parts per million (``_ppm``)
 nano-units. A *unit* is one segment at its price; *stake* is what an account would lose now, its
 bond plus its held pay. The rules are a document, so a lease names their digest and anybody can
 compute the same rates (:mod:`flopmarket.trust.challenge`). The mathematics and the measured figures
-are in ``docs/audits.md``; ``tests/sim/economics.py`` plays the cheats against these functions.
+are in ``docs/audits.md``; ``flopmarket/demo/economics.py`` plays the cheats against them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from flopmarket.errors import InvalidInput
@@ -304,6 +304,20 @@ def level_terms(rules: AuditRules, level: Level, base_ppm: int) -> LevelTerms:
     audited = max(base_ppm, rules.check_ppm) if level is Level.CHECK else base_ppm
     cost = max(rules.fee_ppm, audit_load_ppm(rules, audited))
     return LevelTerms(level, audited, PARTS_PER_MILLION + cost)
+
+
+def least_terms(rules: AuditRules, level: Level, fee_ppm: int) -> LevelTerms:
+    """A level's terms whoever works: the rate is the floor's where the level asks for no more.
+
+    ``fee_ppm`` is the fee that the market really takes, which is inside the price of the work.
+    """
+    return level_terms(replace(rules, fee_ppm=fee_ppm), level, rules.floor_ppm)
+
+
+def surcharge_ppm(rules: AuditRules, level: Level, fee_ppm: int) -> int:
+    """What a level costs beyond the fee, as a share of the price of every segment."""
+    factor_ppm = least_terms(rules, level, fee_ppm).price_factor_ppm
+    return max(0, factor_ppm - PARTS_PER_MILLION - fee_ppm)
 
 
 def audit_load_ppm(rules: AuditRules, audited_ppm: int) -> int:

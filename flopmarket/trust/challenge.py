@@ -61,9 +61,8 @@ class ChainName:
 
 @document("flopmarket.auditor-list.v1")
 class AuditorList:
-    """Device keys that may be drawn for audits of one lease, frozen with it."""
+    """Device keys that may be drawn for audits; a lease's terms name the digests of its two."""
 
-    lease_id: Identifier
     keys: Annotated[tuple[KeyId, ...], MaxLength(MAX_AUDIT_CANDIDATES)]
 
 
@@ -241,6 +240,11 @@ class FindingCode(StrEnum):
     WRONG_RATE = "WRONG_RATE"
     WRONG_DECISION = "WRONG_DECISION"
     WRONG_AUDITORS = "WRONG_AUDITORS"
+    UNREADABLE = "UNREADABLE"
+    TERMS_DIFFER = "TERMS_DIFFER"
+    COMMITMENT_DIFFERS = "COMMITMENT_DIFFERS"
+    VERDICT_DIFFERS = "VERDICT_DIFFERS"
+    VERDICT_MISSING = "VERDICT_MISSING"
 
 
 @dataclass(frozen=True, slots=True)

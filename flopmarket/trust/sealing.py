@@ -1,9 +1,10 @@
 """One blind audit: sealed answers, their opening in turn, and what comes of silence.
 
-A worker's commitment hides ``inner``, the hash of its step checksums, behind a salt; an auditor
-seals its whole answer. Only when the seal is there does anybody open: first the auditor, who is
-bound by its seal, then the worker, who was bound all along. So neither can copy the other, and what
-the worker opens is of no use to an auditor who comes later.
+Everybody who computes a segment commits to it alike: the roots in the open, ``inner``, the hash of
+its step checksums, behind a salt. An auditor's answer is a commitment like the worker's. Only when
+it is there does anybody open: first the auditor, who is bound by its commitment, then the worker,
+who was bound all along. So neither can copy the other, and what the worker opens is of no use to an
+auditor who comes later.
 
 :func:`begin` and :func:`handle` are a state machine without clock or effects: an :class:`Exchange`
 and an event give the next exchange and instructions for the caller, which is the coordinator. A
@@ -18,7 +19,7 @@ from typing import TypeAlias
 
 from flopmarket.errors import Conflict
 from flopmarket.limits import MAX_AUDIT_ROUNDS
-from flopmarket.trust.documents import Identifier, KeyId
+from flopmarket.trust.documents import KeyId
 from flopmarket.trust.encoding import Digest, digest, document
 
 SECOND_US = 1_000_000
@@ -26,7 +27,7 @@ SECOND_US = 1_000_000
 
 @document("flopmarket.inner-secret.v1")
 class InnerSecret:
-    """What a worker's commitment hides; the commitment carries its digest.
+    """Signed by a device key: what one of its commitments hides; that carries the digest of this.
 
     The key is part of it, so that nobody's hidden value can be repeated as one's own.
     """
@@ -36,35 +37,9 @@ class InnerSecret:
     inner: Digest
 
 
-@document("flopmarket.audit-answer.v1")
-class AuditAnswer:
-    """What an auditor computed; its seal is the digest of this."""
-
-    auditor_key_id: KeyId
-    task_id: Identifier
-    salt: Digest
-    state_root: Digest
-    outputs_root: Digest
-    inner: Digest
-
-
-@document("flopmarket.audit-seal.v1")
-class AuditSeal:
-    """Signed by an auditor's device key: "my answer is fixed"; the answer follows."""
-
-    auditor_key_id: KeyId
-    task_id: Identifier
-    seal: Digest
-
-
 def seal_inner(secret: InnerSecret) -> bytes:
     """What a commitment carries in place of ``inner``."""
     return digest(secret)
-
-
-def seal_answer(answer: AuditAnswer) -> AuditSeal:
-    """The document that an auditor signs before anybody opens."""
-    return AuditSeal(answer.auditor_key_id, answer.task_id, digest(answer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +48,25 @@ class Waits:
 
     jitter_us: int = 600 * SECOND_US
     """Audits start at a drawn moment below this after their commitment."""
+    idle_us: int = 600 * SECOND_US
+    """For a drawn auditor that is there to become free; then the next one is asked."""
     answer_us: int = 1_800 * SECOND_US
-    """For an auditor to fetch the start state, recompute and seal."""
+    """For an auditor to fetch the start state, recompute and commit, beside the time that its
+    device is expected to compute."""
     opening_us: int = 60 * SECOND_US
-    """For an auditor to open its seal."""
+    """For an auditor to open its commitment."""
     worker_us: int = 24 * 3_600 * SECOND_US
-    """For a worker to open its commitment, or to serve a state that only it has."""
+    """For a worker to open its commitment."""
 
 
 class Phase(StrEnum):
     """Who is waited for."""
 
     DELAYED = "delayed"
+    ASKING = "asking"
+    """A drawn auditor is to take the work as soon as its device is free."""
     SEALING = "sealing"
     AUDITOR_OPENS = "auditor-opens"
-    STATE_MISSING = "state-missing"
     WORKER_OPENS = "worker-opens"
     ENDED = "ended"
 
@@ -105,15 +84,13 @@ class Outcome(StrEnum):
     UNANSWERED_DIFFERENCE = "UNANSWERED_DIFFERENCE"
     """The roots differ and the worker does not answer. The house recomputes, so that no auditor
     accuses who is away; if it finds the same, this is a lost dispute."""
-    STATE_WITHHELD = "STATE_WITHHELD"
-    """The start state never came: nothing that builds on it is paid, a strike."""
     NO_AUDITOR = "NO_AUDITOR"
     """Nobody of those drawn answered: the house recomputes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the worker committed to. ``sealed_inner`` is :func:`seal_inner` of its secret."""
+    """What somebody committed to. ``sealed_inner`` is :func:`seal_inner` of its secret."""
 
     device_key_id: str
     state_root: bytes
@@ -123,7 +100,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One audit under way. ``order`` are the auditors as drawn, ``asked`` how many were asked."""
+    """One audit under way. ``order`` are the auditors as drawn, ``asked`` how many were asked.
+
+    ``answer`` is the auditor's commitment, ``answer_inner`` what it opened (empty before).
+    """
 
     task_id: str
     claim: Claim
@@ -132,8 +112,8 @@ class Exchange:
     phase: Phase
     deadline_us: int
     asked: int = 0
-    seal: bytes = b""
-    answer: AuditAnswer | None = None
+    answer: Claim | None = None
+    answer_inner: bytes = b""
     outcome: Outcome | None = None
 
     @property
@@ -148,17 +128,24 @@ class TimePassed:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """The auditor's seal, its signature checked."""
+class Taken:
+    """The auditor in charge has the work; it needs ``expected_us`` by its own figures."""
 
-    seal: AuditSeal
+    expected_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The auditor's commitment, its signature checked."""
+
+    answer: Claim
 
 
 @dataclass(frozen=True, slots=True)
 class AuditorOpened:
-    """The auditor's answer, its signature checked."""
+    """The auditor's secret, its signature checked."""
 
-    answer: AuditAnswer
+    secret: InnerSecret
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,49 +156,44 @@ class WorkerOpened:
 
 
 @dataclass(frozen=True, slots=True)
-class StateMissing:
-    """The auditor in charge could not get the start state from anywhere."""
+class Refused:
+    """Whoever was asked to open says that it cannot: the same as silence, at once."""
 
-
-@dataclass(frozen=True, slots=True)
-class StateServed:
-    """The start state is there again."""
+    key_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The auditor in charge gives the task back before sealing, with leave: its owner is back."""
+    """The auditor in charge cannot, or gives the work back before it commits, with leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The auditor in charge took the work and let it lapse."""
 
 
 Event: TypeAlias = (
-    TimePassed | Sealed | AuditorOpened | WorkerOpened | StateMissing | StateServed | Declined
+    TimePassed | Taken | Sealed | AuditorOpened | WorkerOpened | Refused | Declined | Failed
 )
 
 
 @dataclass(frozen=True, slots=True)
 class AskAuditor:
-    """Give the task to this key: recompute, then seal."""
+    """Give the work to this key as soon as it is free, and tell by :class:`Taken`."""
 
     key_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class AskToOpen:
-    """Ask this key, auditor or worker, to open what it sealed."""
-
-    key_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class AskForState:
-    """Ask the worker for the start state."""
+    """Ask this key, auditor or worker, to open what it committed to."""
 
     key_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class AuditorFailed:
-    """This auditor sealed or accepted and then said nothing: no pay, a strike."""
+    """This auditor took the work, or committed, and then said nothing: no pay, a strike."""
 
     key_id: str
 
@@ -223,7 +205,7 @@ class Ended:
     outcome: Outcome
 
 
-Instruction: TypeAlias = AskAuditor | AskToOpen | AskForState | AuditorFailed | Ended
+Instruction: TypeAlias = AskAuditor | AskToOpen | AuditorFailed | Ended
 Step: TypeAlias = tuple[Exchange, tuple[Instruction, ...]]
 
 
@@ -253,46 +235,37 @@ def handle(exchange: Exchange, event: Event, now_us: int) -> Step:
     party, ``AUDIT_OPENING_WRONG`` for an opening that is not what was sealed. Deadlines bind when
     ``TimePassed`` tells of them: an answer that comes before it is in time.
     """
+    waits = exchange.waits
     match exchange.phase, event:
         case Phase.ENDED, TimePassed():
             return exchange, ()
         case _, TimePassed():
             return _overdue(exchange, now_us) if now_us >= exchange.deadline_us else (exchange, ())
-        case Phase.SEALING, Sealed(seal):
-            _expect(exchange, seal.auditor_key_id, seal.task_id)
-            return _wait(
-                replace(exchange, seal=seal.seal),
-                Phase.AUDITOR_OPENS,
-                now_us + exchange.waits.opening_us,
-                AskToOpen(exchange.auditor),
-            )
-        case Phase.SEALING, StateMissing():
-            return _wait(
-                exchange,
-                Phase.STATE_MISSING,
-                now_us + exchange.waits.worker_us,
-                AskForState(exchange.claim.device_key_id),
-            )
-        case Phase.SEALING, Declined():
+        case Phase.ASKING, Taken(expected_us):
+            return _wait(exchange, Phase.SEALING, now_us + waits.answer_us + expected_us)
+        case Phase.ASKING | Phase.SEALING, Declined():
             return _next_auditor(exchange, now_us)
-        case Phase.STATE_MISSING, StateServed():
-            return _wait(
-                exchange,
-                Phase.SEALING,
-                now_us + exchange.waits.answer_us,
-                AskAuditor(exchange.auditor),
-            )
-        case Phase.AUDITOR_OPENS, AuditorOpened(answer):
-            _expect(exchange, answer.auditor_key_id, answer.task_id)
-            _expect_digest(digest(answer), exchange.seal, "the auditor's answer")
-            return _wait(
-                replace(exchange, answer=answer),
-                Phase.WORKER_OPENS,
-                now_us + exchange.waits.worker_us,
-                AskToOpen(exchange.claim.device_key_id),
-            )
+        case Phase.SEALING | Phase.AUDITOR_OPENS, Failed():
+            return _auditor_failed(exchange, now_us)
+        case Phase.SEALING, Sealed(answer):
+            _expect(exchange, answer.device_key_id, exchange.auditor)
+            sealed = replace(exchange, answer=answer)
+            deadline_us = now_us + waits.opening_us
+            return _wait(sealed, Phase.AUDITOR_OPENS, deadline_us, AskToOpen(exchange.auditor))
+        case Phase.AUDITOR_OPENS, AuditorOpened(secret):
+            assert exchange.answer is not None, "the phase begins with it"
+            _expect_opening(exchange, secret, exchange.answer, "the auditor's opening")
+            opened = replace(exchange, answer_inner=secret.inner)
+            worker, deadline_us = exchange.claim.device_key_id, now_us + waits.worker_us
+            return _wait(opened, Phase.WORKER_OPENS, deadline_us, AskToOpen(worker))
         case Phase.WORKER_OPENS, WorkerOpened(secret):
             return _compare(exchange, secret)
+        case Phase.AUDITOR_OPENS, Refused(key_id):
+            _expect(exchange, key_id, exchange.auditor)
+            return _auditor_failed(exchange, now_us)
+        case Phase.WORKER_OPENS, Refused(key_id):
+            _expect(exchange, key_id, exchange.claim.device_key_id)
+            return _worker_silent(exchange)
         case phase, _:
             raise Conflict(
                 f"audit {exchange.task_id} is {phase} and expects no {type(event).__name__}",
@@ -302,40 +275,37 @@ def handle(exchange: Exchange, event: Event, now_us: int) -> Step:
 
 def _overdue(exchange: Exchange, now_us: int) -> Step:
     match exchange.phase:
-        case Phase.DELAYED:
+        case Phase.DELAYED | Phase.ASKING:
             return _next_auditor(exchange, now_us)
         case Phase.SEALING | Phase.AUDITOR_OPENS:
-            following, instructions = _next_auditor(exchange, now_us)
-            return following, (AuditorFailed(exchange.auditor), *instructions)
-        case Phase.STATE_MISSING:
-            return _end(exchange, Outcome.STATE_WITHHELD)
+            return _auditor_failed(exchange, now_us)
         case _:
-            agree = _roots_agree(exchange)
-            return _end(exchange, Outcome.WORKER_SILENT if agree else Outcome.UNANSWERED_DIFFERENCE)
+            return _worker_silent(exchange)
+
+
+def _auditor_failed(exchange: Exchange, now_us: int) -> Step:
+    following, instructions = _next_auditor(exchange, now_us)
+    return following, (AuditorFailed(exchange.auditor), *instructions)
+
+
+def _worker_silent(exchange: Exchange) -> Step:
+    agree = _roots_agree(exchange)
+    return _end(exchange, Outcome.WORKER_SILENT if agree else Outcome.UNANSWERED_DIFFERENCE)
 
 
 def _next_auditor(exchange: Exchange, now_us: int) -> Step:
     if exchange.asked == len(exchange.order):
         return _end(exchange, Outcome.NO_AUDITOR)
-    following = replace(exchange, asked=exchange.asked + 1, seal=b"", answer=None)
-    return _wait(
-        following,
-        Phase.SEALING,
-        now_us + exchange.waits.answer_us,
-        AskAuditor(following.auditor),
-    )
+    following = replace(exchange, asked=exchange.asked + 1, answer=None, answer_inner=b"")
+    deadline_us = now_us + exchange.waits.idle_us
+    return _wait(following, Phase.ASKING, deadline_us, AskAuditor(following.auditor))
 
 
 def _compare(exchange: Exchange, secret: InnerSecret) -> Step:
-    if secret.device_key_id != exchange.claim.device_key_id:
-        raise Conflict(
-            f"audit {exchange.task_id} is of another worker than {secret.device_key_id}",
-            code="AUDIT_NOT_EXPECTED",
-        )
-    _expect_digest(seal_inner(secret), exchange.claim.sealed_inner, "the worker's opening")
+    _expect_opening(exchange, secret, exchange.claim, "the worker's opening")
     if not _roots_agree(exchange):
         return _end(exchange, Outcome.ROOTS_DIFFER)
-    same = exchange.answer is not None and exchange.answer.inner == secret.inner
+    same = exchange.answer_inner == secret.inner
     return _end(exchange, Outcome.EQUAL if same else Outcome.INNER_DIFFERS)
 
 
@@ -347,26 +317,29 @@ def _roots_agree(exchange: Exchange) -> bool:
     )
 
 
-def _wait(exchange: Exchange, phase: Phase, deadline_us: int, instruction: Instruction) -> Step:
-    return replace(exchange, phase=phase, deadline_us=deadline_us), (instruction,)
+def _wait(exchange: Exchange, phase: Phase, deadline_us: int, *said: Instruction) -> Step:
+    return replace(exchange, phase=phase, deadline_us=deadline_us), said
 
 
 def _end(exchange: Exchange, outcome: Outcome) -> Step:
     return replace(exchange, phase=Phase.ENDED, outcome=outcome), (Ended(outcome),)
 
 
-def _expect(exchange: Exchange, key_id: str, task_id: str) -> None:
-    if (key_id, task_id) != (exchange.auditor, exchange.task_id):
+def _expect(exchange: Exchange, key_id: str, expected: str) -> None:
+    if key_id != expected:
         raise Conflict(
-            f"audit {exchange.task_id} waits for {exchange.auditor}, not for {key_id} on {task_id}",
+            f"audit {exchange.task_id} waits for {expected}, not for {key_id}",
             code="AUDIT_NOT_EXPECTED",
         )
 
 
-def _expect_digest(found: bytes, sealed: bytes, name: str) -> None:
-    if found != sealed:
+def _expect_opening(exchange: Exchange, secret: InnerSecret, claim: Claim, name: str) -> None:
+    _expect(exchange, secret.device_key_id, claim.device_key_id)
+    found = seal_inner(secret)
+    if found != claim.sealed_inner:
         raise Conflict(
-            f"{name} is not what was sealed: {found.hex()[:16]}, not {sealed.hex()[:16]}",
+            f"{name} is not what was sealed: {found.hex()[:16]}, not "
+            f"{claim.sealed_inner.hex()[:16]}",
             code="AUDIT_OPENING_WRONG",
-            hint="open with the salt and the values of the commitment",
+            hint="open with the salt and the value of the commitment",
         )

@@ -1,4 +1,8 @@
-"""Use cases of the house's own auditor: what to recompute next, and what came out."""
+"""Use cases of the house's own auditor: what to look at next, and what came out.
+
+Of every committed segment the house reads the files; those that were drawn for it, or that nobody
+else could audit, it computes again.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,24 @@ from collections.abc import Collection
 
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs.spec import JobSpec
+from flopmarket.limits import MAX_REPLAYED_SEGMENTS
 from flopmarket.trust.encoding import decode
-from flopmarket_coordinator.application.judging import JudgingUseCases
+from flopmarket_coordinator.application.exchanging import ExchangingUseCases
 from flopmarket_coordinator.application.types import (
+    AuditKind,
     AuditOutcome,
     AuditResult,
     AuditTask,
+    FilesResult,
     JobRefusedByAuditor,
+    PathDiffers,
+    PathSegment,
 )
+from flopmarket_coordinator.core.auditing import AuditPhase
 from flopmarket_coordinator.core.leasing import restart_point
 from flopmarket_coordinator.core.lifecycle import (
     FINAL_JOB_STATES,
+    LIVE_SEGMENT_STATES,
     JobState,
     SegmentState,
 )
@@ -27,32 +38,50 @@ from flopmarket_coordinator.core.verification import (
     VoidReason,
     judge,
 )
-from flopmarket_coordinator.store import jobs
+from flopmarket_coordinator.store import audits, challenges, disputes, jobs
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 
+HouseResult = AuditResult | FilesResult | PathDiffers | JobRefusedByAuditor
 
-class AuditingUseCases(JudgingUseCases):
+
+class AuditingUseCases(ExchangingUseCases):
     """Audits by the coordinator itself."""
 
-    def next_audit(self, tx: Transaction, exclude_jobs: Collection[str] = ()) -> AuditTask | None:
-        """The segment that waits longest, the first unaudited one of its job; None if none waits.
+    def next_audit(
+        self,
+        tx: Transaction,
+        exclude_jobs: Collection[str] = (),
+        kind: AuditKind | None = None,
+    ) -> AuditTask | None:
+        """What the house looks at next, of this kind or of any; None if nothing waits.
 
-        Reads only: an auditor that dies is asked for the same again. ``exclude_jobs`` are in hand.
+        To be recomputed is the segment that waits longest, the first of its job. Reads only: an
+        auditor that dies is asked for the same again. ``exclude_jobs`` are in hand.
         """
-        row = jobs.waiting_for_audit(tx, exclude_jobs)
-        if row is None:
-            return None
+        if kind is not AuditKind.FILES:
+            row = jobs.waiting_for_audit(tx, exclude_jobs, self._key.key_id)
+            if row is not None:
+                return self._task(tx, row, AuditKind.RECOMPUTE)
+        if kind is not AuditKind.RECOMPUTE:
+            row = jobs.waiting_for_files(tx, exclude_jobs)
+            if row is not None:
+                return self._task(tx, row, AuditKind.FILES)
+        return None
+
+    def _task(self, tx: Transaction, row: SegmentRow, kind: AuditKind) -> AuditTask:
         job = self._job(tx, row.job_id)
         spec = decode(JobSpec, job.spec)
         artifact, root, step = job.state_artifact, spec.state_root, 0
+        path: tuple[PathSegment, ...] = ()
         if job.stateless:
             step = row.first_step
-        else:
-            newest = jobs.newest_checkpoint(tx, row.job_id, row.first_step, audited=True)
+        elif kind is AuditKind.RECOMPUTE:
+            newest = jobs.newest_checkpoint(tx, row.job_id, row.first_step, checked=True)
             before = [] if newest is None else [newest.part()]
             start, _ = restart_point(spec, job.state_artifact, before)
             artifact, root, step = start.state_artifact, start.state_root, start.step
+            path = self._path(tx, row, step)
         return AuditTask(
             job_id=job.job_id,
             segment_id=row.segment_id,
@@ -70,48 +99,161 @@ class AuditingUseCases(JudgingUseCases):
             state_root_before=row.root_before,
             state_root_after=row.root_after,
             outputs_root=row.outputs_root,
-            outputs_artifact=row.outputs_artifact,
-            checkpoint_artifact=row.checkpoint_artifact,
+            outputs_artifact="" if row.files_checked else row.outputs_artifact,
+            checkpoint_artifact="" if row.files_checked else row.checkpoint_artifact,
+            kind=kind,
+            path=path,
         )
 
-    def audit_finished(
-        self, tx: Transaction, task: AuditTask, result: AuditResult | JobRefusedByAuditor
-    ) -> AuditOutcome:
-        """Apply an audit. One that comes too late (rolled back, audited before) changes nothing."""
+    def _path(self, tx: Transaction, row: SegmentRow, step: int) -> tuple[PathSegment, ...]:
+        found = jobs.path_between(tx, row.job_id, step, row.first_step, MAX_REPLAYED_SEGMENTS)
+        return tuple(
+            PathSegment(segment_id, first, steps, root, outputs, auditor == self._key.key_id)
+            for segment_id, first, steps, root, outputs, auditor in found
+        )
+
+    def audit_finished(self, tx: Transaction, task: AuditTask, result: HouseResult) -> AuditOutcome:
+        """Apply what was found. What comes too late (rolled back, audited before) changes nothing.
+
+        A replay that came to other roots before it reached the segment is about the first segment
+        in which it did.
+        """
         row = jobs.segment(tx, task.segment_id)
-        if row is None or row.state is not SegmentState.COMMITTED:
+        if row is None or not _waits(row) or self._in_house_dispute(tx, row):
             return AuditOutcome(False, False, "NOT_WAITING")
-        if isinstance(result, JobRefusedByAuditor):
-            return self._refuse_job(tx, row, result)
-        for file, root in (
-            (row.outputs_artifact, result.outputs_artifact_root),
-            (row.checkpoint_artifact, result.checkpoint_artifact_root),
+        match result:
+            case JobRefusedByAuditor():
+                return self._refuse_job(tx, row, result)
+            case FilesResult():
+                return self._files_read(tx, row, result)
+            case PathDiffers():
+                return self._path_differs(tx, row, result)
+            case _:
+                return self._recomputed(tx, row, result)
+
+    def _files_read(self, tx: Transaction, row: SegmentRow, result: FilesResult) -> AuditOutcome:
+        """Files are held to the committed roots; a segment that nobody drew counts from now on."""
+        if row.files_checked:
+            return AuditOutcome(False, True, "NOT_WAITING")
+        found = AuditResult(
+            row.root_after,
+            row.outputs_root,
+            result.outputs_artifact_root,
+            result.checkpoint_artifact_root,
+        )
+        code = self._compare(row, found)
+        if code is not VerdictCode.EQUAL:
+            verdict = self._verdict(tx, row, code, found).to_bytes()
+            self._reject(tx, row, code, verdict, auditor=self._key.key_id)
+            return AuditOutcome(True, False, code)
+        record = challenges.record_of(tx, row.segment_id)
+        if record is not None and not record.audited:
+            self._accept(tx, row, None, auditor="")
+        else:
+            left = AuditKind.RECOMPUTE if row.house_task == AuditKind.RECOMPUTE else ""
+            jobs.update_segment(tx, row, files_checked=True, house_task=left)
+        return AuditOutcome(True, True, code)
+
+    def _recomputed(self, tx: Transaction, row: SegmentRow, found: AuditResult) -> AuditOutcome:
+        code = self._compare(row, found)
+        verdict = self._verdict(tx, row, code, found).to_bytes()
+        right = code is VerdictCode.EQUAL
+        if not right and self._house_disputes(tx, row, found):
+            return AuditOutcome(True, False, code)
+        if not self._house_found(tx, row, found, right=right):
+            return AuditOutcome(True, False, code)
+        if right:
+            self._accept(tx, row, verdict, auditor=self._key.key_id)
+        else:
+            self._reject(tx, row, code, verdict, auditor=self._key.key_id)
+        return AuditOutcome(True, right, code)
+
+    def _path_differs(self, tx: Transaction, row: SegmentRow, found: PathDiffers) -> AuditOutcome:
+        wrong = jobs.segment(tx, found.segment_id)
+        if (
+            wrong is None
+            or wrong.job_id != row.job_id
+            or wrong.state not in LIVE_SEGMENT_STATES
+            or wrong.first_step >= row.first_step
+            or self._in_house_dispute(tx, wrong)
         ):
+            return AuditOutcome(False, False, "NOT_WAITING")
+        claimed = Claimed(wrong.root_after, wrong.outputs_root, "", "")
+        code = judge(claimed, Recomputed(found.state_root, found.outputs_root, None, None))
+        if code is VerdictCode.EQUAL:
+            return AuditOutcome(False, False, "NOT_WAITING")
+        result = AuditResult(found.state_root, found.outputs_root, None, None)
+        if self._house_disputes(tx, wrong, result):
+            return AuditOutcome(True, False, code)
+        verdict = self._verdict(tx, wrong, code, result).to_bytes()
+        self._house_found(tx, wrong, result, right=False)
+        self._reject(tx, wrong, code, verdict, auditor=self._key.key_id)
+        return AuditOutcome(True, False, code)
+
+    def _house_disputes(self, tx: Transaction, row: SegmentRow, found: AuditResult) -> bool:
+        """Let the worker answer for roots that the house found otherwise; whether it may.
+
+        Files that do not hold what was committed convict by themselves, and a device that is
+        banned has nothing more to say.
+        """
+        if not self._parameters.house_disputes or self._is_banned(tx, row):
+            return False
+        if (found.state_root, found.outputs_root) == (row.root_after, row.outputs_root):
+            return False
+        files = (
+            (found.checkpoint_artifact_root, row.root_after),
+            (found.outputs_artifact_root, row.outputs_root),
+        )
+        if any(root is not None and root != committed for root, committed in files):
+            return False
+        return bool(self._open_house_dispute(tx, row, found))
+
+    def _in_house_dispute(self, tx: Transaction, row: SegmentRow) -> bool:
+        return disputes.is_disputed_by(tx, row.segment_id, self._key.key_id)
+
+    def _compare(self, row: SegmentRow, found: AuditResult) -> VerdictCode:
+        """Compare with what was committed. Files that were read before need no second look."""
+        files = [
+            (row.outputs_artifact, found.outputs_artifact_root),
+            (row.checkpoint_artifact, found.checkpoint_artifact_root),
+        ]
+        if row.files_checked:
+            files = [(file, root) for file, root in files if root is not None]
+        for file, root in files:
             if file and root is None:
                 raise InvalidInput(
                     f"the auditor did not look at file {file}", code="AUDIT_INCOMPLETE"
                 )
+        looked_at = {file for file, _ in files}
         claimed = Claimed(
-            row.root_after, row.outputs_root, row.outputs_artifact, row.checkpoint_artifact
+            row.root_after,
+            row.outputs_root,
+            row.outputs_artifact if row.outputs_artifact in looked_at else "",
+            row.checkpoint_artifact if row.checkpoint_artifact in looked_at else "",
         )
-        found = Recomputed(
-            result.state_root,
-            result.outputs_root,
-            result.outputs_artifact_root,
-            result.checkpoint_artifact_root,
+        return judge(
+            claimed,
+            Recomputed(
+                found.state_root,
+                found.outputs_root,
+                found.outputs_artifact_root,
+                found.checkpoint_artifact_root,
+            ),
         )
-        code = judge(claimed, found)
-        verdict = self._verdict(tx, row, code, result).to_bytes()
-        if code is VerdictCode.EQUAL:
-            self._accept(tx, row, verdict)
-        else:
-            self._reject(tx, row, code, verdict)
-        return AuditOutcome(True, code is VerdictCode.EQUAL, code)
 
     def _refuse_job(
         self, tx: Transaction, row: SegmentRow, refusal: JobRefusedByAuditor
     ) -> AuditOutcome:
-        """Nobody can verify this job: it ends, and what is unverified counts for nothing."""
+        """Nobody can verify this job: it ends, and what is unverified counts for nothing.
+
+        What counted before, and was to be looked at again, goes on counting.
+        """
+        if row.state is not SegmentState.COMMITTED:
+            for audit in audits.open_of_segment(tx, row.segment_id, AuditPhase.HOUSE):
+                self._drop_audit(tx, audit)
+            jobs.update_segment(tx, row, house_task="")
+            self._release_of(tx, row.account_id)
+            return AuditOutcome(True, False, refusal.code)
         job = self._job(tx, row.job_id)
         if job.state not in FINAL_JOB_STATES:
             waiting = jobs.segments(tx, row.job_id, {SegmentState.COMMITTED})
@@ -122,3 +264,9 @@ class AuditingUseCases(JudgingUseCases):
             else:
                 self._begin_end(tx, row.job_id, JobState.FAILED, reason)
         return AuditOutcome(True, False, refusal.code)
+
+
+def _waits(row: SegmentRow) -> bool:
+    """Whether the house still has to do something about a segment, be it paid already."""
+    late = row.house_task == AuditKind.RECOMPUTE and row.state in LIVE_SEGMENT_STATES
+    return late or row.state is SegmentState.COMMITTED

@@ -19,10 +19,14 @@ from flopmarket.jobs.prepared import PreparedJob, run_local
 from flopmarket.jobs.spec import job_id
 from flopmarket.trust.encoding import encode
 from flopmarket_coordinator.application.types import (
+    AuditKind,
     AuditOutcome,
     AuditResult,
     AuditTask,
+    FilesResult,
     JobRefusedByAuditor,
+    PathDiffers,
+    PathSegment,
 )
 from flopmarket_coordinator.artifacts import FileArtifactStore
 from flopmarket_coordinator.auditor import Auditor, Recomputer
@@ -72,6 +76,14 @@ class Bench:
         if step == 0:
             return self.spec.state_root
         return next(s.state_root for s in self.result.segments if s.first_step + s.steps == step)
+
+    def path(self, first: int, end: int) -> tuple[PathSegment, ...]:
+        """Segments between two, as they were committed by an honest worker."""
+        return tuple(
+            PathSegment(at, s.first_step, s.steps, s.state_root, s.outputs_root, recomputed=False)
+            for at, s in enumerate(self.result.segments)
+            if first <= at < end
+        )
 
     def task(self, index: int, replay_step: int | None = None, **changes: Any) -> AuditTask:
         segment = self.result.segments[index]
@@ -203,14 +215,13 @@ class Desk:
 
     def __init__(self, tasks: list[AuditTask]) -> None:
         self.tasks = tasks
-        self.results: list[tuple[AuditTask, AuditResult | JobRefusedByAuditor]] = []
+        self.results: list[tuple[AuditTask, Any]] = []
 
-    def next_audit(self, tx: None, exclude: Collection[str]) -> AuditTask | None:
-        return next((task for task in self.tasks if task.job_id not in exclude), None)
+    def next_audit(self, tx: None, exclude: Collection[str], kind: AuditKind) -> AuditTask | None:
+        mine = (task for task in self.tasks if task.kind is kind)
+        return next((task for task in mine if task.job_id not in exclude), None)
 
-    def audit_finished(
-        self, tx: None, task: AuditTask, result: AuditResult | JobRefusedByAuditor
-    ) -> AuditOutcome:
+    def audit_finished(self, tx: None, task: AuditTask, result: Any) -> AuditOutcome:
         self.tasks.remove(task)
         self.results.append((task, result))
         return AuditOutcome(True, True, "")
@@ -231,12 +242,12 @@ def test_a_job_that_fails_here_waits_while_others_are_audited(bench: Bench) -> N
 
     async def scenario() -> None:
         nonlocal now
-        assert await auditor.step()  # dies: the first job is put off
-        assert await auditor.step()  # the other one
-        assert not await auditor.step()
+        assert await auditor.step(AuditKind.RECOMPUTE)  # dies: the first job is put off
+        assert await auditor.step(AuditKind.RECOMPUTE)  # the other one
+        assert not await auditor.step(AuditKind.RECOMPUTE)
         now += 1.01
-        assert await auditor.step()
-        assert not await auditor.step()
+        assert await auditor.step(AuditKind.RECOMPUTE)
+        assert not await auditor.step(AuditKind.RECOMPUTE)
 
     asyncio.run(scenario())
     assert [task.job_id for task, _ in desk.results] == [second.job_id, first.job_id]
@@ -245,7 +256,7 @@ def test_a_job_that_fails_here_waits_while_others_are_audited(bench: Bench) -> N
 
 def test_the_wait_grows_and_is_bounded(bench: Bench) -> None:
     class Broken(Recomputer):
-        async def recompute(self, task: AuditTask) -> AuditResult | JobRefusedByAuditor:
+        async def recompute(self, task: AuditTask) -> Any:
             raise FlopmarketError("no device", code="NO_DEVICE")
 
     desk, now, waits = Desk([bench.task(0)]), 0.0, []
@@ -255,10 +266,10 @@ def test_the_wait_grows_and_is_bounded(bench: Bench) -> None:
 
     async def scenario() -> None:
         nonlocal now
-        assert await auditor.step()
+        assert await auditor.step(AuditKind.RECOMPUTE)
         for _ in range(9):
             start = now
-            while not await auditor.step():
+            while not await auditor.step(AuditKind.RECOMPUTE):
                 now += 0.5
             waits.append(now - start)
 
@@ -288,3 +299,61 @@ def test_refusals_of_the_engine_are_told_from_misuse(bench: Bench) -> None:
             await recomputer.recompute(task)
 
     asyncio.run(scenario())
+
+
+def test_the_first_segment_that_differs_on_the_way_is_told(bench: Bench) -> None:
+    path = list(bench.path(0, 2))
+    path[1] = dataclasses.replace(path[1], outputs_root=bytes(32))
+    task = bench.task(2, replay_step=0, path=tuple(path))
+    found = asyncio.run(bench.recomputer.recompute(task))
+    right = bench.result.segments[1]
+    assert found == PathDiffers(1, right.state_root, right.outputs_root)
+
+
+def test_what_the_house_found_right_before_is_never_held_against_the_worker(bench: Bench) -> None:
+    path = list(bench.path(0, 2))
+    path[0] = dataclasses.replace(path[0], root_after=bytes(32), recomputed=True)
+    task = bench.task(2, replay_step=0, path=tuple(path))
+    with pytest.raises(Unavailable) as caught:
+        asyncio.run(bench.recomputer.recompute(task))
+    assert caught.value.code == "REPLAY_DIFFERS"
+
+
+def test_an_engine_that_is_on_the_way_goes_on_from_where_it_is(bench: Bench) -> None:
+    steps: list[int] = []
+    first, task = bench.task(0), bench.task(2, replay_step=0, path=bench.path(0, 2))
+
+    async def scenario() -> None:
+        assert confirms(await bench.recomputer.recompute(first), first)
+        engine = bench.engines[0]
+        run = engine.run
+
+        def counted(first_step: int, count: int, **keywords: Any) -> AsyncIterator[Any]:
+            steps.append(first_step)
+            return run(first_step, count, **keywords)
+
+        engine.run = counted  # type: ignore[method-assign,assignment]
+        assert confirms(await bench.recomputer.recompute(task), task)
+
+    asyncio.run(scenario())
+    assert steps == [segment.first_step for segment in bench.result.segments[1:3]]
+
+
+def test_files_are_read_without_an_engine(bench: Bench) -> None:
+    task = bench.task(0, kind=AuditKind.FILES)
+    wrong = bench.task(1, kind=AuditKind.FILES, outputs_artifact=bench.keep(b"no bundle"))
+    desk = Desk([task, wrong])
+    backend = Backend(cast(Any, desk), cast(Any, desk), bench.store, lambda: 0)
+    auditor = Auditor(backend, bench.recomputer, now=lambda: 0.0)
+
+    async def scenario() -> None:
+        assert not await auditor.step(AuditKind.RECOMPUTE)
+        assert await auditor.step(AuditKind.FILES)
+        assert await auditor.step(AuditKind.FILES)
+
+    asyncio.run(scenario())
+    assert [result for _, result in desk.results] == [
+        FilesResult(task.outputs_root, task.state_root_after),
+        FilesResult(b"", wrong.state_root_after),
+    ]
+    assert bench.engines == []

@@ -24,6 +24,7 @@ from flopmarket.trust.audit_policy import (
     divide_pay,
     is_flip,
     is_outlier,
+    least_terms,
     level_terms,
     look_back,
     may_audit,
@@ -31,6 +32,7 @@ from flopmarket.trust.audit_policy import (
     split_slash,
     stake_rate_ppm,
     streak_rate_ppm,
+    surcharge_ppm,
 )
 from flopmarket.trust.encoding import decode, digest, encode
 
@@ -187,6 +189,10 @@ def test_looking_back_covers_what_is_held_and_the_house_has_not_seen() -> None:
 
 
 def test_levels_for_quotes() -> None:
+    assert [surcharge_ppm(RULES, level, 30_000) for level in Level] == [0, 178_000, 970_000]
+    assert [surcharge_ppm(RULES, level, 0) for level in Level] == [10_400, 208_000, ONE]
+    assert [surcharge_ppm(RULES, level, 300_000) for level in Level] == [0, 0, 700_000]
+    assert [least_terms(RULES, level, 0).audited_ppm for level in Level] == [10_000, 200_000, ONE]
     deter, check, dual = (level_terms(RULES, level, 14_286) for level in Level)
     assert (deter.audited_ppm, deter.price_factor_ppm) == (14_286, 1_030_000)
     assert (check.audited_ppm, check.price_factor_ppm) == (200_000, 1_208_000)

@@ -192,8 +192,8 @@ class Lease:
 
     def __init__(self, commitments: int = 120, streak: int = 48) -> None:
         self.chain = Chain(SECRET, NAME, 200)
-        self.candidates = AuditorList("lease", CANDIDATES)
-        self.house = AuditorList("lease", HOUSE)
+        self.candidates = AuditorList(CANDIDATES)
+        self.house = AuditorList(HOUSE)
         self.terms = ChallengeTerms(
             lease_id="lease",
             device_key_id="f" * 64,
@@ -294,8 +294,8 @@ def test_records_left_out_are_found() -> None:
 
 def test_lists_and_rules_are_frozen_with_the_lease() -> None:
     lease = Lease(0)
-    lease.candidates = AuditorList("lease", CANDIDATES[::-1])
-    lease.house = AuditorList("lease", (*HOUSE, "f" * 64))
+    lease.candidates = AuditorList(CANDIDATES[::-1])
+    lease.house = AuditorList((*HOUSE, "f" * 64))
     assert lease.findings() == [
         (0, FindingCode.CANDIDATES_DIFFER),
         (0, FindingCode.CANDIDATES_DIFFER),
@@ -309,6 +309,6 @@ def test_lists_and_rules_are_frozen_with_the_lease() -> None:
 
 def test_one_key_twice_in_a_list_is_found() -> None:
     lease = Lease(0)
-    lease.candidates = AuditorList("lease", (CANDIDATES[0], CANDIDATES[0]))
+    lease.candidates = AuditorList((CANDIDATES[0], CANDIDATES[0]))
     lease.terms = replace(lease.terms, candidates=digest(lease.candidates))
     assert lease.findings() == [(0, FindingCode.CANDIDATES_DIFFER)]

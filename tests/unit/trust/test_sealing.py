@@ -10,45 +10,46 @@ from hypothesis import strategies as st
 
 from flopmarket.errors import Conflict
 from flopmarket.limits import MAX_AUDIT_ROUNDS
-from flopmarket.trust.encoding import decode, digest, encode
+from flopmarket.trust.encoding import decode, encode
 from flopmarket.trust.sealing import (
     AskAuditor,
-    AskForState,
     AskToOpen,
-    AuditAnswer,
     AuditorFailed,
     AuditorOpened,
-    AuditSeal,
     Claim,
     Declined,
     Ended,
     Event,
     Exchange,
+    Failed,
     InnerSecret,
     Instruction,
     Outcome,
     Phase,
+    Refused,
     Sealed,
-    StateMissing,
-    StateServed,
+    Taken,
     TimePassed,
     Waits,
     WorkerOpened,
     begin,
     handle,
-    seal_answer,
     seal_inner,
 )
 
 WORKER, FIRST, SECOND = "a" * 64, "b" * 64, "c" * 64
 STATE, OUTPUTS, INNER = b"s" * 32, b"o" * 32, b"i" * 32
+OTHER = b"x" * 32
 SECRET = InnerSecret(WORKER, b"1" * 32, INNER)
 CLAIM = Claim(WORKER, STATE, OUTPUTS, seal_inner(SECRET))
-ANSWER = AuditAnswer(FIRST, "task", b"2" * 32, STATE, OUTPUTS, INNER)
+ANSWER_SECRET = InnerSecret(FIRST, b"2" * 32, INNER)
+ANSWER = Claim(FIRST, STATE, OUTPUTS, seal_inner(ANSWER_SECRET))
+SECOND_SECRET = InnerSecret(SECOND, b"3" * 32, INNER)
+SECOND_ANSWER = Claim(SECOND, STATE, OUTPUTS, seal_inner(SECOND_SECRET))
 WAITS = Waits()
 START_US = 1_000_000_000
 JITTER_US = 5_000_000
-LATER_US = WAITS.worker_us
+EXPECTED_US = 7_000_000
 
 
 class Audit:
@@ -68,10 +69,14 @@ class Audit:
         self.now_us = self.exchange.deadline_us
         return self.hear(TimePassed())
 
-    def reach_worker(self, answer: AuditAnswer = ANSWER) -> None:
+    def reach_auditor(self) -> None:
         self.overdue()
-        self.hear(Sealed(seal_answer(answer)))
-        self.hear(AuditorOpened(answer))
+        self.hear(Taken(EXPECTED_US))
+
+    def reach_worker(self, answer: Claim = ANSWER, secret: InnerSecret = ANSWER_SECRET) -> None:
+        self.reach_auditor()
+        self.hear(Sealed(answer))
+        self.hear(AuditorOpened(secret))
 
 
 def refused(audit: Audit, event: Event, code: str) -> None:
@@ -86,8 +91,10 @@ def test_an_audit_that_agrees() -> None:
     audit = Audit()
     assert audit.hear(TimePassed()) == ()
     assert audit.overdue() == (AskAuditor(FIRST),)
-    assert audit.hear(Sealed(seal_answer(ANSWER))) == (AskToOpen(FIRST),)
-    assert audit.hear(AuditorOpened(ANSWER)) == (AskToOpen(WORKER),)
+    assert audit.hear(Taken(EXPECTED_US)) == ()
+    assert audit.exchange.deadline_us == audit.now_us + WAITS.answer_us + EXPECTED_US
+    assert audit.hear(Sealed(ANSWER)) == (AskToOpen(FIRST),)
+    assert audit.hear(AuditorOpened(ANSWER_SECRET)) == (AskToOpen(WORKER),)
     assert audit.hear(WorkerOpened(SECRET)) == (Ended(Outcome.EQUAL),)
     assert (audit.exchange.phase, audit.exchange.outcome) == (Phase.ENDED, Outcome.EQUAL)
     assert audit.exchange.auditor == FIRST
@@ -95,23 +102,29 @@ def test_an_audit_that_agrees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "answered", "silent"),
+    ("changes", "inner", "answered", "silent"),
     [
-        ({}, Outcome.EQUAL, Outcome.WORKER_SILENT),
-        ({"state_root": b"x" * 32}, Outcome.ROOTS_DIFFER, Outcome.UNANSWERED_DIFFERENCE),
-        ({"outputs_root": b"x" * 32}, Outcome.ROOTS_DIFFER, Outcome.UNANSWERED_DIFFERENCE),
-        ({"inner": b"x" * 32}, Outcome.INNER_DIFFERS, Outcome.WORKER_SILENT),
+        ({}, INNER, Outcome.EQUAL, Outcome.WORKER_SILENT),
+        ({"state_root": OTHER}, INNER, Outcome.ROOTS_DIFFER, Outcome.UNANSWERED_DIFFERENCE),
+        ({"outputs_root": OTHER}, INNER, Outcome.ROOTS_DIFFER, Outcome.UNANSWERED_DIFFERENCE),
+        ({}, OTHER, Outcome.INNER_DIFFERS, Outcome.WORKER_SILENT),
     ],
 )
-def test_outcomes(changes: dict[str, bytes], answered: Outcome, silent: Outcome) -> None:
-    answer = replace(ANSWER, **changes)  # type: ignore[arg-type]
+def test_outcomes(
+    changes: dict[str, bytes], inner: bytes, answered: Outcome, silent: Outcome
+) -> None:
+    secret = replace(ANSWER_SECRET, inner=inner)
+    answer = replace(ANSWER, sealed_inner=seal_inner(secret), **changes)  # type: ignore[arg-type]
     audit = Audit()
-    audit.reach_worker(answer)
+    audit.reach_worker(answer, secret)
     assert audit.hear(WorkerOpened(SECRET)) == (Ended(answered),)
     audit = Audit()
-    audit.reach_worker(answer)
+    audit.reach_worker(answer, secret)
     assert audit.overdue() == (Ended(silent),)
     assert audit.now_us - START_US >= WAITS.worker_us
+    audit = Audit()
+    audit.reach_worker(answer, secret)
+    assert audit.hear(Refused(WORKER)) == (Ended(silent),)
 
 
 def test_a_worker_that_comes_back_within_a_day_loses_nothing() -> None:
@@ -122,50 +135,65 @@ def test_a_worker_that_comes_back_within_a_day_loses_nothing() -> None:
     assert audit.hear(WorkerOpened(SECRET)) == (Ended(Outcome.EQUAL),)
 
 
-def test_a_silent_auditor_is_replaced_before_and_after_its_seal() -> None:
+def test_a_busy_auditor_is_waited_for_and_then_passed_over_without_a_word() -> None:
     audit = Audit()
     audit.overdue()
-    assert audit.overdue() == (AuditorFailed(FIRST), AskAuditor(SECOND))
-    second = replace(ANSWER, auditor_key_id=SECOND)
-    audit.hear(Sealed(seal_answer(second)))
-    assert audit.overdue() == (AuditorFailed(SECOND), Ended(Outcome.NO_AUDITOR))
+    audit.now_us += WAITS.idle_us - 1
+    assert audit.hear(TimePassed()) == ()
+    assert audit.overdue() == (AskAuditor(SECOND),)
+    assert audit.hear(Declined()) == (Ended(Outcome.NO_AUDITOR),)
+    assert not [said for said in audit.said if isinstance(said, AuditorFailed)]
+
+
+@pytest.mark.parametrize("lapse", [None, Failed()])
+def test_a_silent_auditor_is_replaced_before_and_after_its_seal(lapse: Event | None) -> None:
+    audit = Audit()
+    audit.reach_auditor()
+    said = audit.overdue() if lapse is None else audit.hear(lapse)
+    assert said == (AuditorFailed(FIRST), AskAuditor(SECOND))
+    audit.hear(Taken(0))
+    audit.hear(Sealed(SECOND_ANSWER))
+    said = audit.overdue() if lapse is None else audit.hear(lapse)
+    assert said == (AuditorFailed(SECOND), Ended(Outcome.NO_AUDITOR))
     assert AskToOpen(WORKER) not in audit.said
+
+
+def test_an_auditor_that_lost_its_secret_is_like_a_silent_one() -> None:
+    audit = Audit()
+    audit.reach_auditor()
+    audit.hear(Sealed(ANSWER))
+    refused(audit, Refused(SECOND), "AUDIT_NOT_EXPECTED")
+    assert audit.hear(Refused(FIRST)) == (AuditorFailed(FIRST), AskAuditor(SECOND))
 
 
 def test_an_auditor_may_decline_before_it_seals() -> None:
     audit = Audit()
-    audit.overdue()
+    audit.reach_auditor()
     assert audit.hear(Declined()) == (AskAuditor(SECOND),)
-    audit.hear(Sealed(seal_answer(replace(ANSWER, auditor_key_id=SECOND))))
+    audit.hear(Taken(0))
+    audit.hear(Sealed(SECOND_ANSWER))
     refused(audit, Declined(), "AUDIT_NOT_EXPECTED")
-
-
-def test_a_withheld_state() -> None:
-    audit = Audit()
-    audit.overdue()
-    assert audit.hear(StateMissing()) == (AskForState(WORKER),)
-    assert audit.hear(StateServed()) == (AskAuditor(FIRST),)
-    audit.hear(StateMissing())
-    assert audit.overdue() == (Ended(Outcome.STATE_WITHHELD),)
 
 
 def test_only_the_auditor_in_charge_and_only_what_it_sealed() -> None:
     audit = Audit()
     audit.overdue()
-    refused(audit, Sealed(AuditSeal(SECOND, "task", b"s" * 32)), "AUDIT_NOT_EXPECTED")
-    refused(audit, Sealed(AuditSeal(FIRST, "other", b"s" * 32)), "AUDIT_NOT_EXPECTED")
-    audit.hear(Sealed(seal_answer(ANSWER)))
-    refused(audit, AuditorOpened(replace(ANSWER, auditor_key_id=SECOND)), "AUDIT_NOT_EXPECTED")
-    refused(audit, AuditorOpened(replace(ANSWER, inner=b"x" * 32)), "AUDIT_OPENING_WRONG")
-    refused(audit, AuditorOpened(replace(ANSWER, salt=b"x" * 32)), "AUDIT_OPENING_WRONG")
+    refused(audit, Sealed(ANSWER), "AUDIT_NOT_EXPECTED")
+    audit.hear(Taken(0))
+    refused(audit, Sealed(SECOND_ANSWER), "AUDIT_NOT_EXPECTED")
+    audit.hear(Sealed(ANSWER))
+    refused(audit, AuditorOpened(SECOND_SECRET), "AUDIT_NOT_EXPECTED")
+    refused(audit, AuditorOpened(replace(ANSWER_SECRET, inner=OTHER)), "AUDIT_OPENING_WRONG")
+    refused(audit, AuditorOpened(replace(ANSWER_SECRET, salt=OTHER)), "AUDIT_OPENING_WRONG")
     refused(audit, WorkerOpened(SECRET), "AUDIT_NOT_EXPECTED")
 
 
 def test_only_the_worker_and_only_what_it_committed_to() -> None:
     audit = Audit()
     audit.reach_worker()
-    refused(audit, WorkerOpened(replace(SECRET, inner=b"x" * 32)), "AUDIT_OPENING_WRONG")
+    refused(audit, WorkerOpened(replace(SECRET, inner=OTHER)), "AUDIT_OPENING_WRONG")
     refused(audit, WorkerOpened(replace(SECRET, device_key_id=FIRST)), "AUDIT_NOT_EXPECTED")
+    refused(audit, Refused(FIRST), "AUDIT_NOT_EXPECTED")
     assert audit.hear(WorkerOpened(SECRET)) == (Ended(Outcome.EQUAL),)
 
 
@@ -178,10 +206,9 @@ def test_a_sealed_value_copied_by_another_worker_cannot_be_opened() -> None:
 
 
 def test_equal_answers_of_two_auditors_have_different_seals() -> None:
-    seals = {digest(replace(ANSWER, auditor_key_id=key)) for key in (FIRST, SECOND)}
+    seals = {seal_inner(replace(ANSWER_SECRET, device_key_id=key)) for key in (FIRST, SECOND)}
     assert len(seals) == 2
-    for document in (SECRET, ANSWER, seal_answer(ANSWER)):
-        assert decode(type(document), encode(document)) == document
+    assert decode(InnerSecret, encode(SECRET)) == SECRET
 
 
 def test_auditors_asked_for_one_segment_are_bounded() -> None:
@@ -196,22 +223,26 @@ def test_auditors_asked_for_one_segment_are_bounded() -> None:
 
 EVENTS: list[Event] = [
     TimePassed(),
-    StateMissing(),
-    StateServed(),
+    Taken(EXPECTED_US),
     Declined(),
+    Failed(),
     WorkerOpened(SECRET),
-    WorkerOpened(replace(SECRET, salt=b"x" * 32)),
+    WorkerOpened(replace(SECRET, salt=OTHER)),
+    Refused(WORKER),
+    Refused(FIRST),
 ]
-for key in (FIRST, SECOND):
-    for root in (STATE, b"x" * 32):
-        ANSWERED = replace(ANSWER, auditor_key_id=key, state_root=root)
-        EVENTS += [Sealed(seal_answer(ANSWERED)), AuditorOpened(ANSWERED)]
+for made in (ANSWER_SECRET, SECOND_SECRET):
+    EVENTS += [
+        Sealed(Claim(made.device_key_id, root, OUTPUTS, seal_inner(made)))
+        for root in (STATE, OTHER)
+    ]
+    EVENTS.append(AuditorOpened(made))
 
 
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, WAITS.worker_us)), max_size=40))
 def test_whatever_comes_in_whatever_order(story: list[tuple[Event, int]]) -> None:
     """Nothing but Conflict is raised; the worker is asked only when an auditor has opened; nobody
-    is asked twice without a missing state; and silence ends every audit.
+    is asked twice; and silence ends every audit.
     """
     audit = Audit()
     for event, passes_us in story:
@@ -227,8 +258,9 @@ def test_whatever_comes_in_whatever_order(story: list[tuple[Event, int]]) -> Non
         audit.overdue()
     assert audit.exchange.phase is Phase.ENDED
     assert sum(isinstance(said, Ended) for said in audit.said) == 1
-    failed = [said.key_id for said in audit.said if isinstance(said, AuditorFailed)]
-    assert len(failed) == len(set(failed))
+    for kind in (AuditorFailed, AskAuditor):
+        named = [said.key_id for said in audit.said if isinstance(said, kind)]
+        assert len(named) == len(set(named))
 
 
 def check(before: Exchange, after: Exchange, said: tuple[Instruction, ...]) -> None:
@@ -236,7 +268,7 @@ def check(before: Exchange, after: Exchange, said: tuple[Instruction, ...]) -> N
         assert (after, said) == (before, ())
     if AskToOpen(WORKER) in said:
         assert after.answer is not None
-        assert digest(after.answer) == after.seal
+        assert after.answer_inner == INNER
     assert (after.outcome is None) == (after.phase is not Phase.ENDED)
     if after.outcome in (Outcome.EQUAL, Outcome.ROOTS_DIFFER, Outcome.INNER_DIFFERS):
         assert before.phase is Phase.WORKER_OPENS

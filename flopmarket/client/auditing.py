@@ -1,0 +1,88 @@
+"""What a coordinator publishes of a job's audits, fetched to be checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flopmarket.client.failures import AnswerRefused
+from flopmarket.client.following import check_job_id, too_many_pages
+from flopmarket.limits import CLIENT_PAGE_SIZE, MAX_CLIENT_PAGES
+from flopmarket.trust.audit_records import DrawnSegment, LeaseAudits, LeaseFinding, check
+from flopmarket.v1 import job_pb2
+from flopmarket.wire import envelope_from_proto
+
+if TYPE_CHECKING:
+    from flopmarket.client.session import Session
+    from flopmarket.v1.job_pb2_grpc import JobServiceStub
+
+
+class AuditCalls:
+    """The part of a client that checks how audits were drawn. Needs a key."""
+
+    _session: Session
+    _jobs: JobServiceStub
+
+    def audits(self, job_id: str) -> tuple[LeaseAudits, ...]:
+        """Draws of a job that has ended, by lease; as they came, nothing in them is checked.
+
+        Conflict ``JOB_NOT_ENDED`` before. For the buyer, and for owners of workers that took part.
+        """
+        pages = []
+        token = ""
+        for _ in range(MAX_CLIENT_PAGES):
+            request = job_pb2.ListAuditsRequest(
+                job_id=check_job_id(job_id), page_size=CLIENT_PAGE_SIZE, page_token=token
+            )
+            pages.append(self._session.call(self._jobs.ListAudits, request))
+            token = pages[-1].next_page_token
+            if not token:
+                return audits_from_proto(pages)
+        raise too_many_pages("audits")
+
+    def check_audits(self, job_id: str) -> tuple[LeaseFinding, ...]:
+        """What contradicts itself in the draws of a job; empty when everything follows from what
+        the coordinator signed."""
+        return check(self.audits(job_id), self._session.coordinator().public_key)
+
+
+def audits_from_proto(pages: Iterable[job_pb2.ListAuditsResponse]) -> tuple[LeaseAudits, ...]:
+    """The draws of a job from all pages of them, lease by lease."""
+    found: dict[str, LeaseAudits] = {}
+    segments: dict[str, list[DrawnSegment]] = {}
+    for page in pages:
+        for lease in page.leases:
+            found.setdefault(lease.lease_id, _lease(lease))
+        for item in page.commitments:
+            segments.setdefault(item.lease_id, []).append(_segment(item))
+    if set(segments) - set(found):
+        raise AnswerRefused("commitments of a lease whose terms are missing")
+    return tuple(
+        replace(lease, segments=tuple(segments.get(lease_id, ())))
+        for lease_id, lease in found.items()
+    )
+
+
+def _lease(message: job_pb2.LeaseDraws) -> LeaseAudits:
+    return LeaseAudits(
+        message.lease_id,
+        envelope_from_proto(message.terms).to_bytes(),
+        message.rules,
+        message.candidates,
+        message.house,
+        (),
+    )
+
+
+def _segment(message: job_pb2.DrawnCommitment) -> DrawnSegment:
+    verdict = message.HasField("verdict")
+    return DrawnSegment(
+        message.segment_index,
+        message.state,
+        message.auditor,
+        message.record,
+        envelope_from_proto(message.commitment).to_bytes(),
+        message.worker_public_key,
+        envelope_from_proto(message.verdict).to_bytes() if verdict else b"",
+    )

@@ -1,0 +1,255 @@
+"""What a coordinator publishes about the audits of a job, and its check by anybody, offline.
+
+Of every lease: its signed terms with the rules and lists that they name. Of every commitment: the
+commitment itself, the record of its draw, and the verdict if there is one. :func:`check` repeats
+every decision (:func:`flopmarket.trust.challenge.rederive`) and holds the records to the documents
+that were signed at the time. A file of it is JSON lines, a lease with its commitments each.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flopmarket.errors import FlopmarketError, InvalidInput
+from flopmarket.limits import MAX_AUDIT_FILE_LINE_BYTES
+from flopmarket.trust.audit_policy import AuditRules
+from flopmarket.trust.challenge import (
+    AuditorList,
+    ChallengeRecord,
+    ChallengeTerms,
+    Finding,
+    FindingCode,
+    rederive,
+)
+from flopmarket.trust.documents import Commitment, SegmentVerdict
+from flopmarket.trust.encoding import AnyDocument, decode, digest
+from flopmarket.trust.envelope import (
+    Envelope,
+    keys_by_id,
+    open_envelope,
+    payload_type_of,
+    verify_signature,
+)
+from flopmarket.trust.keys import PublicKey
+
+FORMAT = "flopmarket-audits-1"
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnSegment:
+    """One commitment of a lease. ``record`` is an encoded ChallengeRecord, envelopes are in their
+    binary form, ``verdict`` is empty without one; ``state`` is what the segment is now.
+    """
+
+    segment_index: int
+    state: str
+    auditor: str
+    record: bytes
+    commitment: bytes
+    worker_key: bytes
+    verdict: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAudits:
+    """One lease as published; ``rules`` and the lists are encoded documents."""
+
+    lease_id: str
+    terms: bytes
+    rules: bytes
+    candidates: bytes
+    house: bytes
+    segments: tuple[DrawnSegment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFinding:
+    """A contradiction and where it is."""
+
+    lease_id: str
+    finding: Finding
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        found = self.finding
+        place = f"commitment {found.index}" if found.index else "terms"
+        return f"lease {self.lease_id[:16]} {place}: {found.code}: {found.message}"
+
+
+def check(leases: Sequence[LeaseAudits], coordinator: PublicKey) -> tuple[LeaseFinding, ...]:
+    """Everything that contradicts itself; empty when all decisions follow from what was signed.
+
+    ``coordinator`` is the key that signed; the caller knows why it trusts that it is the market's.
+    """
+    return tuple(
+        LeaseFinding(lease.lease_id, finding)
+        for lease in leases
+        for finding in _check_lease(lease, coordinator)
+    )
+
+
+def _check_lease(lease: LeaseAudits, coordinator: PublicKey) -> Iterator[Finding]:
+    try:
+        terms = _opened(lease.terms, ChallengeTerms, coordinator, coordinator)
+        rules = decode(AuditRules, lease.rules)
+        candidates = decode(AuditorList, lease.candidates)
+        house = decode(AuditorList, lease.house)
+        records = [decode(ChallengeRecord, item.record) for item in lease.segments]
+    except FlopmarketError as error:
+        yield Finding(0, FindingCode.UNREADABLE, error.message)
+        return
+    if terms.lease_id != lease.lease_id:
+        yield Finding(0, FindingCode.TERMS_DIFFER, f"the terms are of lease {terms.lease_id!r}")
+    yield from rederive(terms, rules, candidates, house, records)
+    verdicts = 0
+    for item, record in zip(lease.segments, records, strict=True):
+        yield from _check_commitment(item, record, terms, coordinator)
+        yield from _check_verdict(item, record, coordinator)
+        if record.right_verdicts > verdicts:
+            message = f"{record.right_verdicts} right verdicts before it; {verdicts} are published"
+            yield Finding(record.index, FindingCode.VERDICTS_IMPOSSIBLE, message)
+        verdicts += record.audited and bool(item.verdict)
+
+
+def _check_commitment(
+    item: DrawnSegment, record: ChallengeRecord, terms: ChallengeTerms, coordinator: PublicKey
+) -> Iterator[Finding]:
+    """The record is about what the worker of the lease signed."""
+
+    def differs(message: str) -> Finding:
+        return Finding(record.index, FindingCode.COMMITMENT_DIFFERS, message)
+
+    try:
+        worker = PublicKey(item.worker_key)
+        body = _opened(item.commitment, Commitment, worker, coordinator)
+    except FlopmarketError as error:
+        yield differs(error.message)
+        return
+    if worker.key_id != terms.device_key_id:
+        yield differs(f"signed by {worker.key_id[:16]}, not by the worker of the lease")
+    if digest(body) != record.commitment:
+        yield differs("the record names another commitment")
+    if (body.lease_id, body.segment_index) != (terms.lease_id, item.segment_index):
+        yield differs(f"it is of lease {body.lease_id!r}, segment {body.segment_index}")
+
+
+def _check_verdict(
+    item: DrawnSegment, record: ChallengeRecord, coordinator: PublicKey
+) -> Iterator[Finding]:
+    """A paid segment that was drawn has a verdict, and verdicts are what the coordinator signed."""
+    if not item.verdict:
+        if record.audited and item.state == "settled":
+            message = "it was drawn and paid, and there is no verdict"
+            yield Finding(record.index, FindingCode.VERDICT_MISSING, message)
+        return
+    try:
+        envelope = Envelope.from_bytes(item.verdict)
+        verify_signature(envelope, keys_by_id(coordinator))
+        if envelope.payload_type != payload_type_of(SegmentVerdict):
+            return  # of a dispute: its transcript is a file of its own
+        body = _opened(item.verdict, SegmentVerdict, coordinator, coordinator)
+    except FlopmarketError as error:
+        yield Finding(record.index, FindingCode.VERDICT_DIFFERS, error.message)
+        return
+    if body.commitment_digest != record.commitment:
+        message = "the verdict is about another commitment"
+        yield Finding(record.index, FindingCode.VERDICT_DIFFERS, message)
+    if item.state == "settled" and not body.accepted:
+        message = f"it is paid and the verdict says {body.reason_code}"
+        yield Finding(record.index, FindingCode.VERDICT_DIFFERS, message)
+
+
+def _opened(
+    data: bytes, kind: type[AnyDocument], signer: PublicKey, coordinator: PublicKey
+) -> AnyDocument:
+    """The body of an envelope of any age that ``signer`` addressed to this coordinator."""
+    return open_envelope(
+        Envelope.from_bytes(data),
+        kind,
+        keys=keys_by_id(signer),
+        audience=coordinator.key_id,
+        now_us=None,
+        replay=None,
+    ).body
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+_LEASE_BLOBS = ("terms", "rules", "candidates", "house")
+_SEGMENT_BLOBS = ("record", "commitment", "worker_key", "verdict")
+
+
+def to_line(lease: LeaseAudits) -> bytes:
+    """A lease as one line of a file, its end included."""
+    segments = [
+        {
+            "segment_index": item.segment_index,
+            "state": item.state,
+            "auditor": item.auditor,
+            **{name: _text(getattr(item, name)) for name in _SEGMENT_BLOBS},
+        }
+        for item in lease.segments
+    ]
+    blobs = {name: _text(getattr(lease, name)) for name in _LEASE_BLOBS}
+    content = {"format": FORMAT, "lease_id": lease.lease_id, **blobs, "segments": segments}
+    return json.dumps(content, sort_keys=True).encode() + b"\n"
+
+
+def from_line(line: bytes) -> LeaseAudits:
+    """The lease of one line; :class:`InvalidInput` ``AUDIT_FILE`` for anything else."""
+    if len(line) > MAX_AUDIT_FILE_LINE_BYTES:
+        raise _malformed(f"a line of more than {MAX_AUDIT_FILE_LINE_BYTES} bytes")
+    try:
+        content = json.loads(line)
+        if content["format"] != FORMAT:
+            raise _malformed(f"format {str(content['format'])[:40]!r}")
+        segments = tuple(
+            DrawnSegment(
+                _number(item["segment_index"]),
+                _string(item["state"]),
+                _string(item["auditor"]),
+                *(_bytes(item[name]) for name in _SEGMENT_BLOBS),
+            )
+            for item in content["segments"]
+        )
+        terms, rules, candidates, house = (_bytes(content[name]) for name in _LEASE_BLOBS)
+        lease_id = _string(content["lease_id"])
+        return LeaseAudits(lease_id, terms, rules, candidates, house, segments)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _malformed(str(error)[:200]) from error
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: Any) -> bytes:
+    try:
+        return base64.b64decode(_string(text), validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is missing")
+    return value
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError("a number is missing")
+    return value
+
+
+def _malformed(message: str) -> InvalidInput:
+    return InvalidInput(
+        f"not a file of audits: {message}",
+        code="AUDIT_FILE",
+        hint="make one with `flop job audits JOB --json`",
+    )
