@@ -33,7 +33,9 @@ class Reason(StrEnum):
     MAX_PRICE = "MAX_PRICE"
     # An offer that fits cannot take it now.
     BANNED = "BANNED"
+    QUARANTINED = "QUARANTINED"
     OFFLINE = "OFFLINE"
+    UNPROVED = "UNPROVED"
     BUSY = "BUSY"
     RECENTLY_DECLINED = "RECENTLY_DECLINED"
     # A job waits for something else than an offer.
@@ -161,11 +163,24 @@ REASONS: Mapping[Reason, Meaning] = MappingProxyType(
             "none: other offers are taken",
             "read the ban's reason in `flop account show`; write to the operator",
         ),
+        Reason.QUARANTINED: Meaning(
+            "the device showed a soft error and waits for a new admission",
+            "this device showed a soft error and is offered again after a new admission",
+            "none: other offers are taken",
+            "run `flop worker bench`; it is listed with the first offer after the pause",
+        ),
         Reason.OFFLINE: Meaning(
             "the device is not connected",
             "the agent is not connected to the coordinator",
             "wait: an owner may come back",
             "start the agent with `flop worker up`, or read its log",
+        ),
+        Reason.UNPROVED: Meaning(
+            "the device has not yet proved its rates in a benchmark challenge",
+            "this device has not yet passed a benchmark challenge, or failed the last one",
+            "wait: a new device is challenged as soon as it is idle",
+            "wait a minute; read the verdict in `flop worker why`, and try "
+            "`flop worker bench --challenge`",
         ),
         Reason.BUSY: Meaning(
             "the device computes something else",
@@ -184,8 +199,8 @@ REASONS: Mapping[Reason, Meaning] = MappingProxyType(
             "lower the ask",
         ),
         Reason.WAITING_AUDIT: Meaning(
-            "all steps are computed; what is left waits to be recomputed by an auditor",
-            "segments of this device wait to be recomputed by an auditor",
+            "all steps are computed; what is left waits for its audit",
+            "segments of this device wait for their audit",
             "wait: an audit takes about as long as the segment",
         ),
         Reason.WAITING_DURABLE: Meaning(
@@ -214,7 +229,7 @@ REASONS: Mapping[Reason, Meaning] = MappingProxyType(
             "the device does not compute exactly, so nothing it computes can be verified",
             "the device failed admission for exact work, which all jobs of this market ask for",
             "none: other offers are taken",
-            "update the driver, then `flop worker bench --fresh`",
+            "update the driver, then `flop worker bench`",
         ),
         Reason.NOT_MEASURED: Meaning(
             "the device could not be measured",

@@ -1,12 +1,15 @@
 """Engines that lie, for demonstrations and tests of what happens to a cheat.
 
 ``wrong-weights`` does all the work and then changes one weight by the smallest amount a float can
-hold: the committed root and the uploaded checkpoint are those of slightly wrong weights.
+hold: the committed root and the uploaded checkpoint are those of slightly wrong weights. The others
+(:mod:`flopmarket_worker.lying`) are wrong in single operations; with ``-denied`` they say in a
+dispute what an honest device does.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,10 @@ import numpy as np
 
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
-from flopmarket.jobs.host import Engine, SegmentDone, StepDone
+from flopmarket.jobs.host import Engine, Provable, SegmentDone, StepDone
+from flopmarket.jobs.questions import TraceQuestion, TraceStart
+from flopmarket.trust.dispute_port import Place
+from flopmarket_worker.lying import LIES, LyingEngine
 
 
 class WrongWeights:
@@ -51,6 +57,16 @@ class WrongWeights:
         if state_path is None:
             written.unlink(missing_ok=True)
 
+    async def trace_open(self, folder: Path, spec: bytes, start: TraceStart) -> None:
+        """Honestly: nobody can show operations that lead to the changed weight."""
+        await self._engine.trace_open(folder, spec, start)
+
+    async def trace_answer(self, question: TraceQuestion, path: Path) -> None:
+        await self._engine.trace_answer(question, path)
+
+    async def trace_end(self, place: Place, tile_path: Path) -> tuple[bytes, bytes]:
+        return await self._engine.trace_end(place, tile_path)
+
     async def interrupt(self) -> None:
         await self._engine.interrupt()
 
@@ -62,6 +78,12 @@ class WrongWeights:
 
     async def benchmark(self) -> dict[str, Any]:
         return await self._engine.benchmark()
+
+    async def prove(self, step: str, document: bytes = b"") -> bytes:
+        """Honestly: only paid work is falsified."""
+        if not isinstance(self._engine, Provable):
+            raise InvalidInput("this engine answers no challenges", code="CHALLENGE_UNSUPPORTED")
+        return await self._engine.prove(step, document)
 
     async def stop(self) -> None:
         await self._engine.stop()
@@ -102,7 +124,11 @@ def _nudge(path: Path) -> bundle.Tensors | None:
     return None
 
 
-FAULTS: Mapping[str, Callable[[Engine], Engine]] = {"wrong-weights": WrongWeights}
+FAULTS: Mapping[str, Callable[[Engine], Engine]] = {
+    "wrong-weights": WrongWeights,
+    **{name: partial(LyingEngine, fault=name) for name in LIES},
+    **{f"{name}-denied": partial(LyingEngine, fault=name, consistent=False) for name in LIES},
+}
 
 
 def wrap(engine: Engine, fault: str) -> Engine:

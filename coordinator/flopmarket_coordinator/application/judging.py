@@ -1,44 +1,108 @@
-"""What a verdict leads to: pay, or slash, ban, roll back, whoever judged the segment."""
+"""What a verdict leads to: pay, or nothing for the unit, or a fault with all its consequences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flopmarket.trust.audit_policy import Consequence, Signature, after_silence, audit_debt_nano
 from flopmarket.trust.documents import SegmentVerdict
 from flopmarket.trust.envelope import Envelope, seal
-from flopmarket_coordinator.application.dispatching import DispatchingUseCases
+from flopmarket.trust.receipt import Outcome, file_digest
+from flopmarket_coordinator.application.auditor_pay import AuditorPayUseCases
+from flopmarket_coordinator.application.penalising import PenalisingUseCases
 from flopmarket_coordinator.application.predicting import learn_audit
+from flopmarket_coordinator.application.settling import ENDINGS
 from flopmarket_coordinator.application.types import AuditResult
-from flopmarket_coordinator.core import escrow
+from flopmarket_coordinator.core import escrow, faults
 from flopmarket_coordinator.core.events import EventKind, who
+from flopmarket_coordinator.core.faults import Owed
 from flopmarket_coordinator.core.leasing import RevokeReason
-from flopmarket_coordinator.core.ledger import RESERVE, Balance, account_of
-from flopmarket_coordinator.core.lifecycle import LeaseState, SegmentState
+from flopmarket_coordinator.core.lifecycle import (
+    FINAL_JOB_STATES,
+    LeaseState,
+    SegmentState,
+)
+from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.core.verification import VerdictCode, VoidReason, built_upon
-from flopmarket_coordinator.store import decisions, identity, jobs, ledger, work
-from flopmarket_coordinator.store.decisions import DecisionKind
+from flopmarket_coordinator.store import held_pay, jobs, ledger, penalties, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, SegmentRow
 
 VERDICT_LIFETIME_US = 10 * 365 * 24 * 3_600 * 1_000_000  # evidence, not a request
 
 
-class JudgingUseCases(DispatchingUseCases):
+class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
     """Consequences of verdicts. Nothing here is called from outside the application."""
 
-    def _accept(self, tx: Transaction, row: SegmentRow, verdict: bytes) -> None:
-        jobs.move_segment(tx, row, SegmentState.VERIFIED, verdict=verdict, verdict_accepted=True)
-        work.count_outcome(tx, row.offer_id, right=True)
-        learn_audit(tx, row)
-        text = (
-            f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: equal bits"
+    def _accept(
+        self, tx: Transaction, row: SegmentRow, verdict: bytes | None, *, auditor: str
+    ) -> None:
+        """A segment counts: found right by ``auditor``, or, without a verdict, never drawn.
+
+        One that counted already was looked at again, and its pay need not wait for that any more.
+        """
+        if row.state is not SegmentState.COMMITTED:
+            self._found_right_again(tx, row, verdict, auditor)
+            return
+        jobs.move_segment(
+            tx,
+            row,
+            SegmentState.VERIFIED,
+            verdict=verdict,
+            verdict_accepted=verdict is not None,
+            files_checked=True,
+            auditor=auditor,
+            **({"house_task": ""} if verdict is not None else {}),
         )
+        found = "not drawn, its files hold what was committed"
+        if verdict is not None:
+            self._note_right(tx, row)
+            work.count_outcome(tx, row.offer_id, right=True)
+            learn_audit(tx, row)
+            self._charge_audit(tx, row)
+            found = "equal bits"
+        text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {found}"
         jobs.record(tx, row.job_id, EventKind.VERIFIED, text, row.lease_id)
         self._refresh(tx, row.job_id)
 
-    def _reject(self, tx: Transaction, row: SegmentRow, code: VerdictCode, verdict: bytes) -> None:
-        """A wrong segment: slash, ban, roll back, and let somebody else do it again."""
-        job = self._job(tx, row.job_id)
+    def _found_right_again(
+        self, tx: Transaction, row: SegmentRow, verdict: bytes | None, auditor: str
+    ) -> None:
+        values: dict[str, object] = {"house_task": "", "files_checked": True}
+        if verdict is not None:
+            values |= {"verdict": verdict, "verdict_accepted": True, "auditor": auditor}
+        jobs.update_segment(tx, row, **values)
+        self._release_of(tx, row.account_id)
+
+    def _charge_audit(self, tx: Transaction, row: SegmentRow) -> None:
+        """A newcomer owes for the audit of a unit what the unit costs."""
+        rules = self._parameters.audit_rules
+        keys = self._device_keys(tx, row.device_key_id)
+        if penalties.delivered_fewer(tx, keys, row.segment_id, rules.own_audit_units):
+            penalties.add_debt(tx, row.account_id, audit_debt_nano(rules, 0, row.price_nano))
+
+    def _reject(
+        self,
+        tx: Transaction,
+        row: SegmentRow,
+        code: VerdictCode,
+        verdict: bytes | None,
+        *,
+        auditor: str,
+        signature: Signature | None = None,
+    ) -> None:
+        """A wrong segment, found when it was committed, verified or paid, whether or not its job
+        has ended: what it was paid goes back, the device pays, and somebody does it again.
+
+        ``signature`` is what a dispute found at the first wrong tile; without one a fault is no
+        flip. ``auditor`` is the key that found it: the coordinator's own, or another account's.
+        """
+        consequence = self._consequence(tx, row, signature)
+        if consequence is Consequence.QUARANTINE:
+            self._strike(tx, row.device_key_id, StrikeKind.FLIP, code, segment_id=row.segment_id)
+        work.count_outcome(tx, row.offer_id, right=False)
+        self._look_back(tx, row.account_id, row.segment_id, code)
+        before = self._job(tx, row.job_id)
         jobs.move_segment(
             tx,
             row,
@@ -46,94 +110,189 @@ class JudgingUseCases(DispatchingUseCases):
             reason=code.value,
             verdict=verdict,
             verdict_accepted=False,
+            auditor=auditor,
+            house_task="",
         )
-        work.count_outcome(tx, row.offer_id, right=False)
+        jobs.cut(tx, row.job_id, row.first_step)
         text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {code}"
         jobs.record(tx, row.job_id, EventKind.REJECTED, text, row.lease_id)
-        live = jobs.live_from(tx, row.job_id, row.first_step)
-        parts = [other.part() for other in live]
-        fallen_ids = {
-            part.segment_id for part in built_upon(row.part(), parts, stateless=job.stateless)
-        }
-        fallen = [other for other in live if other.segment_id in fallen_ids]
-        self._void(tx, fallen, VoidReason.BUILT_ON_WRONG_STATE)
-        self._slash(tx, job, row, code, fallen)
-        self._ban(tx, row, code)
-        if not job.stateless:
-            for lease in work.live_leases_of_job(tx, row.job_id):
-                why = f"segment {row.segment_index} was wrong"
-                self._end_lease(tx, lease, LeaseState.REVOKED, RevokeReason.ROLLED_BACK, why)
-            if not job.ending:
-                self._restart(tx, self._job(tx, row.job_id))
-            at = row.first_step
-            text = f"segments from step {at} on are void ({len(fallen)} built on a wrong state)"
-            jobs.record(tx, row.job_id, EventKind.ROLLED_BACK, text, row.lease_id)
+        fallen = self._fall(tx, before, row)
+        slashed = consequence is Consequence.SLASH
+        self._make_good(tx, before, row, fallen, code, auditor=auditor, slashed=slashed)
+        reason = f"{code} in segment {row.segment_index} of job {row.job_id}"
+        if slashed:
+            self._ban(tx, row.device_key_id, code, reason, apart_from=row.job_id)
+        else:
+            self._quarantine(tx, row.device_key_id, code, reason, apart_from=row.job_id)
+        if before.state in FINAL_JOB_STATES:
+            self._correct(tx, row, code)
+        else:
+            self._roll_back(tx, row, len(fallen))
+            self._refresh(tx, row.job_id)
+
+    def _forfeit(
+        self,
+        tx: Transaction,
+        row: SegmentRow,
+        reason: VoidReason,
+        verdict: bytes | None = None,
+        *,
+        auditor: str = "",
+    ) -> None:
+        """The worker of a right segment did not open it in time: the work stands, its pay does not.
+
+        The worker's part goes to the reserve when the segment is paid. The fifth silence within
+        the window of strikes costs the stake.
+        """
+        rules = self._parameters.audit_rules
+        unit, silences = self._record(tx, row.device_key_id, row.segment_id, StrikeKind.SILENCE)
+        consequence = after_silence(rules, unit, silences, roots_differ=False)
+        if row.state is not SegmentState.SETTLED:  # what is paid stays paid: the work was right
+            held_pay.mark_forfeited(tx, row.segment_id)
+        self._strike(tx, row.device_key_id, StrikeKind.SILENCE, reason, segment_id=row.segment_id)
+        text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {reason}"
+        jobs.record(tx, row.job_id, EventKind.FORFEITED, text, row.lease_id)
+        if row.state is SegmentState.COMMITTED:
+            jobs.move_segment(
+                tx,
+                row,
+                SegmentState.VERIFIED,
+                reason=reason.value,
+                verdict=verdict,
+                verdict_accepted=verdict is not None,
+                files_checked=True,
+                auditor=auditor,
+                house_task="",
+            )
+        if consequence is Consequence.SLASH:
+            why = f"{reason}, {rules.allowed_silences + 1} times within {rules.strike_window_units}"
+            self._slash_stake(tx, row.device_key_id, reason, why, row.job_id, row.segment_id)
         self._refresh(tx, row.job_id)
 
-    def _slash(
+    # --- what falls with a wrong segment ------------------------------------------------------
+
+    def _fall(self, tx: Transaction, job: JobRow, row: SegmentRow) -> list[SegmentRow]:
+        """Void what was built on a wrong segment, and of a running chain what was done since the
+        last durable state before it; as it was."""
+        if job.stateless:
+            return []
+        lost: list[SegmentRow] = []
+        if job.state not in FINAL_JOB_STATES:
+            newest = jobs.newest_checkpoint(tx, row.job_id, row.first_step, checked=False)
+            start = 0 if newest is None else newest.first_step + newest.steps
+            live = jobs.live_from(tx, row.job_id, start)
+            lost = [other for other in live if other.first_step < row.first_step]
+        later = jobs.live_from(tx, row.job_id, row.first_step)
+        parts = [other.part() for other in later]
+        ids = {part.segment_id for part in built_upon(row.part(), parts, stateless=False)}
+        built = [other for other in later if other.segment_id in ids]
+        self._void(tx, lost, VoidReason.NOT_DURABLE)
+        self._void(tx, built, VoidReason.BUILT_ON_WRONG_STATE)
+        return [*lost, *built]
+
+    def _roll_back(self, tx: Transaction, row: SegmentRow, fallen: int) -> None:
+        job = self._job(tx, row.job_id)
+        if job.stateless:
+            return
+        for lease in work.live_leases_of_job(tx, row.job_id):
+            why = f"segment {row.segment_index} was wrong"
+            self._end_lease(tx, lease, LeaseState.REVOKED, RevokeReason.ROLLED_BACK, why)
+        if not job.ending:
+            self._restart(tx, self._job(tx, row.job_id))
+        text = f"segments from step {row.first_step} on are void ({fallen} beside the wrong one)"
+        jobs.record(tx, row.job_id, EventKind.ROLLED_BACK, text, row.lease_id)
+
+    def _make_good(
         self,
         tx: Transaction,
         job: JobRow,
         row: SegmentRow,
-        code: VerdictCode,
         fallen: Sequence[SegmentRow],
+        code: VerdictCode,
+        *,
+        auditor: str,
+        slashed: bool,
     ) -> None:
+        """The buyer has its money back, honest workers theirs, as far as there is any."""
         cheat = row.account_id
-        held = jobs.mark_held(tx, job.job_id, cheat, "forfeited")
-        bond, _ = ledger.balance(tx, account_of(cheat, Balance.BOND))
-        reserve, _ = ledger.balance(tx, RESERVE)
-        honest = [other for other in fallen if other.account_id != cheat]
-        outcome = escrow.slash(
+        void = [row, *fallen]
+        paid = [other for other in void if other.state is SegmentState.SETTLED]
+        others = [other for other in fallen if other.account_id != cheat]
+        owed = Owed(
+            bills_nano=sum(other.bill_nano for other in paid),
+            fees_nano=sum(other.fee_nano for other in paid),
+            surcharges_nano=sum(other.surcharge_nano for other in paid),
+            checked=self._claims(o for o in others if o.state is SegmentState.VERIFIED),
+            unchecked=self._claims(o for o in others if o.state is SegmentState.COMMITTED),
+            wrong_nano=row.bill_nano,
+        )
+        own = [other for other in paid if other.account_id == cheat]
+        outcome = faults.slash(
+            self._parameters.audit_rules,
+            cause="fault",
             job_id=job.job_id,
             segment_id=row.segment_id,
             cheat=cheat,
             buyer=job.buyer,
-            held_nano=held,
-            bond_nano=bond,
-            reserve_nano=reserve,
-            claims=self._claims(honest),
+            auditor=self._finder(tx, auditor, cheat),
+            funds=self._funds(tx, cheat, None if slashed else own),
+            owed=owed,
         )
         ledger.execute_all(tx, outcome.transfers)
-        decisions.record(
-            tx,
-            DecisionKind.SLASH,
-            cheat,
-            actor=self._key.key_id,
-            cause=f"segment {row.segment_id}",
-            reason=code.value,
-            detail=f"{self._money(outcome.forfeited_nano)} of job {job.job_id}",
-        )
-        text = (
-            f"{who(row.device_name, row.device_key_id)} forfeits "
-            f"{self._money(outcome.forfeited_nano)}, "
-            f"{self._money(outcome.refund_nano)} of it for the buyer"
-        )
-        jobs.record(tx, job.job_id, EventKind.SLASHED, text, row.device_key_id)
-        if honest:
+        self._give_back(tx, job, owed, outcome)
+        if slashed:
+            self._tell_slash(tx, row.device_key_id, cheat, code, outcome, job.job_id, row)
+        if owed.bills_nano:
+            text = (
+                f"{self._money(outcome.returned_nano)} paid for segments that are void is its "
+                f"buyer's again, {self._money(outcome.unreturned_nano)} is lacking"
+            )
+            jobs.record(tx, job.job_id, EventKind.RETURNED, text, row.device_key_id)
+        if owed.checked or owed.unchecked:
             text = (
                 f"{self._money(outcome.compensated_nano)} paid, "
                 f"{self._money(outcome.unpaid_nano)} unpaid"
             )
             jobs.record(tx, job.job_id, EventKind.COMPENSATED, text, row.device_key_id)
 
-    def _ban(self, tx: Transaction, row: SegmentRow, code: VerdictCode) -> None:
-        """The key acts no more: offers gone, leases in every job revoked."""
-        reason = f"{code} in segment {row.segment_index} of job {row.job_id}"
-        identity.ban_key(tx, row.device_key_id, reason)
-        decisions.record(
-            tx,
-            DecisionKind.BAN,
-            row.device_key_id,
-            actor=self._key.key_id,
-            cause=f"segment {row.segment_id}",
-            reason=code.value,
-            detail=reason,
+    def _give_back(self, tx: Transaction, job: JobRow, owed: Owed, outcome: faults.Slash) -> None:
+        """What came back to the buyer is not billed any more, and held again while the job runs."""
+        if not owed.bills_nano:
+            return
+        values: dict[str, object] = {
+            "billed_nano": job.billed_nano - owed.bills_nano,
+            "fee_nano": job.fee_nano - owed.fees_nano,
+            "surcharge_nano": job.surcharge_nano - owed.surcharges_nano,
+            "returned_nano": job.returned_nano + outcome.returned_nano,
+            "unreturned_nano": job.unreturned_nano + outcome.unreturned_nano,
+        }
+        if job.state not in FINAL_JOB_STATES and outcome.returned_nano:
+            transfers, hold = escrow.renew_hold(
+                job.job_id, job.buyer, job.hold, job.hold_number + 1, outcome.returned_nano
+            )
+            ledger.execute_all(tx, transfers)
+            values |= {
+                "hold_id": hold.transfer_id,
+                "hold_number": hold.number,
+                "hold_nano": hold.amount_nano,
+            }
+        jobs.update(tx, job.job_id, **values)
+
+    def _correct(self, tx: Transaction, row: SegmentRow, code: VerdictCode) -> None:
+        """A job had ended: its receipt is made anew and names the one it replaces."""
+        job = self._job(tx, row.job_id)
+        outcome, _ = ENDINGS[job.state]
+        if outcome is Outcome.COMPLETED:
+            outcome = Outcome.FAILED
+        replaced = file_digest(jobs.receipt_file(tx, job.job_id))
+        reason = f"CORRECTED: {code} in segment {row.segment_index}"
+        receipt = self._receipt(tx, job, outcome, replaced)
+        jobs.update(tx, job.job_id, receipt=receipt, reason=reason)
+        text = (
+            f"segment {row.segment_index} was found wrong after the end: billed "
+            f"{self._money(job.billed_nano)} now; the new receipt replaces {replaced.hex()[:16]}"
         )
-        work.unlist_offers(tx, row.device_key_id)
-        for lease in work.live_leases_of_key(tx, row.device_key_id):
-            self._end_lease(tx, lease, LeaseState.REVOKED, RevokeReason.KEY_BANNED, reason)
-            if lease.job_id != row.job_id:
-                self._after_lease(tx, lease)
+        jobs.record(tx, job.job_id, EventKind.CORRECTED, text, f"segment {row.segment_id}")
 
     def _verdict(
         self, tx: Transaction, row: SegmentRow, code: VerdictCode, result: AuditResult

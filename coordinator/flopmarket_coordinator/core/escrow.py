@@ -1,4 +1,4 @@
-"""What escrow does with money: the transfers of a hold, a settlement, a slash.
+"""What escrow does with money: the transfers of a hold, a settlement, a deposit, a withdrawal.
 
 Everything goes through the clearing account ``escrow``. Each group of transfers returned here nets
 to zero there, except for the fee of a settlement, which is collected once a batch. Ids derive from
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flopmarket.market.money import Nano, part_of_nano
+from flopmarket.market.money import Nano
 from flopmarket.market.price import Split
+from flopmarket.trust.audit_policy import PayDivision
 from flopmarket_coordinator.core.ledger import (
     AUDIT,
     ESCROW,
@@ -40,32 +41,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """Transfers that pay one segment, what is held afterwards, and where the pay went."""
+    """Transfers that pay one segment, and what is held afterwards."""
 
     transfers: tuple[Transfer, ...]
     hold: Hold | None
-    to_bond_nano: Nano
-    to_held_nano: Nano
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Pay that an honest worker lost because it built on somebody else's wrong state."""
-
-    segment_id: int
-    account_id: str
-    amount_nano: Nano
-
-
-@dataclass(frozen=True, slots=True)
-class Slash:
-    """Transfers of a slash and their sums. ``unpaid_nano`` is what even the reserve lacked."""
-
-    transfers: tuple[Transfer, ...]
-    forfeited_nano: Nano
-    refund_nano: Nano
-    compensated_nano: Nano
-    unpaid_nano: Nano
 
 
 def open_hold(job_id: str, buyer: str, amount_nano: Nano, number: int = 0) -> tuple[Transfer, Hold]:
@@ -108,147 +87,127 @@ def settle_segment(
     hold: Hold,
     price_nano: Nano,
     split: Split,
-    bond_room_nano: Nano,
+    pay: PayDivision,
+    surcharge_nano: Nano = 0,
 ) -> Settlement:
     """Pay one verified segment out of the hold and reserve the rest again.
 
-    The worker's part fills its bond up to ``bond_room_nano`` and is held for the rest. The fee
-    stays in escrow until the end of the batch: :func:`collect_fees`.
+    ``pay`` divides the worker's part; what it leaves out was forfeited and goes to the reserve. The
+    fee stays in escrow until the end of the batch: :func:`collect_fees`. The surcharge of the job's
+    level of verification, billed on top of the price, goes to the account that pays for audits.
     """
-    if price_nano > hold.amount_nano:
+    billed = price_nano + surcharge_nano
+    if billed > hold.amount_nano:
         raise LedgerConflict(
-            f"segment {segment_id} of job {job_id} costs {price_nano}, the hold has "
-            f"{hold.amount_nano}",
+            f"segment {segment_id} of job {job_id} costs {billed}, the hold has {hold.amount_nano}",
             code="HOLD_TOO_SMALL",
         )
     reference = f"segment {segment_id}"
-    to_bond = min(split.worker_nano, max(bond_room_nano, 0))
-    to_held = split.worker_nano - to_bond
+    divided = pay.to_audits_nano + pay.to_bond_nano + pay.to_held_nano
     post = Transfer(
         transfer_id("post", job_id, hold.number),
         TransferKind.POST,
         account_of(buyer, Balance.AVAILABLE),
         ESCROW,
-        price_nano,
+        billed,
         Purpose.PAY,
         job_id,
         reference,
         hold.transfer_id,
     )
     legs = (
-        (Purpose.BOND, account_of(worker, Balance.BOND), to_bond),
-        (Purpose.PAY, account_of(worker, Balance.HELD), to_held),
+        (Purpose.AUDIT, AUDIT, pay.to_audits_nano),
+        (Purpose.BOND, account_of(worker, Balance.BOND), pay.to_bond_nano),
+        (Purpose.PAY, account_of(worker, Balance.HELD), pay.to_held_nano),
+        (Purpose.FORFEIT, RESERVE, split.worker_nano - divided),
+        (Purpose.SURCHARGE, AUDIT, surcharge_nano),
     )
     transfers = [post]
     transfers += [
-        _direct(purpose, (job_id, segment_id), ESCROW, credit, amount, job_id, reference)
+        direct(purpose, (job_id, segment_id), ESCROW, credit, amount, job_id, reference)
         for purpose, credit, amount in legs
         if amount
     ]
-    rest = hold.amount_nano - price_nano
+    rest = hold.amount_nano - billed
     renewed = None
     if rest:
         pending, renewed = open_hold(job_id, buyer, rest, hold.number + 1)
         transfers.append(pending)
-    return Settlement(tuple(transfers), renewed, to_bond, to_held)
+    return Settlement(tuple(transfers), renewed)
 
 
 def collect_fees(batch_number: int, amount_nano: Nano) -> Transfer:
     """Everything that a batch's settlements left in escrow: their fees, in one transfer."""
-    return _direct(
+    return direct(
         Purpose.FEE, (batch_number,), ESCROW, FEE, amount_nano, "", f"batch {batch_number}"
     )
 
 
-def release_pay(job_id: str, worker: str, amount_nano: Nano) -> Transfer:
-    """Pay that was held until the job ended becomes the worker's to spend."""
-    return _direct(
+def release_pay(job_id: str, worker: str, amount_nano: Nano, last_segment: int) -> Transfer:
+    """Pay of an ended job becomes the worker's to spend; ``last_segment`` is the newest of it."""
+    return direct(
         Purpose.RELEASE,
-        (job_id, worker),
+        (job_id, worker, last_segment),
         account_of(worker, Balance.HELD),
         account_of(worker, Balance.AVAILABLE),
         amount_nano,
         job_id,
-        "job ended",
+        f"pay up to segment {last_segment}",
     )
 
 
-def slash(
-    *,
-    job_id: str,
-    segment_id: int,
-    cheat: str,
-    buyer: str,
-    held_nano: Nano,
-    bond_nano: Nano,
-    reserve_nano: Nano,
-    claims: Sequence[Claim],
-) -> Slash:
-    """Forfeit a cheat's held pay of the job and its bond.
+def renew_hold(
+    job_id: str, buyer: str, hold: Hold | None, number: int, more_nano: Nano
+) -> tuple[tuple[Transfer, ...], Hold]:
+    """Reserve money that came back to a job beside what is held of it, as hold ``number``."""
+    closed = () if hold is None else (close_hold(job_id, buyer, hold),)
+    amount = more_nano + (hold.amount_nano if hold else 0)
+    pending, renewed = open_hold(job_id, buyer, amount, number)
+    return (*closed, pending), renewed
 
-    Claims of honest workers come first, out of the forfeited money and then out of the reserve; of
-    what is left, 50 % goes to the buyer, 25 % to auditing and 25 % to the reserve.
-    """
-    reference = f"segment {segment_id}"
-    key = (job_id, segment_id)
-    transfers = [
-        _direct(Purpose.SLASH, (*key, source), account, ESCROW, amount, job_id, reference)
-        for source, account, amount in (
-            ("held", account_of(cheat, Balance.HELD), held_nano),
-            ("bond", account_of(cheat, Balance.BOND), bond_nano),
+
+def reserve_audit_pay(
+    lease_id: str, auditor: str, from_audit_nano: Nano, from_fee_nano: Nano
+) -> tuple[Transfer, ...]:
+    """Promise an auditor's pay, so that no other audit can be promised the same money."""
+    parts = ((AUDIT, from_audit_nano), (FEE, from_fee_nano))
+    return tuple(
+        Transfer(
+            transfer_id("audit pay", lease_id, source),
+            TransferKind.PENDING,
+            source,
+            account_of(auditor, Balance.AVAILABLE),
+            amount,
+            Purpose.AUDIT,
+            "",
+            f"audit lease {lease_id}",
         )
+        for source, amount in parts
         if amount
-    ]
-    forfeited = left = held_nano + bond_nano
-    reserve = reserve_nano
-    compensated = unpaid = 0
-    for claim in claims:
-        credit = account_of(claim.account_id, Balance.AVAILABLE)
-        from_cheat = min(claim.amount_nano, left)
-        from_reserve = min(claim.amount_nano - from_cheat, reserve)
-        left -= from_cheat
-        reserve -= from_reserve
-        compensated += from_cheat + from_reserve
-        unpaid += claim.amount_nano - from_cheat - from_reserve
-        transfers += [
-            _direct(
-                Purpose.COMPENSATION, (*key, claim.segment_id, source), source, credit, amount,
-                job_id, f"segment {claim.segment_id}",
-            )
-            for source, amount in ((ESCROW, from_cheat), (RESERVE, from_reserve))
-            if amount
-        ]  # fmt: skip
-    refund = part_of_nano(left, 50, 100, "refund")
-    audit = min(part_of_nano(left, 25, 100, "audit share"), left - refund)
-    shares = (
-        (Purpose.REFUND, account_of(buyer, Balance.AVAILABLE), refund),
-        (Purpose.SLASH, AUDIT, audit),
-        (Purpose.SLASH, RESERVE, left - refund - audit),
     )
-    transfers += [
-        _direct(purpose, (*key, credit), ESCROW, credit, amount, job_id, reference)
-        for purpose, credit, amount in shares
-        if amount
-    ]
-    return Slash(tuple(transfers), forfeited, refund, compensated, unpaid)
 
 
-def compensate(job_id: str, reserve_nano: Nano, claims: Sequence[Claim]) -> Slash:
-    """Pay honest workers out of the reserve alone, as far as it goes."""
-    transfers: list[Transfer] = []
-    left, unpaid = reserve_nano, 0
-    for claim in claims:
-        amount = min(claim.amount_nano, left)
-        left -= amount
-        unpaid += claim.amount_nano - amount
-        if amount:
-            credit = account_of(claim.account_id, Balance.AVAILABLE)
-            key = (job_id, claim.segment_id)
-            reference = f"segment {claim.segment_id}"
-            transfers.append(
-                _direct(Purpose.COMPENSATION, key, RESERVE, credit, amount, job_id, reference)
+def pay_auditor(reserved: Sequence[Transfer], amount_nano: Nano) -> tuple[Transfer, ...]:
+    """Pay out of the promised money, in its order; what is not needed is free again."""
+    transfers = []
+    for pending in reserved:
+        paid = min(amount_nano, pending.amount_nano)
+        amount_nano -= paid
+        kind = TransferKind.POST if paid else TransferKind.VOID
+        transfers.append(
+            Transfer(
+                transfer_id(kind, pending.transfer_id),
+                kind,
+                pending.debit,
+                pending.credit,
+                paid or pending.amount_nano,
+                pending.purpose,
+                "",
+                pending.reference,
+                pending.transfer_id,
             )
-    return Slash(tuple(transfers), 0, 0, reserve_nano - left, unpaid)
+        )
+    return tuple(transfers)
 
 
 def deposit(
@@ -298,13 +257,18 @@ def refund(job_id: str, buyer: str, amount_nano: Nano, request_id: str, referenc
 
 
 def open_withdrawal(
-    account_id: str, request_id: str, amount_nano: Nano, destination: str, expires_at_us: int
+    account_id: str,
+    request_id: str,
+    amount_nano: Nano,
+    destination: str,
+    expires_at_us: int,
+    source: Balance = Balance.AVAILABLE,
 ) -> Transfer:
     """Reserve what an owner wants paid out; its id is the withdrawal's."""
     return Transfer(
         transfer_id("withdrawal", account_id, request_id),
         TransferKind.PENDING,
-        account_of(account_id, Balance.AVAILABLE),
+        account_of(account_id, source),
         EXTERNAL,
         amount_nano,
         Purpose.WITHDRAWAL,
@@ -330,7 +294,7 @@ def close_pending(pending: Transfer, *, paid: bool, reference: str) -> Transfer:
     )
 
 
-def _direct(
+def direct(
     purpose: Purpose,
     key: tuple[str | int, ...],
     debit: str,
@@ -339,6 +303,7 @@ def _direct(
     job_id: str,
     reference: str,
 ) -> Transfer:
+    """One transfer at once, whose id follows from its purpose and ``key``."""
     identity = transfer_id(purpose, *key)
     return Transfer(
         identity, TransferKind.DIRECT, debit, credit, amount_nano, purpose, job_id, reference

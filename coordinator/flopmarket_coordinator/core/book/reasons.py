@@ -90,6 +90,8 @@ class _Counter:
         self._count(Reason.DEADLINE, self._above(limits.most_picoseconds, per_step=True))
         self._count(Reason.BANNED, table.banned[rows])
         self._count(Reason.OFFLINE, ~table.present(rows, limits.since_us))
+        if table.requires_proof:
+            self._count(Reason.UNPROVED, table.unproved[rows])
         if limits.busy_counts:
             self._count(Reason.BUSY, table.busy[rows])
             avoided = {table.row_of[name] for name in limits.avoid if name in table.row_of}
