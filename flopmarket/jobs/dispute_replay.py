@@ -18,6 +18,8 @@ from flopmarket.jobs.spec import JobSpec
 from flopmarket.trust.dispute import Dispute
 from flopmarket.trust.dispute_documents import (
     NOWHERE,
+    DisputeMove,
+    DisputeOpening,
     DisputeVerdict,
     Level,
     OpRoots,
@@ -27,9 +29,14 @@ from flopmarket.trust.dispute_documents import (
 )
 from flopmarket.trust.dispute_port import Agreed
 from flopmarket.trust.encoding import decode
-from flopmarket.trust.transcript import Transcript, replay
+from flopmarket.trust.envelope import Envelope, Header
+from flopmarket.trust.transcript import Move, RecordKind, Transcript, replay
 
 _SHOWN_ELEMENTS = 8
+_REFEREE_SAYS = {
+    RecordKind.CLOCK: "the time is over",
+    RecordKind.AGAIN: "asked again: the referee was away",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +51,23 @@ class ElementShown:
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """A replayed dispute: the verdict, the place in words, and elements that differ."""
+class MoveShown:
+    """One record: who said what (empty for the referee's own words) and when, in microseconds
+    after the opening."""
 
+    after_us: int
+    party: str
+    what: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A replayed dispute: the question, what was said, the verdict, the place in words, and
+    elements that differ."""
+
+    opening: DisputeOpening
+    moves: tuple[MoveShown, ...]
     verdict: DisputeVerdict
     place: str
     elements: tuple[ElementShown, ...]
@@ -63,7 +84,24 @@ def replay_file(data: bytes) -> Explained:
     problem = JobProblem(transcript.opening, spec, program)
     dispute = replay(transcript, problem)
     assert dispute.verdict is not None
-    return Explained(dispute.verdict, problem.name(dispute.place), _elements(dispute, problem))
+    return Explained(
+        transcript.opening,
+        tuple(_shown(transcript, move) for move in transcript.moves),
+        dispute.verdict,
+        problem.name(dispute.place),
+        _elements(dispute, problem),
+    )
+
+
+def _shown(transcript: Transcript, move: Move) -> MoveShown:
+    """A record whose signature was verified in the replay."""
+    record = move.record
+    after_us = record.at_us - transcript.opening.opened_at_us
+    if record.kind is not RecordKind.MOVE:
+        return MoveShown(after_us, "", _REFEREE_SAYS[record.kind], 0)
+    header = decode(Header, Envelope.from_bytes(record.envelope).payload)
+    level = decode(DisputeMove, header.body).level
+    return MoveShown(after_us, record.party.value, level.value, len(move.payload))
 
 
 def _elements(dispute: Dispute, problem: JobProblem) -> tuple[ElementShown, ...]:
@@ -73,7 +111,7 @@ def _elements(dispute: Dispute, problem: JobProblem) -> tuple[ElementShown, ...]
     if not isinstance(producer, TileInputs) or not isinstance(auditor, TileInputs):
         return ()
     place = dispute.place
-    right = problem.recompute(place, _agreed(dispute), producer)
+    right = problem.recompute(place, agreed_of(dispute), producer)
     op = problem.operation(place)
     at = op.layout.elements(place.tile)
     rows = [
@@ -98,7 +136,8 @@ def _text(row: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None, n: int)
     return f"{row[n]!s} (0x{row[n : n + 1].tobytes()[::-1].hex()})"
 
 
-def _agreed(dispute: Dispute) -> Agreed:
+def agreed_of(dispute: Dispute) -> Agreed:
+    """What both parties signed alike before the tile that decided."""
     place = dispute.place
     steps = dispute.answer(Level.STEPS, Party.PRODUCER)
     assert isinstance(steps, StepRoots)

@@ -124,6 +124,20 @@ def _moved(op: Operation, sources: Sequence[Array]) -> Array | None:
     return None
 
 
+def _with_tile(evaluate: Evaluate, place: Place, tile: bytes) -> Evaluate:
+    """``evaluate``, with another value in one tile of one operation."""
+
+    def patched(step: int, at: int, op: Operation, sources: Sequence[Array]) -> Array:
+        value = evaluate(step, at, op, sources)
+        if (step, at) != (place.step, place.operation):
+            return value
+        words = words_of(value, op.dtype).copy().reshape(-1)
+        words[op.layout.elements(place.tile)] = np.frombuffer(tile, dtype=words.dtype)
+        return words.view(op.dtype.numpy).reshape(op.shape)
+
+    return patched
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentData:
     """The tensors of a job that a replay of one segment starts from."""
@@ -158,6 +172,16 @@ class SegmentTrace:
             return self.tile_roots(ask.place.step, ask.place.operation)
         return self.tile_inputs(ask.place)
 
+    def run(self) -> tuple[Tensors, Tensors]:
+        """State after the segment, and its stacked outputs."""
+        collected, state = [], self._tensors.state
+        self._load(state)
+        for step in range(self._problem.question.steps):
+            state, made = self._advance(step, state)
+            collected.append(made)
+        names = [tensor.name for tensor in self._problem.program.outputs]
+        return state, {name: np.stack([made[name] for made in collected]) for name in names}
+
     def claim(self, key: bytes, inner: bytes) -> Claim:
         """The end that this replay comes to, as a commitment would state it."""
         sent = self.step_roots()
@@ -176,7 +200,27 @@ class SegmentTrace:
             states.append(bundle.root(state))
             outputs.append(bundle.root(made))
             collected.append(made)
-        stacked = tuple(
+        return StepRoots(tuple(states), tuple(outputs), self._stacked(collected))
+
+    def end_after(self, place: Place, tile: bytes) -> tuple[bytes, bytes]:
+        """State root and outputs root of the segment if the tile at ``place`` had this value and
+        everything after it were right: whether a wrong tile was followed by honest work."""
+        state, collected = self._tensors.state, []
+        self._load(state)
+        for step in range(self._problem.question.steps):
+            if step == place.step:
+                state, made = self._unfused(step, state, _with_tile(self._evaluate, place, tile))
+                self._load(state)
+            else:
+                state, made = self._advance(step, state)
+            collected.append(made)
+        outputs = self._problem.stacked_root(len(collected), self._stacked(collected))
+        assert outputs is not None
+        return bundle.root(state), outputs
+
+    def _stacked(self, collected: Sequence[Tensors]) -> tuple[Leaves, ...]:
+        """Leaf hashes of the outputs of all steps."""
+        return tuple(
             Leaves(
                 tile_hashes(
                     np.stack([made[tensor.name] for made in collected]),
@@ -186,7 +230,6 @@ class SegmentTrace:
             )
             for tensor in self._problem.program.outputs
         )
-        return StepRoots(tuple(states), tuple(outputs), stacked)
 
     def operation_roots(self, step: int) -> OpRoots:
         """Level 2: every value of one step."""
@@ -254,13 +297,17 @@ class SegmentTrace:
             inputs = {s.name: self._tensors.data[s.name][rows] for s in program.inputs}
             outputs = self._session.step(inputs, seed=spec.seed, step=number)
             return self._session.read_state(), outputs
+        return self._unfused(step, state, self._evaluate)
+
+    def _unfused(self, step: int, state: Tensors, evaluate: Evaluate) -> tuple[Tensors, Tensors]:
+        """The same, operation by operation."""
         found: dict[Part, Tensors] = {Part.STATE: {}, Part.OUTPUT: {}}
 
         def note(at: int, op: Operation, value: Array) -> None:
             if op.committed:
                 found[op.part][op.name] = value
 
-        self._values(step, state, note)
+        self._values(step, state, note, evaluate=evaluate)
         return found[Part.STATE], found[Part.OUTPUT]
 
     def _state_before(self, step: int) -> Tensors:
@@ -284,16 +331,17 @@ class SegmentTrace:
         state: Tensors,
         note: Callable[[int, Operation, Array], None],
         until: int | None = None,
+        evaluate: Evaluate | None = None,
     ) -> dict[int, Array]:
         """Evaluate a step operation by operation, up to ``until``; what is still alive then."""
-        plan = self._problem.plan
+        plan, evaluate = self._problem.plan, evaluate or self._evaluate
         values: dict[int, Array] = {}
         for at, op in enumerate(plan.operations):
             if op.node is not None and op.node.op is Op.INPUT:
                 sources = [self._leaf(step, state, op)]
             else:
                 sources = [values[source] for source in op.sources]
-            values[at] = self._evaluate(step, at, op, sources)
+            values[at] = evaluate(step, at, op, sources)
             note(at, op, values[at])
             if at == until:
                 break

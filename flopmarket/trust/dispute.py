@@ -1,10 +1,10 @@
 """The dispute over one segment: a state machine that finds the one tile that decides it.
 
 Two parties agree on the state before a segment and committed to different ends. Level by level each
-sends one whole list (docs/disputes.md; design/trust.md §5, research/verification.md §7): roots of
-the steps, of the operations of the first differing step, of the tiles of the first differing
-operation, then the inputs of the first differing tile, which the referee recomputes. Every list
-must reproduce what its sender said one level above, so a party is held to its first word.
+sends one whole list (docs/disputes.md): roots of the steps, of the operations of the first
+differing step, of the tiles of the first differing operation, then the inputs of the first
+differing tile, which the referee recomputes. Every list must reproduce what its sender said one
+level above, so a party is held to its first word.
 
 :class:`Dispute` takes frozen events and returns instructions. It has no clock, no key and no file:
 times come with the events, signatures are verified before (``trust.transcript``), and the job is
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flopmarket.errors import Conflict
+from flopmarket.errors import Conflict, InvalidInput
 from flopmarket.limits import (
     MAX_DISPUTE_OPENED_BYTES,
     MAX_DISPUTE_OPENED_TILES,
@@ -61,8 +61,21 @@ REMEDIES: dict[Reason, str] = {
     "other checksums pays for it",
     Reason.TILE_TOO_LARGE: "nobody is slashed: one tile reads more than a referee recomputes, so a "
     "third account runs the segment",
+    Reason.UNDECIDABLE: "nobody is slashed: lists cannot decide this segment, so a third account "
+    "runs it",
 }
 """What people can do about each reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeWaits:
+    """How long a referee waits, in microseconds: 14 minutes for all four levels."""
+
+    answer_us: int = 210 * 1_000_000
+
+    def __post_init__(self) -> None:
+        if self.answer_us <= 0:
+            raise InvalidInput("a level lasts longer than no time", code="DISPUTE_WAITS")
 
 
 # ---------------------------------------------------------------- events and instructions
@@ -93,7 +106,14 @@ class Clock:
     at_us: int
 
 
-Event = Answered | Unreadable | Clock
+@dataclass(frozen=True, slots=True)
+class AskedAgain:
+    """The referee was away and asks the present question again: its time begins anew."""
+
+    at_us: int
+
+
+Event = Answered | Unreadable | Clock | AskedAgain
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +184,10 @@ class Dispute:
             raise Conflict("the dispute has its verdict", code="DISPUTE_OVER")
         if event.at_us < self._now_us:
             raise Conflict("events come in order of time", code="DISPUTE_TIME")
+        if isinstance(event, AskedAgain):
+            self._now_us = event.at_us
+            self._deadline_us = event.at_us + self.opening.answer_us
+            return tuple(ask for ask in self._ask() if ask.party not in self._answers)
         if event.at_us > self._deadline_us:
             self._now_us = event.at_us
             return self._silence()
@@ -331,7 +355,12 @@ class Dispute:
         self._deadline_us = self._now_us + self.opening.answer_us
         return self._ask()
 
-    def _ask(self) -> tuple[Instruction, ...]:
+    @property
+    def deadline_us(self) -> int:
+        """When the present level ends."""
+        return self._deadline_us
+
+    def _ask(self) -> tuple[Ask, ...]:
         return tuple(Ask(p, self.level, self.place, self._deadline_us) for p in Party)
 
     def _judge(self) -> tuple[Instruction, ...]:

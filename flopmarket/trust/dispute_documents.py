@@ -41,7 +41,7 @@ class Party(StrEnum):
 
 
 class Level(StrEnum):
-    """One message of each party a level (design/trust.md §5: whole lists)."""
+    """One message of each party a level (docs/disputes.md)."""
 
     STEPS = "steps"
     OPERATIONS = "operations"
@@ -75,6 +75,7 @@ class Reason(StrEnum):
     INPUT_MISSING = "DISPUTE_INPUT_MISSING"
     INNER_DIFFERS = "DISPUTE_INNER_DIFFERS"
     TILE_TOO_LARGE = "DISPUTE_TILE_TOO_LARGE"
+    UNDECIDABLE = "DISPUTE_UNDECIDABLE"
 
 
 @document("flopmarket.dispute-claim.v1")
@@ -221,7 +222,7 @@ class DisputeVerdict:
     Indices are :data:`NOWHERE` where the dispute ended before that level. ``differing_tiles`` of
     ``tiles`` tiles of the operation differ; ``producer_wrong_bits`` and ``auditor_wrong_bits``
     count the bits of the recomputed tile that each has otherwise: policy tells a flipped bit from
-    a lower precision by them (design/trust.md §4).
+    a lower precision by them (docs/audits.md §3).
     """
 
     dispute_id: Digest

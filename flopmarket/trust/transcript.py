@@ -25,7 +25,7 @@ from flopmarket.limits import (
     MAX_DOCUMENT_BYTES,
     MAX_ENVELOPE_BYTES,
 )
-from flopmarket.trust.dispute import Answered, Clock, Dispute, Event, Unreadable
+from flopmarket.trust.dispute import Answered, AskedAgain, Clock, Dispute, Event, Unreadable
 from flopmarket.trust.dispute_documents import (
     PAYLOADS,
     DisputeMove,
@@ -46,15 +46,16 @@ _MOVE_LIFETIME_US = 365 * 24 * 3600 * 1_000_000
 
 
 class RecordKind(StrEnum):
-    """A message of a party, or the referee's observation that time passed."""
+    """A message of a party, or the referee's word: time passed; it was away and asks again."""
 
     MOVE = "move"
     CLOCK = "clock"
+    AGAIN = "again"
 
 
 @document("flopmarket.dispute-record.v1", max_bytes=MAX_ENVELOPE_BYTES + 4096)
 class Record:
-    """One event as the referee met it; ``envelope`` is empty and ``party`` idle for a clock."""
+    """One event as the referee met it; ``envelope`` and ``party`` are a move's, else empty."""
 
     kind: RecordKind
     party: Party
@@ -121,16 +122,26 @@ def sign_move(
 ) -> tuple[Envelope, bytes]:
     """A party's signed answer: the envelope, and the bytes of the list that travel beside it."""
     data = encode(payload)
-    move = DisputeMove(digest(opening), level, payload_digest(data))
-    envelope = seal(
-        move,
+    return seal_move(opening, level, payload_digest(data), key, nonce, at_us), data
+
+
+def seal_move(
+    opening: DisputeOpening,
+    level: Level,
+    list_digest: bytes,
+    key: KeyPair,
+    nonce: bytes,
+    at_us: int,
+) -> Envelope:
+    """The envelope of a list with this :func:`payload_digest`."""
+    return seal(
+        DisputeMove(digest(opening), level, list_digest),
         key,
         audience=opening.audience,
         nonce=nonce,
         issued_at_us=at_us,
         expires_at_us=at_us + _MOVE_LIFETIME_US,
     )
-    return envelope, data
 
 
 def payload_digest(payload: bytes) -> bytes:
@@ -146,10 +157,10 @@ def event_of(dispute: Dispute, move: Move) -> Event:
     party's word.
     """
     record = move.record
-    if record.kind is RecordKind.CLOCK:
+    if record.kind is not RecordKind.MOVE:
         if record.envelope or move.payload or record.party is not Party.PRODUCER:
-            raise InvalidInput("a clock record holds a time alone", code="DISPUTE_MOVE")
-        return Clock(record.at_us)
+            raise InvalidInput(f"a {record.kind} record holds a time alone", code="DISPUTE_MOVE")
+        return Clock(record.at_us) if record.kind is RecordKind.CLOCK else AskedAgain(record.at_us)
     opening = dispute.opening
     key = PublicKey(opening.claim(record.party).key)
     opened = open_envelope(
@@ -195,6 +206,10 @@ class Recorder:
         self._take(Move(Record(RecordKind.CLOCK, Party.PRODUCER, at_us, b""), b""))
         if self.dispute.verdict is None:
             del self._moves[before:]
+
+    def ask_again(self, at_us: int) -> None:
+        """The referee was away: the present level's time begins anew."""
+        self._take(Move(Record(RecordKind.AGAIN, Party.PRODUCER, at_us, b""), b""))
 
     def transcript(self) -> Transcript:
         """The file's content; raises InvalidInput (DISPUTE_UNFINISHED) before the verdict."""

@@ -1,10 +1,18 @@
-"""Targets: the file of a dispute, and the lists that its parties sign."""
+"""Targets: the file of a dispute, what a referee is sent, and what a party is asked."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from flopmarket.errors import InvalidInput
+from flopmarket.jobs.dispute_replay import replay_file
+from flopmarket.jobs.operations import Part
+from flopmarket.trust.dispute import Answered, Ask, Dispute
 from flopmarket.trust.dispute_documents import (
     NOWHERE,
     PAYLOADS,
@@ -16,10 +24,11 @@ from flopmarket.trust.dispute_documents import (
     OpRoots,
     Outcome,
     Party,
+    Payload,
     Reason,
     StepRoots,
 )
-from flopmarket.trust.encoding import digest, encode
+from flopmarket.trust.encoding import decode, digest, encode
 from flopmarket.trust.envelope import seal
 from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.transcript import (
@@ -31,7 +40,13 @@ from flopmarket.trust.transcript import (
     payload_digest,
     sign_move,
 )
+from flopmarket.v1 import worker_pb2
+from flopmarket_worker.disputing import read_question
 from tests.fuzz.target import Target, check_same
+from tests.integration.worker.fakes import COORDINATOR as COORDINATOR_OF_WORK
+from tests.integration.worker.fakes import FakeCoordinator, spec_for
+from tests.unit.jobs.disputes import Case, Flip, case_of, send
+from tests.unit.jobs.jobs import small_job
 
 PRODUCER, AUDITOR, COORDINATOR = (KeyPair.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
 OPENING = DisputeOpening(
@@ -95,7 +110,112 @@ def list_seeds() -> dict[str, bytes]:
     }
 
 
+@cache
+def disputed() -> Case:
+    """A segment of a tiny job, in which the producer has one bit of one operation wrong."""
+    plan = case_of(small_job()).problem.plan
+    at = next(op.sources[0] for op in plan.operations if op.part is Part.STATE)
+    return case_of(small_job(), Flip(1, at, 1, 3))
+
+
+@cache
+def asked() -> dict[Level, tuple[Ask, ...]]:
+    """What both parties are asked at each level when all answers are right."""
+    found: dict[Level, tuple[Ask, ...]] = {}
+    dispute = Dispute(disputed().opening, disputed().problem)
+    instructions, at_us = dispute.begin(), disputed().opening.opened_at_us
+    while dispute.verdict is None:
+        asks = tuple(item for item in instructions if isinstance(item, Ask))
+        found[asks[0].level] = asks
+        for ask in asks:
+            instructions = dispute.handle(Answered(ask.party, answered(ask), at_us))
+    return found
+
+
+@cache
+def answered(ask: Ask) -> Payload:
+    """A party's honest word about its own replay."""
+    return disputed().traces[ask.party].answer(ask)
+
+
+def read_answer(data: bytes) -> object:
+    """One byte for the level, then the list that the producer signs there: a referee that comes to
+    this level decodes it, holds it to the lists before, and recomputes the tile."""
+    level = list(Level)[(data[:1] or b"\0")[0] % len(Level)]
+    payload = decode(PAYLOADS[level], data[1:])
+    dispute = Dispute(disputed().opening, disputed().problem)
+    dispute.begin()
+    at_us = disputed().opening.opened_at_us
+    for earlier, asks in asked().items():
+        producer, auditor = asks
+        if earlier is level:
+            dispute.handle(Answered(Party.AUDITOR, answered(auditor), at_us))
+            dispute.handle(Answered(Party.PRODUCER, payload, at_us))
+            return dispute.verdict
+        for ask in (producer, auditor):
+            dispute.handle(Answered(ask.party, answered(ask), at_us))
+    return None
+
+
+def answer_seeds() -> dict[str, bytes]:
+    return {
+        level.value: bytes([list(Level).index(level)]) + encode(answered(asks[0]))
+        for level, asks in asked().items()
+    }
+
+
+def replay_seeds() -> dict[str, bytes]:
+    """Disputes that end early: whole ones are longer than a seed may be."""
+    recorder = disputed().recorder()
+    late_us = disputed().opening.opened_at_us + disputed().opening.answer_us + 1
+    producer, _ = asked()[Level.STEPS]
+    send(recorder, producer, answered(producer), disputed().opening.opened_at_us)
+    recorder.ask_again(disputed().opening.opened_at_us + 5)
+    recorder.tick(late_us + 5)
+    silent = disputed().recorder()
+    silent.tick(late_us)
+    return {
+        "one-silent": recorder.transcript().to_bytes(),
+        "both-silent": silent.transcript().to_bytes(),
+    }
+
+
+def read_asked(data: bytes) -> object:
+    """A question of the coordinator, as a worker reads it."""
+    try:
+        message = worker_pb2.DisputeAsked.FromString(data)
+    except DecodeError as error:
+        raise InvalidInput(str(error), code="NO_MESSAGE") from None
+    return read_question(message, COORDINATOR_OF_WORK.key_id, PRODUCER)
+
+
+def asked_seeds() -> dict[str, bytes]:
+    coordinator = FakeCoordinator()
+    offered = coordinator.offer("d" * 64, spec_for(4, 2), lease_id="x").message
+    opening = replace(
+        OPENING,
+        audience=COORDINATOR_OF_WORK.key_id,
+        job_id=bytes.fromhex(offered.job_id),
+        state_root_before=offered.state_root,
+    )
+    message = worker_pb2.DisputeAsked(
+        dispute_id=digest(opening).hex(),
+        opening=encode(opening),
+        party="producer",
+        level="steps",
+        step=NOWHERE,
+        operation=NOWHERE,
+        tile=NOWHERE,
+        deadline_us=2_000,
+        work=offered,
+    )
+    return {"question": message.SerializeToString()}
+
+
 TARGETS = (
     Target("transcript", read_transcript, transcript_seeds),
     Target("dispute-list", read_list, list_seeds),
+    Target("dispute-replay", replay_file, replay_seeds),
+    Target("dispute-answer", read_answer, answer_seeds),
+    Target("dispute-question", read_asked, asked_seeds),
 )

@@ -1,0 +1,102 @@
+"""Values of the use cases of disputes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flopmarket.trust.audit_policy import Signature
+from flopmarket.trust.dispute_documents import DisputeVerdict, Level, Party
+from flopmarket.trust.dispute_port import Place
+from flopmarket.trust.envelope import Envelope
+from flopmarket_coordinator.application.types import LeaseOffered
+from flopmarket_coordinator.store.disputes import DisputeRow, EventRow
+
+VOID_OUTCOME = "void"
+"""Of a dispute that ended without a verdict."""
+
+
+class DisputeVoid(StrEnum):
+    """Why a dispute ended without a verdict."""
+
+    SEGMENT_VOID = "DISPUTE_SEGMENT_VOID"
+    """Its segment counts no more, whoever was right."""
+    PARTY_BANNED = "DISPUTE_PARTY_BANNED"
+    """One of the two may not act any more: the house decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeAsked:
+    """One question to one party. ``level`` is None when the dispute is over."""
+
+    device_key_id: str
+    dispute_id: str
+    opening: bytes
+    party: Party
+    level: Level | None
+    place: Place
+    deadline_us: int
+    work: LeaseOffered
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeMove:
+    """A party's answer as it arrived: the list itself, or the artifact that it was uploaded as."""
+
+    dispute_id: str
+    envelope: Envelope
+    payload: bytes
+    payload_artifact: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefereeTask:
+    """A dispute with events that nobody has judged; ``events`` from ``row.handled_count`` on, or
+    all of them where the referee asks for all."""
+
+    row: DisputeRow
+    spec: bytes
+    program_artifact: str
+    events: tuple[EventRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RefereeFinding:
+    """What the events of a dispute come to.
+
+    ``handled`` of its events were judged, those at ``refused`` were nobody's word. With a verdict:
+    the transcript's digest and size (empty where none can be made), and what the wrong tile of each
+    party looks like, where one was recomputed.
+    """
+
+    dispute_id: str
+    handled: int
+    refused: tuple[int, ...]
+    level: Level
+    place: Place
+    deadline_us: int
+    verdict: DisputeVerdict | None = None
+    transcript_artifact: str = ""
+    transcript_bytes: int = 0
+    signatures: Mapping[Party, Signature] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeView:
+    """A dispute as its parties and the buyer see it."""
+
+    row: DisputeRow
+    segment_index: int
+    first_step: int
+    steps: int
+    roles: tuple[str, ...]
+    verdict: DisputeVerdict | None
+
+
+@dataclass(frozen=True, slots=True)
+class DisputePage:
+    """Newest first."""
+
+    disputes: tuple[DisputeView, ...]
+    next_page_token: str
