@@ -54,6 +54,7 @@ DEFAULT_TILES = 32
 _BLOCKS = 4
 _READS = 8
 _TILES_AT_ONCE = 8
+_WALKS_PER_SECONDS = 6  # three walks of a sixth each
 _READY_US = 300 * 1_000_000
 _OPENING_US = 10 * 1_000_000
 
@@ -230,11 +231,21 @@ def plan_for(
     account_id: str = "",
     device_key_id: str = "",
     challenge_id: str = "",
+    at_once: int = 1,
 ) -> BenchmarkPlan:
-    """The challenge that suits a device as it is advertised."""
+    """The challenge that suits a device as it is advertised.
+
+    ``seconds`` is about how long the products take at that rate; walks take half of it at the most.
+    Of ``at_once`` devices that are challenged at the same moment each may be that many times as
+    slow, so that what shares a card is measured and not just late.
+    """
     shapes = Shapes(
         plan_products(advertised, total_us=seconds * 1_000_000),
-        plan_memory(advertised, most_elements=max_allocation_bytes // 4),
+        plan_memory(
+            advertised,
+            most_elements=max_allocation_bytes // 4,
+            stage_us=seconds * 1_000_000 // _WALKS_PER_SECONDS,
+        ),
     )
     memory = bool(shapes.memory.stages)
     return BenchmarkPlan(
@@ -249,7 +260,7 @@ def plan_for(
         opened_reads=_READS if memory else 0,
         sampling_commitment=sampling_commitment(sampling_seed),
         ready_us=_READY_US,
-        stage_us=longest_stage_us(shapes, advertised),
+        stage_us=at_once * longest_stage_us(shapes, advertised),
         opening_us=_OPENING_US,
     )
 

@@ -60,6 +60,7 @@ class BenchmarkReason(StrEnum):
     TILE_WRONG = "BENCHMARK_TILE_WRONG"
     BLOCK_WRONG = "BENCHMARK_BLOCK_WRONG"
     READ_WRONG = "BENCHMARK_READ_WRONG"
+    MALFORMED = "BENCHMARK_MALFORMED"
 
 
 REMEDIES = MappingProxyType(
@@ -80,6 +81,7 @@ REMEDIES = MappingProxyType(
             "the device does not compute these bits: run `flop bench golden`, and test its memory"
         ),
         BenchmarkReason.BLOCK_WRONG: "the device's memory does not keep what is written: test it",
+        BenchmarkReason.MALFORMED: "update the worker; it sent no document of this protocol",
         BenchmarkReason.READ_WRONG: "the device did not hold the array it claims to have: test it",
     }
 )

@@ -173,6 +173,20 @@ class BenchmarkVerifier:
         self.phase = Phase.ENDED
         return self.verdict
 
+    def malformed(self, detail: str) -> Verdict:
+        """The device sent what is no document at all; the verdict, or the one there is."""
+        return self.verdict or self._end(BenchmarkReason.MALFORMED, detail)
+
+    @property
+    def start(self) -> BenchmarkStart:
+        """What :meth:`ready` returns."""
+        return self._start
+
+    @property
+    def roots(self) -> tuple[bytes, ...]:
+        """What arrived so far."""
+        return tuple(self._roots)
+
     def expire(self, now_us: int) -> Verdict | None:
         """The verdict when a deadline has passed, or the one there is."""
         deadline = self.deadline_us
