@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-market test fuzz coverage law golden runtimes lint types proto proto-baseline bench clean install onnx-suite exhaustive quantised-models real-models big-models
+.PHONY: demo demo-market test fuzz sim sim-mutants coverage law golden runtimes lint types proto proto-baseline bench clean install onnx-suite exhaustive quantised-models real-models big-models
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,8 @@ help:
 	@echo "make demo-market  a market day of 40 simulated owners and 3 workers, in USD and flopcoin"
 	@echo "make test    run the test-suite"
 	@echo "make fuzz    coverage-guided fuzzing of every parser of strangers' bytes [SECONDS=600]"
+	@echo "make sim     the whole market on a virtual clock, with faults and cheats [SEEDS=0-199]"
+	@echo "make sim-mutants  planted bugs that the simulation must find, each within 200 seeds"
 	@echo "make coverage  every branch of envelope, ledger, lifecycle and verification is tested"
 	@echo "make law     FX1 on many new random programs (make test runs a few)"
 	@echo "make golden  write the digests of the golden programs anew, from the reference"
@@ -50,6 +52,14 @@ fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
+SEEDS ?= 0-199
+
+sim: $(STAMP)
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+sim-mutants: $(STAMP)
+	$(BIN)/python -m tests.sim --mutants
+
 CORE_TESTS := tests/unit/trust/test_encoding.py tests/unit/trust/test_envelope.py \
 	tests/unit/trust/test_vectors.py tests/unit/coordinator/test_core.py \
 	tests/unit/coordinator/test_ledger_rules.py tests/unit/coordinator/test_escrow_rules.py
@@ -85,6 +95,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.bench.bench_steps
 	$(BIN)/python -m tests.bench.bench_models
 	$(BIN)/python -m tests.bench.bench_book
+	$(BIN)/python -m tests.bench.bench_leases
 	$(BIN)/python -m tests.bench.bench_prediction
 	$(BIN)/python -m tests.bench.bench_ledger
 	$(BIN)/python -m tests.bench.bench_tape

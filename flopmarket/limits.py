@@ -27,15 +27,38 @@ MAX_REPLAY_NONCES_PER_KEY = 100_000  # so that one busy key cannot fill the cach
 
 MAX_KEY_FILE_BYTES = 16 << 10
 MAX_CLIENT_LEAF_SECONDS = 24 * 3600  # a worker's TLS certificate
+CLIENT_LEAF_SECONDS = 12 * 3600  # of one that is issued; renewed after two thirds
+MAX_CSR_BYTES = 4 << 10  # a request for one, PEM
+MAX_OWNERSHIP_LINKS = 64  # of one account's chain: rotations, recovery keys, recoveries
+RECOVERY_LINKS = 16  # of these, kept for recoveries and objections
+MAX_KEY_ROTATIONS = 32  # of one device or CI key, one after another
+MAX_JOIN_TOKEN_CHARACTERS = 2048
+MAX_ADDRESS_CHARACTERS = 260  # host and port
+MAX_INVITATIONS_PER_ACCOUNT = 100  # that are open
+MAX_INVITATION_SECONDS = 30 * 24 * 3600
+MAX_KEYS_PER_ACCOUNT = 10_000  # of every role, ended ones included
+MAX_DUE_RECOVERIES = 100  # that take effect in one command
+MAX_LISTED_SESSIONS = 1_000  # of one account, in one answer
 MERKLE_LEAF_BYTES = 1 << 20
 MAX_TENSOR_RANK = 64
 MAX_STATE_TENSORS = 1_000_000
 MAX_TENSOR_NAME_BYTES = 1024
 MAX_RECEIPT_BYTES = 64 << 20  # a signed receipt file: about 50,000 segments
 MAX_RECEIPT_SEGMENTS = 50_000
-MAX_CHAIN_VALUES = 1 << 20  # of one lease's hash chain: commitments it can have
+MAX_CHAIN_VALUES = 1 << 16  # of one lease's hash chain: steps, so commitments, it can have
 MAX_AUDIT_CANDIDATES = 4_096  # device keys that one lease's audits are drawn from
+MAX_AUDIT_PANEL = 512  # devices that one coordinator's audits are drawn from at a time
+MAX_REPLAYED_SEGMENTS = 65_536  # compared on the way to an audited one; later ones are only run
+MAX_AUDIT_FILE_LINE_BYTES = 256 << 20  # one lease with its commitments, in a file of audits
+MAX_AUDITS_PAGE_BYTES = 3 << 20  # of published draws in one message
+MAX_CACHED_DOCUMENTS = 64  # rules and lists of auditors that leases name, in memory
+MAX_CACHED_CHAINS = 512  # of live leases, in memory; others are derived again
 MAX_AUDIT_ROUNDS = 64  # auditors asked for one segment, one after another
+MAX_AUDIT_RULES_FILE_BYTES = 64 << 10  # of an operator's own constants
+MAX_AUDITS_PER_TICK = 128  # moved on in one round; the next one goes on
+MAX_AUDIT_WAY_SEGMENTS = 1_024  # from a durable state to an audited segment; longer ways: the house
+MAX_CANARY_DRAWS = 1 << 14  # of one day; audits beyond have no canaries
+MAX_KNOWN_RIGHT_SEGMENTS = 64  # newest ones that a canary is chosen from
 
 # --- trust: benchmark challenges ------------------------------------------------------------------
 
@@ -51,6 +74,10 @@ MAX_BENCHMARK_LEAF_BYTES = 4_096  # of one leaf
 MAX_BENCHMARK_OPENED = 128  # tiles, blocks and reads opened in one challenge
 MAX_BENCHMARK_DEVICES = 100_000  # grouped at once by what they share
 MAX_SIMULTANEOUS_CHALLENGES = 64  # devices challenged at the same moment
+MAX_OPEN_CHALLENGES = 64  # of one coordinator, openings that wait to be recomputed included
+MAX_OPENING_BYTES = 480 << 10  # of one opening; hexadecimal, it fits a control line
+MAX_KEPT_CHALLENGES = 32  # ended ones of one offer, newest first
+MAX_BENCHMARK_REPORT_BYTES = 2 << 20  # a file with a signed report and its opening
 
 # --- trust: disputes ------------------------------------------------------------------------------
 
@@ -65,7 +92,17 @@ MAX_DISPUTE_ROUNDS = 524_288  # one after another, to recompute one tile: terms 
 MAX_DISPUTE_MOVE_BYTES = 160 << 20  # one list, or the inputs of one tile with their proofs
 MAX_DISPUTE_PROGRAM_BYTES = 32 << 20  # of the program that travels with a transcript
 MAX_DISPUTE_SESSIONS = 64  # open at a time while a party replays operation by operation
-MAX_DISPUTE_MOVES = 16  # messages of one dispute: two parties, four levels
+MAX_DISPUTE_MOVES = 32  # records of one dispute: two parties, four levels, time, asked again
+MAX_REFERENCE_STEP_OPERATIONS = 2 * 10**9  # of a step that a party replays by the reference
+MAX_INLINE_DISPUTE_BYTES = 1 << 20  # a list that travels in a message; longer ones are uploaded
+MAX_OPEN_DISPUTES = 256  # of one coordinator; a difference beyond is decided by a third run
+MAX_HOUSE_DISPUTES = 2  # about one segment that the house may lose; then the worker is believed
+MAX_REFEREED_DISPUTES = (
+    8  # held in the referee's memory; others are played again from their records
+)
+MAX_WORKER_DISPUTES = 16  # questions of different disputes that one worker answers, in turn
+DISPUTE_DEVICE_WAIT_SECONDS = 30.0  # for a lease's segment to end before a replay shares its device
+MAX_DISPUTE_ASKED_AGAIN = 16  # times that a dispute's clock begins anew after the referee was away
 MAX_DISPUTE_TRANSCRIPT_BYTES = 512 << 20  # one file
 
 # --- jobs: specification, bundles, segments -------------------------------------------------------
@@ -136,6 +173,7 @@ MAX_REQUEST_TEXT_CHARACTERS = 256  # ids, labels, page tokens of a request
 DEFAULT_PAGE_SIZE = 100
 MAX_WATCH_EVENTS = 256  # read from the store at once
 MAX_REASON_CHARACTERS = 1024  # why a worker gave a lease back
+BENCHMARK_VERIFY_SECONDS = 120  # for recomputing one opening; then the challenge is void
 AUDIT_STEP_SECONDS = 1800  # silence of the auditing engine; then it is ended and tried again
 AUDIT_RETRY_MAX_SECONDS = 60.0  # between two tries of one job
 MAX_INLINE_SEGMENTS = 500  # of a job in one message; ListSegments has all of them
@@ -185,6 +223,8 @@ WORKER_EXECUTOR_RETRIES = 1  # fresh engine processes one lease gets after a dea
 MAX_WORKER_DEVICES = 64  # devices of one agent
 MAX_OUTGOING_MESSAGES = 1024  # of one connection, waiting to be written
 MAX_LEASE_JOURNAL_BYTES = 256 << 20  # what one lease writes down about its segments
+MAX_KEPT_OPENINGS = 50_000  # commitments of a worker that it can still open; oldest leases first
+KEPT_OPENING_SECONDS = 48 * 3600  # after the end of their lease
 MAX_RECOVERED_LEASES = 256  # lease folders looked at when a worker starts
 MAX_CALIBRATION_BYTES = 1 << 20  # cached admission and benchmark of one device
 MAX_TRANSFER_CHUNK_BYTES = 1 << 20
@@ -196,6 +236,7 @@ MAX_ASK_BITS = 256  # of any value a formula comes to on its way
 MAX_TARIFF_BYTES = 64 << 10  # a tariff's file
 MAX_TARIFF_WINDOWS = 500  # of one tariff
 MAX_SCHEDULE_SPANS = 50  # of one owner's hours
+MAX_KEPT_CONTRADICTIONS = 32  # of the coordinator's, that a worker remembers; the newest
 MAX_AGENT_STATE_BYTES = 1 << 20  # what a worker writes down about itself
 DEFAULT_ARTIFACT_CACHE_BYTES = 20 << 30  # fetched artifacts kept between jobs, oldest go first
 MIN_FREE_DISK_BYTES = 256 << 20  # a download stops before the disk is fuller than this
@@ -222,6 +263,8 @@ MAX_CALIBRATED_PROGRAMS = 128  # of one offer; step time and setup of a program 
 MAX_ACCURACY_DELIVERIES = 5_000  # newest segments that a report of prediction errors looks at
 MAX_ACCURACY_ROWS = 500  # of one report
 MAX_ORDERS_AHEAD = 64  # oldest open orders that a quote on busy offers counts before its own
+MAX_JOINED_HEARTBEATS = 1_000  # heartbeats of one command
+MAX_LISTED_VALUES = 500  # of one list in a statement; SQLite may be built for 999 parameters
 MAX_COMMANDS_PER_COMMIT = 256  # commands of one database transaction
 MAX_QUEUED_COMMANDS = 4_096  # commands that wait for the writer
 MAX_LEASES_PER_TICK = 64  # given in one round of matching; the next one goes on
@@ -232,6 +275,7 @@ MAX_EXACT_REASONS = 1_024  # offers decided one by one when reasons are counted
 MAX_LEDGER_CHUNK = 1_000  # transfers of one round of statements
 MAX_OVERDRAFT_NANO = 10**18  # below zero that one account of a flopcoin market may go
 MAX_OVERDUE_PER_ROUND = 100  # pending transfers that one command voids because their time is over
+MAX_RELEASED_PER_ROUND = 1_000  # segments whose held pay one command frees because time passed
 MAX_OPEN_WITHDRAWALS = 20  # of one account
 MAX_PROVED_TRANSFERS = 200  # of one page of a statement with proofs
 PAYMENT_ANSWER_SECONDS = 30  # a payment provider waits so long for us, and we for its message

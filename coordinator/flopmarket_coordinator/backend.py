@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from flopmarket_coordinator.application import Application
 from flopmarket_coordinator.artifacts import ArtifactStore
+from flopmarket_coordinator.desk import Desk
 from flopmarket_coordinator.rpc.session_hub import ProgressBoard, SessionHub, Signal
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.tick import Tick
@@ -30,6 +31,10 @@ class Backend:
     hub: SessionHub = field(default_factory=SessionHub)
     board: ProgressBoard = field(default_factory=ProgressBoard)
     changed: Signal = field(default_factory=Signal)
+    desk: Desk = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "desk", Desk(self.hub, self.clock_us))
 
     async def command(self, run: Callable[[Transaction], _Answer]) -> _Answer:
         """Run a use case that writes; returns once its transaction is committed."""

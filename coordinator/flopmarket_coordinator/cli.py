@@ -108,6 +108,18 @@ def init(data_dir: Path | None, currency: str | None, overdraft: str | None, as_
     multiple=True,
     help="Name or address clients reach this server by; turns TLS on. May be repeated.",
 )
+@click.option(
+    "--worker-listen",
+    metavar="HOST:PORT",
+    help="Where workers come with client certificates (needs TLS); they are served nowhere else.",
+)
+@click.option(
+    "--recovery-wait",
+    type=click.FloatRange(min=0, min_open=True),
+    default=72.0,
+    show_default=True,
+    help="Hours that the recovery of an owner key waits for an objection.",
+)
 @click.option("--address-file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--audit-device", default=None, help="OpenCL device that recomputes segments.")
 @click.option(
@@ -117,6 +129,32 @@ def init(data_dir: Path | None, currency: str | None, overdraft: str | None, as_
     help="Compiled kernels. Default: the user's cache folder.",
 )
 @click.option("--audit/--no-audit", default=True, show_default=True)
+@click.option(
+    "--audit-rules",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="JSON file with constants of the audit policy that differ from docs/audits.md.",
+)
+@click.option(
+    "--audit-jitter",
+    type=click.FloatRange(0, 86_400),
+    default=600.0,
+    show_default=True,
+    help="Seconds within which audits by other workers begin after they were drawn.",
+)
+@click.option(
+    "--benchmark/--no-benchmark",
+    "benchmark",
+    default=True,
+    show_default=True,
+    help="Challenge devices, and lease to those that proved their rates.",
+)
+@click.option(
+    "--benchmark-seconds",
+    type=click.IntRange(2, 120),
+    default=24,
+    show_default=True,
+    help="About how long a fast device computes in a challenge; a slow one takes a quarter of it.",
+)
 @click.option("--lease-ttl", type=float, default=300.0, show_default=True, help="Seconds.")
 @click.option("--heartbeat", type=float, default=10.0, show_default=True, help="Seconds.")
 @click.option(
@@ -165,10 +203,16 @@ def serve(
     listen: str,
     port: int | None,
     tls_hosts: tuple[str, ...],
+    worker_listen: str | None,
+    recovery_wait: float,
     address_file: Path | None,
     audit_device: str | None,
     cache_dir: Path | None,
     audit: bool,
+    audit_rules: Path | None,
+    audit_jitter: float,
+    benchmark: bool,
+    benchmark_seconds: int,
     lease_ttl: float,
     heartbeat: float,
     decline_pause: float,
@@ -187,6 +231,9 @@ def serve(
     import asyncio
 
     from flopmarket.market.money import parse_nano
+    from flopmarket.trust.audit_policy import RULES
+    from flopmarket.trust.sealing import Waits
+    from flopmarket_coordinator.audit_options import read_rules
     from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
     from flopmarket_coordinator.logs import set_up
     from flopmarket_coordinator.parameters import Parameters
@@ -198,6 +245,7 @@ def serve(
         data_dir=data_folder(data_dir),
         listen=address if port is None else address.with_port(port),
         tls_hosts=tls_hosts,
+        worker_listen=None if worker_listen is None else ListenAddress.parse(worker_listen),
         audit=audit,
         audit_device=audit_device,
         cache_dir=cache_dir,
@@ -207,11 +255,16 @@ def serve(
         payments=None if payments is None else ListenAddress.parse(payments),
         payments_secret=_secret(payments, payments_secret),
         parameters=Parameters(
+            audit_rules=RULES if audit_rules is None else read_rules(audit_rules),
+            audit_waits=Waits(jitter_us=int(audit_jitter * SECOND_US)),
+            benchmark_required=benchmark,
+            benchmark_seconds=benchmark_seconds,
             fee_ppm=fee_ppm,
             webhook_private_hosts=private_webhooks,
             bond_target_nano=parse_nano(bond_target),
             heartbeat_ms=int(heartbeat * 1000),
             lease_ttl_us=int(lease_ttl * SECOND_US),
+            recovery_wait_us=max(1, int(recovery_wait * 3_600 * SECOND_US)),
             decline_pause_us=int(decline_pause * SECOND_US),
         ),
     )
@@ -262,6 +315,7 @@ def check(data_dir: Path | None, as_json: bool) -> None:
         artifacts=FileArtifactStore(directory.artifacts, ports.new_id),
         entropy=ports.entropy,
         operator_keys=[directory.operator_key.public],
+        chain_secret=directory.chain_secret,
     )
     engine = open_store(directory.database_url)
     try:
@@ -307,6 +361,7 @@ async def _serve(config: CoordinatorConfig, address_file: Path | None) -> None:
             _write_whole(address_file, f"{server.address}\n")
         click.echo(f"listening on {server.address} key {server.key_id}")
         for what, address in (
+            ("workers", server.worker_address),
             ("metrics", server.metrics_address),
             ("payments", server.payments_address),
         ):

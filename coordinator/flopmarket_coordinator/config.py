@@ -73,6 +73,10 @@ class CoordinatorConfig:
     listen: ListenAddress = LOOPBACK
     tls_hosts: tuple[str, ...] = ()
     """Names and addresses that clients reach this server by; given, the server speaks TLS."""
+    worker_listen: ListenAddress | None = None
+    """Where workers come with client certificates; given, they are served nowhere else."""
+    recovery_interval_seconds: float = 30.0
+    """Between two looks for recoveries of owner keys that have waited long enough."""
     audit: bool = True
     """Whether this process recomputes segments itself."""
     audit_device: str | None = None
@@ -106,6 +110,12 @@ class CoordinatorConfig:
                 f"{self.listen} can be reached from outside this machine, and there is no TLS",
                 code="TLS_REQUIRED",
                 hint="name the hosts clients will use with --tls-host, or listen on 127.0.0.1",
+            )
+        if self.worker_listen is not None and not self.tls_hosts:
+            raise InvalidInput(
+                "client certificates need TLS, and no host is named",
+                code="TLS_REQUIRED",
+                hint="name the hosts clients will use with --tls-host",
             )
         if self.payments is not None and not self.payments.is_loopback:
             raise InvalidInput(

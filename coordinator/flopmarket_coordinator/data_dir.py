@@ -4,8 +4,8 @@
 
     coordinator.db   accounts, jobs, leases, ledger      keys/coordinator.pem  signs for this market
     artifacts/       bytes by sha256                     keys/operator.pem     signs deposits
+    ca.crt           the authority's public half         keys/chains.secret    draws the audits
     audit/           files of the running audit          keys/ca.crt, ca.key   TLS authority
-    ca.crt           the authority's public half, for clients
     lock             held by the process that serves
 """
 
@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from flopmarket.errors import Conflict, NotFound
-from flopmarket.trust.keys import KeyPair
+from flopmarket.trust.encoding import DIGEST_BYTES
+from flopmarket.trust.keys import KeyPair, read_private_file, write_private_file
 from flopmarket.trust.tls import CertificateAuthority, TlsIdentity
 
 _COORDINATOR_KEY = "coordinator.pem"
 _OPERATOR_KEY = "operator.pem"
+_CHAINS = "chains.secret"
 _AUTHORITY = "ca"
 
 
@@ -34,6 +36,7 @@ class DataDirectory:
     root: Path
     key: KeyPair
     operator_key: KeyPair
+    chain_secret: bytes = field(repr=False)
     authority: CertificateAuthority
 
     @property
@@ -57,6 +60,11 @@ class DataDirectory:
         return self.root / "audit"
 
     @property
+    def dispute(self) -> Path:
+        """Folder of the files with which the house answers in a dispute; nothing in it lasts."""
+        return self.root / "dispute"
+
+    @property
     def authority_file(self) -> Path:
         """What clients are given to trust."""
         return self.root / "ca.crt"
@@ -70,6 +78,8 @@ class DataDirectory:
         for name in (_COORDINATOR_KEY, _OPERATOR_KEY):
             if not (keys / name).exists():
                 KeyPair.generate().save(keys / name)
+        if not (keys / _CHAINS).exists():
+            write_private_file(keys / _CHAINS, os.urandom(DIGEST_BYTES))
         key = KeyPair.load(keys / _COORDINATOR_KEY)
         if not (keys / f"{_AUTHORITY}.crt").exists():
             # The key is written first: without its certificate it was never used.
@@ -99,8 +109,21 @@ class DataDirectory:
             root,
             KeyPair.load(keys / _COORDINATOR_KEY),
             KeyPair.load(keys / _OPERATOR_KEY),
+            _read_chain_secret(keys / _CHAINS),
             CertificateAuthority(TlsIdentity.load(keys, _AUTHORITY)),
         )
+
+
+def _read_chain_secret(path: Path) -> bytes:
+    """:class:`NotFound` ``CHAIN_SECRET_MISSING``: leases that run could not be drawn from."""
+    secret = read_private_file(path) if path.exists() else b""
+    if len(secret) != DIGEST_BYTES:
+        raise NotFound(
+            f"{path} does not hold {DIGEST_BYTES} bytes",
+            code="CHAIN_SECRET_MISSING",
+            hint="restore it from a backup; without it running leases cannot be audited",
+        )
+    return secret
 
 
 class DirectoryLock:

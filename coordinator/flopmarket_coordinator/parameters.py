@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from flopmarket.errors import InvalidInput
 from flopmarket.limits import MAX_OVERDRAFT_NANO
 from flopmarket.market.money import FLOPCOIN
 from flopmarket.market.price import PARTS_PER_MILLION
+from flopmarket.trust.audit_policy import RULES, AuditRules
+from flopmarket.trust.dispute import DisputeWaits
+from flopmarket.trust.sealing import Waits
 
 SECOND_US = 1_000_000
 
@@ -29,7 +32,15 @@ class Parameters:
     fee_ppm: int = 30_000
     """The platform's part of every price, in parts per million, rounded in the worker's favour."""
     bond_target_nano: int = 1_000_000_000
-    """A worker's pay fills its bond up to this, then it is held until the job ends."""
+    """A worker's pay fills its bond up to ``audit_rules.bond_units`` of the segment's price, but to
+    this at most; then it is held."""
+    held_us: int = 24 * 3_600 * SECOND_US
+    """Pay of an ended job is free to spend this long after it was earned, or as soon as its account
+    delivered ``audit_rules.held_units`` more units. 0: when the job ends."""
+    bond_cooling_us: int = 7 * 24 * 3_600 * SECOND_US
+    """A bond may be withdrawn this long after the account's last delivery."""
+    quarantine_us: int = 3_600 * SECOND_US
+    """A device that is put in quarantine is offered again, after a new admission, no earlier."""
     heartbeat_ms: int = 10_000
     lease_ttl_us: int = 300 * SECOND_US
     """Silence after which a running lease ends; the coordinator's own downtime does not count."""
@@ -44,6 +55,10 @@ class Parameters:
     max_job_refusals: int = 3
     """Owners whose workers refuse a program or its data before the job fails."""
     session_ttl_us: int = 3_600 * SECOND_US
+    recovery_wait_us: int = 72 * 3_600 * SECOND_US
+    """An owner key may object to its recovery for so long; withdrawals are frozen meanwhile."""
+    retired_key_us: int = 48 * 3_600 * SECOND_US
+    """A rotated device key may answer for its work for so long, and longer while a lease runs."""
     quote_ttl_us: int = 60 * SECOND_US
     max_running_jobs_per_account: int = 1_000
     webhook_private_hosts: bool = False
@@ -54,6 +69,22 @@ class Parameters:
     """Uploaded bytes that no job names are kept so long."""
     artifact_retention_us: int = 30 * 24 * 3_600 * SECOND_US
     """Inputs and results of a job are kept so long after its end."""
+    benchmark_required: bool = False
+    """Whether devices are challenged, and get no lease before their first challenge is accepted."""
+    benchmark_seconds: int = 24
+    """About how long a challenge of a fast device computes; a slow one takes a quarter of it."""
+    audit_rules: AuditRules = RULES
+    """How often segments are audited, and what a fault costs."""
+    audit_waits: Waits = field(default_factory=Waits)
+    """How long each part of an audit may take."""
+    dispute_waits: DisputeWaits = field(default_factory=DisputeWaits)
+    """How long the parties of a dispute have for each answer."""
+    house_disputes: bool = True
+    """Whether a worker may answer, tile by tile, for what the house's own recomputation finds
+    wrong; off: the house's word is final."""
+    max_house_flops: int = 10**18
+    """Operations of one segment up to which the coordinator's own engine is among its auditors;
+    beyond, it recomputes only what nobody else does."""
 
     def __post_init__(self) -> None:
         positive = (
@@ -63,6 +94,8 @@ class Parameters:
             self.presence_ttl_us,
             self.stall_us,
             self.session_ttl_us,
+            self.recovery_wait_us,
+            self.retired_key_us,
             self.quote_ttl_us,
             self.withdrawal_ttl_us,
             self.max_job_refusals,
@@ -70,8 +103,16 @@ class Parameters:
             self.max_stored_bytes_per_account,
             self.artifact_unused_us,
             self.artifact_retention_us,
+            self.benchmark_seconds,
         )
-        if min(positive) <= 0 or self.decline_pause_us < 0 or self.bond_target_nano < 0:
+        not_negative = (
+            self.decline_pause_us,
+            self.bond_target_nano,
+            self.held_us,
+            self.bond_cooling_us,
+            self.quarantine_us,
+        )
+        if min(positive) <= 0 or min(not_negative) < 0:
             raise InvalidInput("durations and counts are above zero", code="PARAMETERS")
         most = MAX_OVERDRAFT_NANO if self.currency == FLOPCOIN else 0
         if not 0 <= self.overdraft_nano <= most:
@@ -93,6 +134,9 @@ class Parameters:
 ADJUSTABLE = frozenset(
     {
         "bond_target_nano",
+        "held_us",
+        "bond_cooling_us",
+        "quarantine_us",
         "lease_ttl_us",
         "accept_ttl_us",
         "presence_ttl_us",

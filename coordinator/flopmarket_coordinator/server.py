@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, TypeVar
 
-import grpc
 from grpc import aio
 from grpc_health.v1 import _async as health_aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -40,6 +39,8 @@ from flopmarket.v1 import (
     artifact_pb2_grpc,
     buyer_pb2,
     buyer_pb2_grpc,
+    dispute_pb2,
+    dispute_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     job_pb2,
@@ -56,9 +57,18 @@ from flopmarket_coordinator.application.administration import OrdersInForce
 from flopmarket_coordinator.artifacts import FileArtifactStore
 from flopmarket_coordinator.auditor import Auditor, Recomputer, StartEngine, start_engine_on
 from flopmarket_coordinator.backend import Backend
+from flopmarket_coordinator.certificates import Certificates
 from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
+from flopmarket_coordinator.daemons.challenger import (
+    Challenger,
+    StartPlaceEngine,
+    start_reference,
+)
 from flopmarket_coordinator.daemons.collector import Collector
 from flopmarket_coordinator.daemons.dispatcher import Dispatcher
+from flopmarket_coordinator.daemons.house_party import HouseParty
+from flopmarket_coordinator.daemons.recoveries import complete_recoveries
+from flopmarket_coordinator.daemons.referee import Referee
 from flopmarket_coordinator.daemons.snapshots import sign_prices
 from flopmarket_coordinator.daemons.webhooks import WebhookPost, WebhookSender
 from flopmarket_coordinator.data_dir import DataDirectory, DirectoryLock
@@ -69,6 +79,7 @@ from flopmarket_coordinator.rails import WebhookRail
 from flopmarket_coordinator.rpc.admin import AdminService
 from flopmarket_coordinator.rpc.artifacts import ArtifactService
 from flopmarket_coordinator.rpc.buyers import BuyerService
+from flopmarket_coordinator.rpc.disputes import DisputeService
 from flopmarket_coordinator.rpc.feeds import MarketFeeds
 from flopmarket_coordinator.rpc.identity import IdentityService
 from flopmarket_coordinator.rpc.interceptors import EndedCall, Gate, GateInterceptor
@@ -92,6 +103,7 @@ SERVICES: Sequence[str] = tuple(
         (market_pb2, "MarketService"),
         (ledger_pb2, "LedgerService"),
         (buyer_pb2, "BuyerService"),
+        (dispute_pb2, "DisputeService"),
         (artifact_pb2, "ArtifactService"),
         (admin_pb2, "AdminService"),
     )
@@ -114,6 +126,7 @@ SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
     # A second server on a busy port must fail, not share it.
     ("grpc.so_reuseport", 0),
 )
+WORKER_SERVICE = "/flopmarket.v1.WorkerService/"
 DRAIN_LEAST_MS, DRAIN_MOST_MS = 500, 5_000
 _DRAIN_SECONDS = 2.0
 _RUN_ID_CHARACTERS = 8
@@ -143,7 +156,7 @@ class Coordinator:
     """One coordinator in this process: :meth:`start`, then :meth:`stop`, once each.
 
     ``start_engine`` makes the auditor's engine; by default a child process on the configured
-    device.
+    device. ``start_place_engine`` makes the one that verifies benchmark challenges.
     """
 
     def __init__(
@@ -152,14 +165,17 @@ class Coordinator:
         *,
         ports: Ports | None = None,
         start_engine: StartEngine | None = None,
+        start_place_engine: StartPlaceEngine = start_reference,
     ) -> None:
         self._config = config
         self._ports = ports or Ports.real()
         self._start_engine = start_engine
+        self._start_place_engine = start_place_engine
         self._stack = contextlib.AsyncExitStack()
         self._loops: list[asyncio.Task[None]] = []
         self._health = health_aio.HealthServicer()
         self._address: ListenAddress | None = None
+        self._worker_address: ListenAddress | None = None
         self._directory: DataDirectory | None = None
         self._backend: Backend | None = None
         self._server: aio.Server | None = None
@@ -172,6 +188,11 @@ class Coordinator:
     def address(self) -> str:
         """``host:port`` as bound; after :meth:`start`."""
         return str(_started(self._address))
+
+    @property
+    def worker_address(self) -> str:
+        """Where workers come with certificates, as bound; empty without."""
+        return str(self._worker_address or "")
 
     @property
     def payments_address(self) -> str:
@@ -244,6 +265,7 @@ class Coordinator:
             artifacts=artifacts,
             entropy=ports.entropy,
             operator_keys=[directory.operator_key.public],
+            chain_secret=directory.chain_secret,
         )
         feeds = self._feeds = MarketFeeds(ports.new_id()[:_RUN_ID_CHARACTERS])
         observers: list[Observer] = [application.keeper, OrdersInForce(application), feeds]
@@ -260,6 +282,11 @@ class Coordinator:
         self._loops.append(asyncio.create_task(dispatcher.run(), name="dispatcher"))
         self._loops.append(asyncio.create_task(Collector(backend).run(), name="collector"))
         self._loops.append(asyncio.create_task(feeds.run(backend), name="feeds"))
+        recoveries = complete_recoveries(backend, config.recovery_interval_seconds)
+        self._loops.append(asyncio.create_task(recoveries, name="recoveries"))
+        if parameters.benchmark_required:
+            challenger = Challenger(backend, now=ports.now, start_engine=self._start_place_engine)
+            self._loops.append(asyncio.create_task(challenger.run(), name="challenger"))
         signing = sign_prices(backend, config.snapshot_interval_seconds)
         self._loops.append(asyncio.create_task(signing, name="snapshots"))
         if config.metrics is not None:
@@ -286,6 +313,7 @@ class Coordinator:
         )
         sender = WebhookSender(backend, post)
         self._loops.append(asyncio.create_task(sender.run(), name="webhooks"))
+        house: HouseParty | None = None
         if config.audit:
             start_engine = self._start_engine or start_engine_on(
                 config.audit_device, config.cache_dir
@@ -293,6 +321,10 @@ class Coordinator:
             recomputer = Recomputer(artifacts, directory.audit, start_engine)
             auditor = Auditor(backend, recomputer, now=ports.now)
             self._loops.append(asyncio.create_task(auditor.run(), name="auditor"))
+            house = HouseParty(backend, directory.dispute, start_engine)
+            self._loops.append(asyncio.create_task(house.run(), name="house-party"))
+        referee = Referee(backend, parameters.audit_rules, house)
+        self._loops.append(asyncio.create_task(referee.run(), name="referee"))
         for service in SERVICES:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
@@ -314,6 +346,7 @@ class Coordinator:
             new_id=ports.new_id,
             now=ports.now,
             ended=self._call_ended,
+            certified=() if config.worker_listen is None else (WORKER_SERVICE,),
         )
         server = aio.server(
             interceptors=[GateInterceptor(gate)],
@@ -322,7 +355,8 @@ class Coordinator:
         )
         messages = RateLimiter(config.messages, ports.now, max_callers=MAX_RATE_CALLERS)
         version = metadata.version("flopmarket")
-        identity = IdentityService(backend, version)
+        certificates = self._certificates(directory)
+        identity = IdentityService(backend, version, certificates)
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(identity, server)
         job_pb2_grpc.add_JobServiceServicer_to_server(JobService(backend), server)
         worker = WorkerService(backend, messages)
@@ -330,6 +364,8 @@ class Coordinator:
         market_pb2_grpc.add_MarketServiceServicer_to_server(MarketService(backend, feeds), server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(backend), server)
         buyer_pb2_grpc.add_BuyerServiceServicer_to_server(BuyerService(backend), server)
+        disputes = DisputeService(backend)
+        dispute_pb2_grpc.add_DisputeServiceServicer_to_server(disputes, server)
         uploads = RateLimiter(config.uploads, ports.now, max_callers=MAX_RATE_CALLERS)
         artifact = ArtifactService(backend, uploads)
         artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact, server)
@@ -338,32 +374,20 @@ class Coordinator:
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
-        self._address = self._bind(server, directory)
+        self._address = _bind(server, config.listen, certificates)
+        if config.worker_listen is not None and certificates is not None:
+            bound = _bind(server, config.worker_listen, certificates, certified=True)
+            self._worker_address, certificates.worker_port = bound, bound.port
         await server.start()
         self._stack.push_async_callback(server.stop, 0)
         self._server = server
 
-    def _bind(self, server: aio.Server, directory: DataDirectory) -> ListenAddress:
-        """Bind the port, with TLS when hosts are named (the configuration sees to it outside)."""
-        config = self._config
-        try:
-            if config.tls_hosts:
-                leaf = directory.authority.issue_server(
-                    config.tls_hosts, now_us=self._ports.clock_us()
-                )
-                credentials = grpc.ssl_server_credentials(
-                    [(leaf.private_key_pem, leaf.certificate_pem)]
-                )
-                port = server.add_secure_port(str(config.listen), credentials)
-            else:
-                port = server.add_insecure_port(str(config.listen))
-        except RuntimeError as error:
-            raise Unavailable(
-                f"cannot listen on {config.listen}: is another process there?",
-                code="ADDRESS_IN_USE",
-                hint="choose another port with --listen, or 0 for any",
-            ) from error
-        return config.listen.with_port(port)
+    def _certificates(self, directory: DataDirectory) -> Certificates | None:
+        """TLS, when hosts are named (the configuration sees to it outside loopback)."""
+        hosts = self._config.tls_hosts
+        if not hosts:
+            return None
+        return Certificates(directory.authority, hosts, self._ports.clock_us)
 
     def _call_ended(self, call: EndedCall) -> None:
         self._metrics.call(call.method, call.code, call.seconds, unary=call.unary)
@@ -387,6 +411,29 @@ class Coordinator:
         for result in await asyncio.gather(*loops, return_exceptions=True):
             if isinstance(result, Exception):
                 _log.error("a loop had ended early", exc_info=result)
+
+
+def _bind(
+    server: aio.Server,
+    listen: ListenAddress,
+    certificates: Certificates | None,
+    *,
+    certified: bool = False,
+) -> ListenAddress:
+    """Bind a port; ``certified`` ones let only holders of a client certificate in."""
+    try:
+        if certificates is None:
+            port = server.add_insecure_port(str(listen))
+        else:
+            credentials = certificates.server_credentials(certified=certified)
+            port = server.add_secure_port(str(listen), credentials)
+    except RuntimeError as error:
+        raise Unavailable(
+            f"cannot listen on {listen}: is another process there?",
+            code="ADDRESS_IN_USE",
+            hint="choose another port with --listen or --worker-listen, or 0 for any",
+        ) from error
+    return listen.with_port(port)
 
 
 def _started(part: _Part | None) -> _Part:

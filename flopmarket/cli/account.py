@@ -39,12 +39,34 @@ for _command in COMMANDS:
 
 @account.command()
 @click.argument("display_name", default="anonymous")
+@click.option(
+    "--recovery-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the recovery words to a new file instead of showing them.",
+)
+@click.option("--no-recovery", is_flag=True, help="Without a recovery key: a lost key is lost.")
 @json_option
 @connection_options
-def register(display_name: str, as_json: bool, **connection: Any) -> None:
-    """Open the account of our key under DISPLAY_NAME (default: anonymous)."""
+def register(
+    display_name: str,
+    recovery_file: Path | None,
+    no_recovery: bool,
+    as_json: bool,
+    **connection: Any,
+) -> None:
+    """Open the account of our key under DISPLAY_NAME (default: anonymous).
+
+    Shows, once, the 24 words of a recovery key, which can replace the owner key should it be lost.
+    With --json they are written to --recovery-file, or there is none.
+    """
+    from flopmarket.cli.key_changes import make_recovery_key
+
     with connect(connection) as client:
         account_id = client.register(display_name)
+        wanted = not no_recovery and not (as_json and recovery_file is None)
+        if wanted and client.ownership(account_id).recovery is None:
+            make_recovery_key(client, recovery_file)
     out = output(as_json)
     if as_json:
         out.record({"account_id": account_id, "display_name": display_name})
@@ -74,6 +96,43 @@ def show(as_json: bool, **connection: Any) -> None:
     if found.overdraft.nano:
         rows.append(("may go below 0 by", str(found.overdraft)))
     out.fields(rows)
+
+
+# --- sessions -------------------------------------------------------------------------------------
+
+
+@account.command()
+@click.option("--end", metavar="ID", help="End this one.")
+@click.option("--end-all", is_flag=True, help="End them all; workers come back by themselves.")
+@json_option
+@connection_options
+def sessions(end: str | None, end_all: bool, as_json: bool, **connection: Any) -> None:
+    """Open sessions of the account: which key, since when, what for."""
+    out = output(as_json)
+    with connect(connection) as client:
+        if end is not None or end_all:
+            if end is not None and end_all:
+                raise click.UsageError("--end names one session, --end-all means all")
+            ended = client.end_sessions(end or "")
+            out.say(f"sessions of {len(ended)} keys ended")
+            return
+        found = client.sessions()
+    if as_json:
+        for item in found:
+            out.record(item)
+        return
+    rows = [
+        (
+            item.session_id,
+            item.role,
+            item.key_id[:16],
+            item.purpose,
+            instant(item.created_at_us),
+            instant(item.expires_at_us),
+        )
+        for item in found
+    ]
+    out.table(("session", "role", "key", "purpose", "since (UTC)", "until"), rows, "no sessions")
 
 
 # --- statements -----------------------------------------------------------------------------------

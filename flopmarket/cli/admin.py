@@ -74,6 +74,11 @@ def status(operator_key: str, as_json: bool, **connection: Any) -> None:
             ("jobs", jobs or "none"),
             ("live leases", str(found.leases_live)),
             ("audits waiting", str(found.audits_waiting)),
+            (
+                "audits by others",
+                ", ".join(f"{n} {phase}" for phase, n in sorted(found.audits_open.items()))
+                or "none open",
+            ),
             ("artifacts", f"{found.artifacts} ({found.artifact_bytes} bytes)"),
             *(
                 (name, f"{balance} nano-units")
@@ -199,6 +204,41 @@ def add_operator(key: str, **options: Any) -> None:
 def remove_operator(key_id: str, **options: Any) -> None:
     """Take the right to give orders away from a key that was added."""
     _act("remove-operator", subject=key_id, **options)
+
+
+@admin.group()
+def house() -> None:
+    """Accounts of the operator whose workers audit for the house."""
+
+
+@house.command("add")
+@click.argument("account")
+@_order_options
+def house_add(account: str, **options: Any) -> None:
+    """Let workers of ACCOUNT audit for the house from the next lease on."""
+    _act("add-house", subject=account, **options)
+
+
+@house.command("remove")
+@click.argument("account")
+@_order_options
+def house_remove(account: str, **options: Any) -> None:
+    """Make ACCOUNT one like any other again."""
+    _act("remove-house", subject=account, **options)
+
+
+@house.command("list")
+@_operator_options
+def house_list(operator_key: str, as_json: bool, **connection: Any) -> None:
+    """Accounts whose workers audit for the house, one a line."""
+    with _connect(operator_key, connection) as client:
+        accounts = client.status().house_accounts
+    out = output(as_json)
+    if as_json:
+        out.record({"accounts": list(accounts)})
+        return
+    for account in accounts:
+        out.line(account)
 
 
 def _act(

@@ -9,7 +9,13 @@ import click
 
 from flopmarket.cli.options import connect, connection_options, json_option, output
 from flopmarket.cli.order_options import order_options
-from flopmarket.cli.purchase import Purchase, purchase_options, upload_line
+from flopmarket.cli.purchase import (
+    DEFAULT_LEVEL,
+    LEVELS,
+    Purchase,
+    purchase_options,
+    upload_line,
+)
 from flopmarket.cli.quoting import print_quote
 
 if TYPE_CHECKING:
@@ -24,7 +30,10 @@ request_id_option = click.option(
     "--request-id", help="Repeat with the same id: nothing is bought twice."
 )
 verify_option = click.option(
-    "--verify", default="audit-all", show_default=True, help="Verification level."
+    "--verify",
+    "verification",
+    type=click.Choice(LEVELS),
+    help="How much is recomputed by others; without it what JOB.py says, or deter.",
 )
 
 
@@ -38,6 +47,7 @@ verify_option = click.option(
     multiple=True,
     help="With --rows: shape of one row, where the model leaves it open.",
 )
+@verify_option
 @order_options
 @json_option
 @connection_options
@@ -45,6 +55,7 @@ def quote(
     purchase: Purchase,
     rows: int | None,
     shapes: tuple[str, ...],
+    verification: str | None,
     order: Order,
     as_json: bool,
     **connection: Any,
@@ -59,9 +70,13 @@ def quote(
     if shapes and rows is None:
         raise click.UsageError("--shape goes with --rows")
     what: PreparedJob | JobForm
-    what = purchase.load().prepared if rows is None else purchase.form(rows, shapes)
+    if rows is None:
+        loaded = purchase.load()
+        what, level = loaded.prepared, loaded.level(verification)
+    else:
+        what, level = purchase.form(rows, shapes), verification or DEFAULT_LEVEL
     with connect(connection) as client:
-        found = client.quote(what, order)
+        found = client.quote(what, order, verification=level)
     out = output(as_json)
     if as_json:
         out.record(found)
@@ -80,7 +95,7 @@ def quote(
 def submit(
     purchase: Purchase,
     max_price: str | None,
-    verify: str,
+    verification: str | None,
     request_id: str | None,
     order: Order,
     as_json: bool,
@@ -96,7 +111,7 @@ def submit(
         handle = client.submit(
             loaded.prepared,
             max_price,
-            verify=verify,
+            verification=loaded.level(verification),
             request_id=request_id,
             order=order,
             on_upload=lambda upload: out.say(upload_line(upload)),
@@ -130,7 +145,7 @@ def submit(
 def run(
     purchase: Purchase,
     max_price: str | None,
-    verify: str,
+    verification: str | None,
     request_id: str | None,
     target: Path | None,
     force: bool,
@@ -164,7 +179,7 @@ def run(
         handle = client.submit(
             loaded.prepared,
             max_price,
-            verify=verify,
+            verification=loaded.level(verification),
             request_id=request_id,
             order=order,
             on_upload=lambda upload: out.say(upload_line(upload)),

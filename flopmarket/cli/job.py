@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flopmarket.cli.audits import audits, verify_audits
+from flopmarket.cli.job_ids import SHORT_ID, job_id_argument, resolve
 from flopmarket.cli.options import connect, connection_options, json_option, output
 from flopmarket.cli.output import Output, instant
 
 if TYPE_CHECKING:
-    from flopmarket.client.client import Client
     from flopmarket.client.results import JobInfo
 
-SHORT_ID = 12
-MIN_PREFIX = 4
 STATES = ("queued", "running", "verifying", "succeeded", "cancelled", "failed")
-
-job_id_argument = click.argument("job_id", metavar="JOB")
 
 
 @click.group()
 def job() -> None:
-    """Jobs: list, show, watch, wait, cancel, fetch, why. JOB is an id, or the beginning of one."""
+    """Jobs: list, show, watch, wait, cancel, fetch, why, audits. JOB is an id or its beginning."""
+
+
+job.add_command(audits)
+job.add_command(verify_audits)
 
 
 @job.command("list")
@@ -74,7 +75,7 @@ def list_jobs(states: tuple[str, ...], as_json: bool, **connection: Any) -> None
 def show(job_id: str, every: bool, as_json: bool, **connection: Any) -> None:
     """How a job stands, segment by segment."""
     with connect(connection) as client:
-        found = client.job(_resolve(client, job_id))
+        found = client.job(resolve(client, job_id))
         if every and found.segment_count > len(found.segments):
             found = replace(found, segments=tuple(client.segments(found.job_id)))
     out = output(as_json)
@@ -101,7 +102,7 @@ def watch(job_id: str, after: int, as_json: bool, **connection: Any) -> None:
 
     out = output(as_json)
     with connect(connection) as client:
-        found = _resolve(client, job_id)
+        found = resolve(client, job_id)
         for event in client.watch(found, after):
             if as_json:
                 out.record(event)
@@ -132,7 +133,7 @@ def wait(job_id: str, timeout: str | None, as_json: bool, **connection: Any) -> 
     seconds = None if timeout is None else span_seconds(timeout, "--timeout")
     out = output(as_json)
     with connect(connection) as client:
-        ended = client.wait(_resolve(client, job_id), timeout_seconds=seconds)
+        ended = client.wait(resolve(client, job_id), timeout_seconds=seconds)
     if as_json:
         out.record(ended)
     if ended.state is not JobState.SUCCEEDED:
@@ -148,7 +149,7 @@ def wait(job_id: str, timeout: str | None, as_json: bool, **connection: Any) -> 
 def cancel(job_id: str, as_json: bool, **connection: Any) -> None:
     """Stop a job. Finished segments stay paid, the rest of the hold is released."""
     with connect(connection) as client:
-        found = client.cancel(_resolve(client, job_id))
+        found = client.cancel(resolve(client, job_id))
     out = output(as_json)
     if as_json:
         out.record(found)
@@ -195,7 +196,7 @@ def fetch(
         raise click.UsageError("--model goes with --out FILE.npz")
     out = output(as_json)
     with connect(connection) as client:
-        found = _resolve(client, job_id)
+        found = resolve(client, job_id)
         saver = destination(target or Path(found[:SHORT_ID]), is_model=as_rows, force=force)
         tensors = client.fetch(found)
     model = None
@@ -221,26 +222,12 @@ def why(job_id: str, as_json: bool, **connection: Any) -> None:
     from flopmarket.cli.reasons import print_job
 
     with connect(connection) as client:
-        found = client.explain_job(_resolve(client, job_id))
+        found = client.explain_job(resolve(client, job_id))
     out = output(as_json)
     if as_json:
         out.record(found)
     else:
         print_job(out, found)
-
-
-def _resolve(client: Client, text: str) -> str:
-    """A whole job id for an id or its beginning."""
-    from flopmarket.errors import InvalidInput, NotFound
-
-    if len(text) >= 64 or len(text) < MIN_PREFIX or set(text) - set("0123456789abcdef"):
-        return text  # the client says what is wrong with it, if anything
-    found = [known.job_id for known in client.jobs() if known.job_id.startswith(text)]
-    if not found:
-        raise NotFound(f"no job of ours begins with {text}", code="JOB_NOT_FOUND")
-    if len(found) > 1:
-        raise InvalidInput(f"{len(found)} jobs begin with {text}", code="JOB_ID_AMBIGUOUS")
-    return found[0]
 
 
 def _order_of(found: JobInfo) -> str:
@@ -255,6 +242,15 @@ def _order_of(found: JobInfo) -> str:
     return ", ".join(parts)
 
 
+def _level_of(found: JobInfo) -> str:
+    if not found.surcharge_ppm:
+        return f"{found.verification}, no surcharge"
+    return (
+        f"{found.verification}, {found.surcharge_ppm / 10_000:.4g} % on every price "
+        f"({found.surcharge} of the bill)"
+    )
+
+
 def _print_job(out: Output, found: JobInfo) -> None:
     pairs = [
         ("job", found.job_id),
@@ -266,6 +262,7 @@ def _print_job(out: Output, found: JobInfo) -> None:
             f"{found.steps}: {found.steps_committed} committed, {found.steps_verified} verified",
         ),
         ("billed", f"{found.billed} of at most {found.ceiling}"),
+        ("verification", _level_of(found)),
         ("order", _order_of(found)),
         ("created", f"{instant(found.created_at_us)} UTC"),
         ("ended", f"{instant(found.ended_at_us)} UTC" if found.ended_at_us else "-"),

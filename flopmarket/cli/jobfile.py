@@ -1,7 +1,8 @@
 """A JOB.py of the buyer's own: run on the buyer's machine, nowhere else, for the job it defines.
 
-The file defines ``job`` (a TrainingJob, an InferenceJob, or a prepared one) or ``make_job()``. It
-is ordinary Python with its folder on the path; what leaves the machine is the traced program.
+The file defines ``job`` (a TrainingJob, an InferenceJob, or a prepared one) or ``make_job()``, and
+may say ``verification = "check"`` (or ``"dual"``). It is ordinary Python with its folder on the
+path; what leaves the machine is the traced program.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from flopmarket.client.jobs import PreparedJob, prepare
 from flopmarket.errors import FlopmarketError, InvalidInput, LimitExceeded
 from flopmarket.limits import MAX_JOB_FILE_BYTES
+from flopmarket.trust.audit_policy import Level
 
 MODULE_NAME = "__flopmarket_job__"
 
@@ -27,7 +30,15 @@ class JobFileError(InvalidInput):
     default_code = "JOB_FILE_FAILED"
 
 
-def load_job(path: Path) -> PreparedJob:
+@dataclass(frozen=True, slots=True)
+class JobFile:
+    """What a file defines; ``verification`` is "" where it says nothing of it."""
+
+    job: PreparedJob
+    verification: str
+
+
+def load_job(path: Path) -> JobFile:
     """Run the file and prepare its job; raises JobFileError naming the file and line."""
     if path.stat().st_size > MAX_JOB_FILE_BYTES:
         raise LimitExceeded(f"{path} is larger than {MAX_JOB_FILE_BYTES} bytes")
@@ -48,7 +59,14 @@ def load_job(path: Path) -> PreparedJob:
         )
     prepared = prepare(defined)
     assert isinstance(prepared, PreparedJob)
-    return prepared
+    level = getattr(module, "verification", "")
+    if level not in ("", *Level):
+        raise JobFileError(
+            f"{path}: verification = {str(level)[:40]!r} is no level",
+            code="VERIFICATION_UNKNOWN",
+            hint=f"one of: {', '.join(Level)}",
+        )
+    return JobFile(prepared, str(level))
 
 
 def _run(path: Path) -> ModuleType:

@@ -19,14 +19,17 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "quote": ("flopmarket.cli.buy:quote", "The price of a job before it runs."),
     "run": ("flopmarket.cli.buy:run", "Buy a job, watch it, fetch and verify its result."),
     "submit": ("flopmarket.cli.buy:submit", "Buy a job and return at once."),
-    "job": ("flopmarket.cli.job:job", "Jobs: list, show, watch, wait, cancel, fetch, why."),
+    "job": ("flopmarket.cli.job:job", "Jobs: list, show, watch, wait, cancel, fetch, why, audits."),
     "prices": ("flopmarket.cli.prices:prices", "What work costs now; no key needed."),
     "receipt": ("flopmarket.cli.receipt:receipt", "Check a signed receipt offline."),
     "dispute": ("flopmarket.cli.dispute:dispute", "Replay or explain a disputed segment."),
     "account": ("flopmarket.cli.account:account", "Account: register, balances, statement."),
-    "key": ("flopmarket.cli.key:key", "Keys of this user."),
+    "key": ("flopmarket.cli.key:key", "Keys: new, list, grant, rotate, revoke, recover."),
+    "invite": ("flopmarket.cli.invite:invite", "A token that brings a machine into the account."),
+    "join": ("flopmarket.cli.invite:join", "Let this machine work for who sent the token."),
     "budget": ("flopmarket.cli.budget:budget", "Spending limits of the account and its CI keys."),
     "webhook": ("flopmarket.cli.webhook:webhook", "Signed messages about our jobs."),
+    "benchmark": ("flopmarket.cli.benchmark:benchmark", "Check what a device proved, offline."),
     "bench": ("flopmarket.cli.bench:bench", "What a device here computes, and how fast."),
     "admin": ("flopmarket.cli.admin:admin", "Operate a coordinator: drain, ban, refund, trail."),
     "demo": ("flopmarket.cli.demo:demo", "The whole market on this machine, end to end."),
@@ -107,7 +110,7 @@ def _load(target: str, name: str) -> click.Command:
 def main() -> None:
     """Buy and sell verified floating-point work.
 
-    A job is a tensor program: quoted before it runs, run on other people's devices, recomputed,
+    A job is a tensor program: quoted before it runs, run on other people's devices, audited,
     paid, and proven by a signed receipt.
 
     Exit codes: 0 ok, 1 failed, 2 usage, 3 not allowed, 4 not found, 5 conflict, 6 quota or budget,

@@ -108,6 +108,7 @@ def grant(
 @click.command()
 @click.argument("amount")
 @click.option("--to", "destination", required=True, metavar="TEXT", help="Where the money goes.")
+@click.option("--bond", is_flag=True, help="Out of the bond, once nothing is at stake any more.")
 @click.option("--request-id", help="Repeat with the same id: nothing happens twice.")
 @_currency_option
 @json_option
@@ -115,6 +116,7 @@ def grant(
 def withdraw(
     amount: str,
     destination: str,
+    bond: bool,
     request_id: str | None,
     currency: str,
     as_json: bool,
@@ -122,7 +124,9 @@ def withdraw(
 ) -> None:
     """Ask for AMOUNT of ours to be paid out; it is reserved until the operator decides."""
     with connect(connection) as client:
-        asked = client.withdraw(amount, destination, request_id=request_id, currency=currency)
+        asked = client.withdraw(
+            amount, destination, request_id=request_id, currency=currency, bond=bond
+        )
     out = output(as_json)
     if as_json:
         out.record(asked)

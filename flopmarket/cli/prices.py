@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,7 @@ def offers(
         ">per PFLOP",
         ">memory",
         f">{work_class or 'dot-f32'}",
+        "proved",
         ">per $",
         ">per watt",
         "watts",
@@ -246,12 +248,21 @@ def _offer_row(offer: Offer, work_class: str) -> tuple[str, ...]:
         _amount(per_pflop.get(work_class)),
         size(offer.memory_bytes),
         scaled(offer.flops_per_second.get(work_class, 0), "FLOP/s"),
+        _proof_age(offer),
         scaled(offer.flops_per_dollar, "FLOP"),
         _per_watt(offer.flops_per_watt),
         offer.watts_source,
         f"{offer.verified_segments}/{offer.rejected_segments}",
         " ".join(offer.suited_for),
     )
+
+
+def _proof_age(offer: Offer) -> str:
+    """How long ago the device proved its rates."""
+    if not offer.proved_at_us:
+        return "unproved"
+    hours = max(0.0, time.time() - offer.proved_at_us / 1e6) / 3_600
+    return f"{hours:.1f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"
 
 
 def _level_row(level: BookLevel, noun: str) -> tuple[str, ...]:

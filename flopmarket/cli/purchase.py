@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MODEL_SUFFIX = ".onnx"
+LEVELS = ("deter", "check", "dual")
+"""As :class:`flopmarket.trust.audit_policy.Level`, which is not loaded for ``--help``."""
+DEFAULT_LEVEL = LEVELS[0]
 
 _OPTIONS = (
     click.argument(
@@ -53,10 +56,18 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A job that is ready to be sold; ``model`` is None for a JOB.py."""
+    """A job that is ready to be sold; ``model`` is None for a JOB.py.
+
+    ``verification`` is the level that a JOB.py asks for, "" where it says nothing.
+    """
 
     prepared: PreparedJob
     model: Model | None
+    verification: str = ""
+
+    def level(self, asked: str | None) -> str:
+        """The level to buy: of the command line, else of the file, else the cheapest."""
+        return asked or self.verification or DEFAULT_LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +94,8 @@ class Purchase:
                 )
             from flopmarket.cli.jobfile import load_job
 
-            return Loaded(load_job(self.path), None)
+            found = load_job(self.path)
+            return Loaded(found.job, None, found.verification)
         if not self.inputs:
             raise click.UsageError(f"{self.path} needs rows: name them with --input")
         from flopmarket.cli.inputs import read_samples

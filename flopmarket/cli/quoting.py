@@ -19,6 +19,8 @@ def print_quote(out: Output, quote: Quote) -> None:
         fields += _offered(quote)
     fields.append(("verification", _verification(quote)))
     out.fields(fields)
+    if quote.levels:
+        _print_levels(out, quote)
     if quote.offers:
         _print_offers(out, quote)
     elif quote.without_offers == "rest":
@@ -90,9 +92,45 @@ def _offered(quote: Quote) -> list[tuple[str, str]]:
 
 
 def _verification(quote: Quote) -> str:
-    price = str(quote.verification_price) if quote.verification_price.nano else "no extra price"
-    detection = f"{quote.detection_probability:.4g}"
-    return f"{quote.verification}, {price}: a wrong segment is found with probability {detection}"
+    price = f"{quote.verification_price} of it" if quote.verification_price.nano else "no surcharge"
+    return f"{quote.verification}, {price}; choose another with --verify"
+
+
+def _print_levels(out: Output, quote: Quote) -> None:
+    """Every level, and in plain words what none but the last one does."""
+    rows = [
+        (
+            f"{level.level} <" if level.level == quote.verification else level.level,
+            str(level.expected) if quote.offers else f"+{_percent(level.surcharge_ppm)}",
+            str(level.ceiling) if quote.offers else "",
+            _percent(level.audited_ppm),
+            _percent(level.detected_one_ppm),
+            _percent(level.detected_ten_ppm),
+            _percent(level.detected_all_ppm),
+        )
+        for level in quote.levels
+    ]
+    out.line("")
+    out.table(
+        (
+            "level", ">expected", ">ceiling", ">recomputed", ">finds 1 wrong", ">finds 10",
+            ">finds all",
+        ),
+        rows,
+        "",
+    )  # fmt: skip
+    out.say(
+        "shares and chances are the least, whoever runs it; a newcomer's segments are all "
+        "recomputed. Sampling makes cheating a loss for whoever does it for money; it does not "
+        "stop one malicious segment: dual does, unless two owners collude"
+    )
+
+
+def _percent(ppm: int) -> str:
+    """A chance, never shown as certain when it is not."""
+    if ppm in (0, 1_000_000):
+        return f"{ppm // 10_000} %"
+    return f"{min(ppm / 10_000, 99.99):.4g} %"
 
 
 def _print_offers(out: Output, quote: Quote) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -57,6 +57,9 @@ class Status:
     artifact_bytes: int
     platform_balances_nano: dict[str, int]
     parameters: tuple[Parameter, ...]
+    house_accounts: tuple[str, ...] = ()
+    audits_open: dict[str, int] = field(default_factory=dict)
+    """Audits by workers of other accounts that did not end, by phase."""
 
 
 class AdminClient:
@@ -153,6 +156,8 @@ class AdminClient:
             parameters=tuple(
                 Parameter(item.name, item.value, item.overridden) for item in answer.parameters
             ),
+            house_accounts=tuple(answer.house_accounts),
+            audits_open=dict(answer.audits_open),
         )
 
 

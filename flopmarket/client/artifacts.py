@@ -56,12 +56,14 @@ class Artifacts:
                 present.add(digest)
         return digests
 
-    def download(self, digest: str, *, job_id: str, max_bytes: int) -> bytes:
+    def download(
+        self, digest: str, *, max_bytes: int, job_id: str = "", dispute_id: str = ""
+    ) -> bytes:
         """The bytes with this sha256 (hex), at most ``max_bytes``.
 
         Raises AnswerRefused (ARTIFACT_TOO_LONG, ARTIFACT_HASH_MISMATCH); nothing is kept then.
         """
-        request = artifact_pb2.DownloadRequest(digest=digest, job_id=job_id)
+        request = artifact_pb2.DownloadRequest(digest=digest, job_id=job_id, dispute_id=dispute_id)
         received = bytearray()
         hasher = hashlib.sha256()
         with self._session.stream(

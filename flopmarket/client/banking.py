@@ -136,12 +136,15 @@ class Banking:
         *,
         request_id: str | None = None,
         currency: str = "",
+        bond: bool = False,
     ) -> Withdrawal:
         """Ask for money of ours to be paid out; it is reserved until the operator decides.
 
-        The same ``request_id`` gives the first answer.
+        The same ``request_id`` gives the first answer. ``bond``: out of the bond, which the
+        coordinator lets go when nothing of ours is at stake any more (Conflict ``BOND_AT_STAKE``).
         """
-        document = documents.Withdrawal(
+        kind = documents.BondWithdrawal if bond else documents.Withdrawal
+        document = kind(
             account_id=self._session.identity.account_id,
             amount_nano=nano_of(amount),
             currency=self._agreed(currency),

@@ -17,12 +17,13 @@ from flopmarket.client.results import Array, JobEvent, JobInfo, JobResult, JobSt
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
 from flopmarket.jobs.form import JobForm
-from flopmarket.jobs.spec import JobSpec, Verification, job_id
+from flopmarket.jobs.spec import JobSpec, job_id
 from flopmarket.limits import (
     MAX_BUNDLE_BYTES,
     MAX_INLINE_PROGRAM_BYTES,
     MAX_SEGMENT_OUTPUT_BYTES,
 )
+from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.encoding import tagged_hash
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.receipt import Receipt
@@ -88,14 +89,16 @@ class JobHandle:
         return self._client.cancel(self.job_id)
 
 
-def quote_request(job: PreparedJob | JobForm, artifacts: Artifacts) -> job_pb2.QuoteJobRequest:
+def quote_request(
+    job: PreparedJob | JobForm, level: Level, artifacts: Artifacts
+) -> job_pb2.QuoteJobRequest:
     """The request for a quote; a program too large for a message is uploaded."""
     form = form_of(job)
     request = job_pb2.QuoteJobRequest(
         steps=form.steps,
         segment_steps=form.segment_steps,
         input_bytes=form.input_bytes,
-        verification=Verification.AUDIT_ALL,
+        verification=level,
     )
     if len(form.program) <= MAX_INLINE_PROGRAM_BYTES:
         request.program = form.program
@@ -104,14 +107,15 @@ def quote_request(job: PreparedJob | JobForm, artifacts: Artifacts) -> job_pb2.Q
     return request
 
 
-def check_verification(verify: str) -> None:
-    """Raise InvalidInput unless ``verify`` is a level that jobs can be bought with."""
-    if verify not in list(Verification):
+def level_of(verification: str) -> Level:
+    """The level of this name; InvalidInput ``VERIFICATION_UNKNOWN`` otherwise."""
+    if verification not in list(Level):
         raise InvalidInput(
-            f"verification {verify!r} is not offered",
+            f"verification {verification[:40]!r} is not offered",
             code="VERIFICATION_UNKNOWN",
-            hint=f"one of: {', '.join(Verification)}",
+            hint=f"one of: {', '.join(Level)}",
         )
+    return Level(verification)
 
 
 def check_submitted(job: JobInfo, spec: JobSpec) -> None:

@@ -54,6 +54,7 @@ def check_receipt(file: bytes, coordinator_key: PublicKey | None) -> CheckedRece
         ("buyer", receipt.buyer_account_id, spec.buyer),
         ("program", receipt.program_digest, spec.program_digest),
         ("profile", receipt.profile, spec.profile),
+        ("level of verification", receipt.verification, spec.verification),
         ("data root", receipt.data_root, spec.data_root),
         ("initial state", receipt.initial_state_root, spec.state_root),
         ("seed", receipt.seed, spec.seed),

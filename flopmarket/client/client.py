@@ -14,14 +14,17 @@ from types import TracebackType
 
 from flopmarket.client import buying, messages
 from flopmarket.client.artifacts import Artifacts, OnUpload
+from flopmarket.client.auditing import AuditCalls
 from flopmarket.client.banking import Banking
 from flopmarket.client.buying import JobHandle, Progress
 from flopmarket.client.channel import open_channel
 from flopmarket.client.config import Settings, key_file, load_settings
+from flopmarket.client.disputes import DisputeCalls
 from flopmarket.client.explaining import Explaining
 from flopmarket.client.failures import AnswerRefused
 from flopmarket.client.following import JobCalls
 from flopmarket.client.jobs import PreparedJob, prepare
+from flopmarket.client.keys import KeyCalls
 from flopmarket.client.money import Amount, Money, nano_of
 from flopmarket.client.orders import (
     ANY_OFFER,
@@ -45,7 +48,9 @@ from flopmarket.limits import (
     CLIENT_SESSION_LIFETIME_US,
 )
 from flopmarket.market.order import OrderTerms
+from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.documents import AccountRegistration
+from flopmarket.trust.key_identity import read_identity
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket.v1 import (
     identity_pb2,
@@ -65,13 +70,37 @@ SYSTEM_PORTS = Ports(
 )
 
 
-class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCalls):
+def _identity(key: KeyPair | Path | str, account_id: str) -> Identity:
+    """The key, and what is said or stands beside its file of what it is for."""
+    if isinstance(key, KeyPair):
+        pair, known = key, None
+    else:
+        file = key_file(key)
+        pair, known = KeyPair.load(file), read_identity(file)
+    if known is not None and account_id in ("", known.account_id):
+        return Identity(pair, known.account_id, known.role)
+    role = KeyRole.CI if account_id and account_id != pair.key_id else KeyRole.OWNER
+    return Identity(pair, account_id or pair.key_id, role)
+
+
+class Client(
+    JobCalls,
+    AuditCalls,
+    OwnerCalls,
+    KeyCalls,
+    PriceCalls,
+    Explaining,
+    Banking,
+    PredictionCalls,
+    DisputeCalls,
+):
     """One coordinator, one account.
 
     ``address`` is ``host:port``. ``key`` is a :class:`KeyPair`, a key file, or the name of a key of
     this user; without one only prices and offers can be asked for. ``ca`` is the authority (PEM
     bytes or file) of a coordinator that is not on this machine. ``coordinator_key`` is the key id
-    to insist on. ``account_id`` is needed for a CI key, which acts for another key's account.
+    to insist on. ``account_id`` is needed for a CI key, which acts for another key's account,
+    unless a file beside the key names it (:mod:`flopmarket.trust.key_identity`).
     """
 
     def __init__(
@@ -84,14 +113,11 @@ class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCa
         account_id: str = "",
         ports: Ports = SYSTEM_PORTS,
     ) -> None:
-        pair = key if isinstance(key, KeyPair) or key is None else KeyPair.load(key_file(key))
-        identity = None
-        if pair is not None:
-            role = KeyRole.CI if account_id and account_id != pair.key_id else KeyRole.OWNER
-            identity = Identity(pair, account_id or pair.key_id, role)
+        identity = None if key is None else _identity(key, account_id)
         self._ports = ports
-        self._channel = open_channel(address, authority_bytes(ca))
-        self._session = Session(self._channel, address, ports, identity, coordinator_key)
+        ca_pem = authority_bytes(ca)
+        self._channel = open_channel(address, ca_pem)
+        self._session = Session(self._channel, address, ports, identity, coordinator_key, ca_pem)
         self._artifacts = Artifacts(self._session)
         self._identity_service = identity_pb2_grpc.IdentityServiceStub(self._channel)
         self._jobs = job_pb2_grpc.JobServiceStub(self._channel)
@@ -151,7 +177,7 @@ class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCa
             ),
             authenticated=False,
         )
-        if answer.account_id != key.key_id:
+        if answer.account_id != self._session.identity.account_id:
             raise AnswerRefused("the coordinator opened an account with another id than our key's")
         return answer.account_id
 
@@ -162,21 +188,28 @@ class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCa
         job: object,
         order: Order = ANY_OFFER,
         *,
+        verification: str = Level.DETER,
         inputs: object = None,
         batch: int | None = None,
     ) -> Quote:
         """What ``job`` will cost at most, and is expected to, on offers that fit ``order``.
+
+        ``verification`` is deter, check or dual: how much of the work somebody else computes again.
+        The quote has the others too, each with its price and the chance that it sees a wrong
+        segment. Sampling deters whoever cheats for money and does not stop one malicious segment.
 
         ``job`` may be an ``fm.Model`` with the ``inputs`` it is to be applied to (see :meth:`run`),
         or a :class:`~flopmarket.jobs.form.JobForm` of a job whose data do not exist yet. No money
         moves. The program is shown to the coordinator, the tensors are not.
         """
         form = job if isinstance(job, JobForm) else prepare(job, inputs, batch)
-        return self._quote(form, order)[0]
+        return self._quote(form, order, buying.level_of(verification))[0]
 
-    def _quote(self, prepared: PreparedJob | JobForm, order: Order) -> tuple[Quote, OrderTerms]:
+    def _quote(
+        self, prepared: PreparedJob | JobForm, order: Order, level: Level
+    ) -> tuple[Quote, OrderTerms]:
         """A quote, and the order's terms in the headline class of the program."""
-        request = buying.quote_request(prepared, self._artifacts)
+        request = buying.quote_request(prepared, level, self._artifacts)
         request.deadline_us = order.deadline_us
         work_class = ""
         if order.needs_class:  # the first quote counts the work, the second one is in its class
@@ -192,7 +225,7 @@ class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCa
         job: object,
         max_price: Amount | None = None,
         *,
-        verify: str = "audit-all",
+        verification: str = Level.DETER,
         request_id: str | None = None,
         deadline_seconds: float | None = None,
         order: Order = ANY_OFFER,
@@ -205,17 +238,17 @@ class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCa
         ``inputs`` and ``batch`` are for an ``fm.Model``, as in :meth:`run`. Files that an earlier
         job of the account brought are not sent again; ``on_upload`` hears of each.
 
-        ``order`` says which offers may run it and whether it waits for them. ``max_price`` is a
-        hard cap; without one it is the order's limit price times its work, or the ceiling of a
-        fresh quote. A repeated
+        ``order`` says which offers may run it and whether it waits for them; ``verification`` is
+        as in :meth:`quote`. ``max_price`` is a hard cap; without one it is the order's limit price
+        times its work and the level's surcharge, or the ceiling of a fresh quote. A repeated
         ``request_id`` with the same job, ``max_price`` and deadline gives the first answer; with
         anything else it raises Conflict REQUEST_ID_REUSED. Without ``deadline_seconds`` the job
         waits until it is cancelled.
         """
         prepared = prepare(job, inputs, batch)
-        buying.check_verification(verify)
+        level = buying.level_of(verification)
         if max_price is None or order.needs_class:
-            quote, terms = self._quote(prepared, order)
+            quote, terms = self._quote(prepared, order, level)
         else:
             quote, terms = None, order_terms(order)
         if max_price is None:
@@ -237,6 +270,7 @@ class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCa
             deadline_us=deadline_us,
             nonce=buying.submission_nonce(account_id, request_id),
             order=terms,
+            verification=level,
         )
         digests = self._artifacts.ensure(prepared.artifacts(), on_upload)
         answer = self._session.call(
@@ -260,7 +294,7 @@ class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCa
         job: object,
         max_price: Amount | None = None,
         *,
-        verify: str = "audit-all",
+        verification: str = Level.DETER,
         progress: Progress | None = None,
         request_id: str | None = None,
         deadline_seconds: float | None = None,
@@ -281,7 +315,7 @@ class Client(JobCalls, OwnerCalls, PriceCalls, Explaining, Banking, PredictionCa
         handle = self.submit(
             job,
             max_price,
-            verify=verify,
+            verification=verification,
             request_id=request_id,
             deadline_seconds=deadline_seconds,
             order=order,

@@ -82,6 +82,7 @@ def offer_explanations_from_proto(
             state=clean_text(item.state),
             summary=clean_text(item.summary),
             reasons=_reasons(item.reasons),
+            proof=clean_text(item.proof),
         )
         for item in message.offers
     )

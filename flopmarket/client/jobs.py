@@ -14,6 +14,7 @@ from flopmarket.errors import InvalidInput
 from flopmarket.jobs.form import JobForm
 from flopmarket.jobs.spec import JobSpec
 from flopmarket.market.order import MARKET_ORDER, OrderTerms
+from flopmarket.trust.audit_policy import Level
 
 
 @runtime_checkable
@@ -44,6 +45,7 @@ class PreparedJob(Protocol):
         deadline_us: int,
         nonce: bytes,
         order: OrderTerms = MARKET_ORDER,
+        verification: Level = Level.DETER,
     ) -> JobSpec:
         """The specification to sign."""
 

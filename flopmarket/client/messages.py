@@ -21,6 +21,7 @@ from flopmarket.client.results import (
     JobInfo,
     JobState,
     Quote,
+    QuotedLevel,
     SegmentInfo,
     Transfer,
 )
@@ -107,6 +108,21 @@ def quote_from_proto(message: job_pb2.QuoteJobResponse, currency: str) -> Quote:
         wait_seconds_p95=finite(message.wait_seconds_p95),
         spread_segments=message.spread_segments,
         without_offers=clean_text(message.without_offers),
+        levels=tuple(_level_from_proto(item, currency) for item in message.levels),
+    )
+
+
+def _level_from_proto(message: job_pb2.QuotedLevel, currency: str) -> QuotedLevel:
+    return QuotedLevel(
+        level=clean_text(message.level),
+        audited_ppm=message.audited_ppm,
+        surcharge_ppm=message.surcharge_ppm,
+        surcharge=price_of(message.surcharge.nano, currency),
+        expected=price_of(message.expected.nano, currency),
+        ceiling=price_of(message.ceiling.nano, currency),
+        detected_one_ppm=message.detected_one_ppm,
+        detected_ten_ppm=message.detected_ten_ppm,
+        detected_all_ppm=message.detected_all_ppm,
     )
 
 
@@ -140,6 +156,9 @@ def job_from_proto(message: job_pb2.Job, currency: str) -> JobInfo:
         if message.order.HasField("limit_per_pflop")
         else None,
         deadline_us=message.deadline_us,
+        verification=clean_text(message.verification),
+        surcharge_ppm=message.surcharge_ppm,
+        surcharge=price_of(message.surcharge.nano, currency),
     )
 
 

@@ -101,6 +101,11 @@ def offer_from_proto(message: market_pb2.Offer, currency: str) -> Offer:
         ),
         flops_per_card_dollar=finite(message.flops_per_card_dollar),
         updated_at_us=message.updated_at_us,
+        proved_at_us=message.proved_at_us,
+        proved_flops_per_second=message.proved_flops_per_second,
+        proved_bandwidth_bytes_per_second=message.proved_bandwidth_bytes_per_second,
+        proved_memory_bytes=message.proved_memory_bytes,
+        delivered=finite(message.delivered),
     )
 
 

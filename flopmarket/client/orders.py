@@ -98,14 +98,17 @@ def class_of_work(quote: Quote) -> str:
 def budget_nano(terms: OrderTerms, quote: Quote) -> Nano:
     """The price cap of an order for which the buyer gave none.
 
-    A resting order with a limit price is worth its limit times its work; any other order the
-    quote's ceiling. InvalidInput ``ORDER_WITHOUT_PRICE`` when nothing tells.
+    A resting order with a limit price is worth its limit times its work, and the surcharge of the
+    quoted level; any other order the quote's ceiling. InvalidInput ``ORDER_WITHOUT_PRICE`` when
+    nothing tells.
     """
     asked = terms.constraints
     if terms.kind is OrderType.LIMIT and asked.max_unit_price_nano:
         counted = {work.work_class: work.flops_per_step for work in quote.work}
-        operations = counted.get(asked.work_class, 0) * quote.steps
-        return ceiling_of_limit_nano(asked.max_unit_price_nano, operations)
+        operations = counted.get(asked.work_class, 0)
+        return ceiling_of_limit_nano(
+            asked.max_unit_price_nano, operations, quote.steps, quote.surcharge_ppm
+        )
     if terms.kind is OrderType.LIMIT and not quote.offers:
         raise InvalidInput(
             "no offer fits now, so nothing tells what the job may cost",

@@ -85,6 +85,26 @@ class EligibleOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotedLevel:
+    """A level of verification of the same job: what it costs and what it sees.
+
+    ``audited_ppm`` of the segments are recomputed by somebody else, at least. ``surcharge`` is
+    within ``expected``: ``surcharge_ppm`` of the price of every segment. ``detected_*_ppm`` are the
+    chances that at least one of 1, of 10, of all segments is found wrong when these are.
+    """
+
+    level: str
+    audited_ppm: int
+    surcharge_ppm: int
+    surcharge: Money
+    expected: Money
+    ceiling: Money
+    detected_one_ppm: int
+    detected_ten_ppm: int
+    detected_all_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
 class Quote:
     """The price of a job before it runs.
 
@@ -94,7 +114,9 @@ class Quote:
     are inside the price; storage is covered by the fee. ``joules`` is 0 when no eligible offer
     states its power. ``spread_segments`` delivered segments stand behind the finish times.
     ``ineligible`` counts offers by the reason that ruled them out; ``without_offers`` says what a
-    submission comes to when none fits: refuse, or rest in the book.
+    submission comes to when none fits: refuse, or rest in the book. ``verification`` is the level
+    that was asked for; ``verification_price`` is what it adds, within ``expected``; ``levels`` has
+    what every level would come to.
     """
 
     quote_id: str
@@ -131,6 +153,12 @@ class Quote:
     wait_seconds_p95: float
     spread_segments: int
     without_offers: str
+    levels: tuple[QuotedLevel, ...] = ()
+
+    @property
+    def surcharge_ppm(self) -> int:
+        """What the level adds to the price of every segment."""
+        return next((i.surcharge_ppm for i in self.levels if i.level == self.verification), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +212,11 @@ class JobInfo:
     limit_per_pflop: Money | None = None
     deadline_us: int = 0
     """When the order ends by itself; far away when its buyer named none."""
+    verification: str = ""
+    surcharge_ppm: int = 0
+    """What the level of verification adds to the price of every segment."""
+    surcharge: Money | None = None
+    """What it added so far, within ``billed``."""
 
 
 @dataclass(frozen=True, slots=True)

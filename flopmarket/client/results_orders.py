@@ -48,3 +48,5 @@ class OfferExplanation:
     state: str
     summary: str
     reasons: tuple[Why, ...]
+    proof: str = ""
+    """What the device proved and when, or why nothing."""

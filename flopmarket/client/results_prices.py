@@ -64,7 +64,8 @@ class Offer:
     """One device of somebody's, what it measured, and what it asks.
 
     ``reliability`` is the part of its decided segments that was verified, 0 before the first;
-    ``suited_for`` names training, inference or both.
+    ``suited_for`` names training, inference or both. What a benchmark challenge proved is 0 for an
+    unproved device; ``delivered`` is the share of it that verified work showed. Watts are reported.
     """
 
     offer_id: str
@@ -92,6 +93,11 @@ class Offer:
     prices: tuple[ClassPrice, ...]
     flops_per_card_dollar: float
     updated_at_us: int
+    proved_at_us: int = 0
+    proved_flops_per_second: int = 0
+    proved_bandwidth_bytes_per_second: int = 0
+    proved_memory_bytes: int = 0
+    delivered: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

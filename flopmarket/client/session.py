@@ -62,7 +62,10 @@ class Session:
         ports: Ports,
         identity: Identity | None,
         pinned_key_id: str = "",
+        authority: bytes | None = None,
     ) -> None:
+        """``authority`` is the certificate (PEM) that the channel trusts, if it was told one."""
+        self.authority = authority
         self.channel = channel
         self.address = address
         self.ports = ports
@@ -87,7 +90,7 @@ class Session:
     def as_other(self, identity: Identity) -> Session:
         """A session of another key with the same coordinator, on the same channel."""
         pinned = self.coordinator().key_id
-        return Session(self.channel, self.address, self.ports, identity, pinned)
+        return Session(self.channel, self.address, self.ports, identity, pinned, self.authority)
 
     def coordinator(self) -> CoordinatorInfo:
         """Who the coordinator is; asked once. Raises AnswerRefused COORDINATOR_KEY_CHANGED."""

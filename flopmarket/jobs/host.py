@@ -14,10 +14,18 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from flopmarket.errors import FlopmarketError, Kind, Unavailable
+from flopmarket.jobs.questions import (
+    TraceQuestion,
+    TraceStart,
+    trace_answer_command,
+    trace_end_command,
+    trace_open_command,
+)
 from flopmarket.limits import MAX_CONTROL_LINE_BYTES
+from flopmarket.trust.dispute_port import Place
 
 _STOP_SECONDS = 8.0
 
@@ -89,6 +97,22 @@ class Engine(Protocol):
         """End the running segment after its present step."""
         ...
 
+    async def trace_open(self, folder: Path, spec: bytes, start: TraceStart) -> None:
+        """Open a disputed segment of the job in ``folder`` for questions; ends a job that is open.
+
+        JobRefused when the files are not the job's, or TRACE_ABORTED after ``interrupt``.
+        """
+        ...
+
+    async def trace_answer(self, question: TraceQuestion, path: Path) -> None:
+        """Write the canonical bytes of the list that a dispute asks for to ``path``."""
+        ...
+
+    async def trace_end(self, place: Place, tile_path: Path) -> tuple[bytes, bytes]:
+        """State root and outputs root of the segment if the tile at ``place`` had the bytes
+        of a file and everything after it were right."""
+        ...
+
     async def close_job(self) -> None:
         """Overwrite and free the job's device memory."""
         ...
@@ -103,6 +127,15 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """End the process in good order, or by force after a few seconds."""
+        ...
+
+
+@runtime_checkable
+class Provable(Protocol):
+    """An engine that answers benchmark challenges; simulated ones do not."""
+
+    async def prove(self, step: str, document: bytes = b"") -> bytes:
+        """One step of :class:`flopmarket.jobs.proving.Proving`."""
         ...
 
 
@@ -202,6 +235,16 @@ class EngineProcess:
     async def interrupt(self) -> None:
         await self._send({"op": "interrupt"})
 
+    async def trace_open(self, folder: Path, spec: bytes, start: TraceStart) -> None:
+        await self._call(trace_open_command(folder, spec, start))
+
+    async def trace_answer(self, question: TraceQuestion, path: Path) -> None:
+        await self._call(trace_answer_command(question, path))
+
+    async def trace_end(self, place: Place, tile_path: Path) -> tuple[bytes, bytes]:
+        answer = await self._call(trace_end_command(place, tile_path))
+        return bytes.fromhex(answer["state_root"]), bytes.fromhex(answer["outputs_root"])
+
     async def close_job(self) -> None:
         await self._call({"op": "close_job"})
 
@@ -212,6 +255,15 @@ class EngineProcess:
     async def benchmark(self) -> dict[str, Any]:
         answer: dict[str, Any] = (await self._call({"op": "benchmark"}))["benchmark"]
         return answer
+
+    async def prove(self, step: str, document: bytes = b"") -> bytes:
+        command = {"op": "prove", "step": step, "document": document.hex()}
+        return bytes.fromhex((await self._call(command))["document"])
+
+    async def recompute(self, command: Mapping[str, Any]) -> tuple[bytes, ...]:
+        """Opened places of a challenge, as ``jobs.proving.recompute_command`` has them."""
+        answer = await self._call({"op": "recompute", **command})
+        return tuple(bytes.fromhex(value) for value in answer["values"])
 
     async def stop(self) -> None:
         if self.alive:

@@ -1,6 +1,6 @@
 """Step checksums, computed on the device by the program itself.
 
-A commitment's private ``inner`` value (docs/trust.md §3) hashes one checksum per state and output
+A commitment's private ``inner`` value (docs/audits.md §2) hashes one checksum per state and output
 tensor for every step, so that it can only be known by doing every step. The checksum is exact
 integer arithmetic: sum over i of word[i] * (2 i + 1) modulo 2^32, the words being the canonical
 bits.

@@ -22,9 +22,10 @@ from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.instrument import instrument
 from flopmarket.jobs.order import rows_of_output
 from flopmarket.jobs.runner import JobRunner, OnStep, check_data, check_job
-from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode, Verification
+from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode
 from flopmarket.market.order import MARKET_ORDER, OrderTerms
 from flopmarket.trust import merkle
+from flopmarket.trust.audit_policy import Level
 
 LOCAL_BUYER = "local"
 """Account name in the spec of a job that never leaves this machine."""
@@ -100,6 +101,7 @@ class PreparedJob:
         deadline_us: int,
         nonce: bytes,
         order: OrderTerms = MARKET_ORDER,
+        verification: Level = Level.DETER,
     ) -> JobSpec:
         """The specification to sign. ``nonce``: 16 bytes that make two equal jobs two jobs."""
         frozen_root, state_root, data_root = self._roots
@@ -119,7 +121,7 @@ class PreparedJob:
             max_memory_bytes=self.program.cost.peak_memory_bytes,
             max_price_nano=max_price_nano,
             order=order,
-            verification=Verification.AUDIT_ALL,
+            verification=verification,
             deadline_us=deadline_us,
             buyer=buyer,
             nonce=nonce,

@@ -21,23 +21,31 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.program import Program
 from flopmarket.errors import Conflict, FlopmarketError, InvalidInput
 from flopmarket.jobs import bundle
 from flopmarket.jobs.instrument import instrument
+from flopmarket.jobs.questions import TraceQuestion, TraceStart
+from flopmarket.jobs.retracing import Retrace
 from flopmarket.jobs.runner import JobRunner, check_job
 from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import MAX_CONTROL_LINE_BYTES
-from flopmarket.trust.encoding import decode
+from flopmarket.trust.dispute_documents import DisputeOpening
+from flopmarket.trust.dispute_port import Place
+from flopmarket.trust.encoding import decode, encode
+
+if TYPE_CHECKING:
+    from flopmarket.jobs.proving import Proving
 
 PROGRAM_FILE = "program.bin"
 FROZEN_FILE = "frozen.safetensors"
 DATA_FILE = "data.safetensors"
 
 _PROGRESS_SECONDS = 0.1
+_STOPPABLE = ("run", "trace_open", "trace_answer", "trace_end")
 _ORPHAN_SECONDS = 5.0
 
 Command = dict[str, Any]
@@ -59,7 +67,9 @@ class EngineServer:
         self._emit = emit
         self._stop = stop
         self._runner: JobRunner | None = None
+        self._retrace: Retrace | None = None
         self._close: Callable[[], None] = lambda: None
+        self._proving: Proving | None = None
 
     def handle(self, command: Command) -> Fields:
         """Execute one command; returns the fields of its last event."""
@@ -68,9 +78,14 @@ class EngineServer:
             "open": self._open,
             "load_state": self._load_state,
             "run": self._run,
+            "trace_open": self._trace_open,
+            "trace_answer": self._trace_answer,
+            "trace_end": self._trace_end,
             "close_job": self._close_job,
             "admission": self._admission,
             "benchmark": self._benchmark,
+            "prove": self._prove,
+            "recompute": self._recompute,
         }
         name = str(command.get("op"))
         if name not in handlers:
@@ -137,9 +152,45 @@ class EngineServer:
             "run_us": run_us,
         }
 
+    def _trace_open(self, command: Command) -> Fields:
+        self._close_job(command)
+        folder = Path(command["folder"])
+        state = Path(command["state_path"]) if command["state_path"] else None
+        opening = decode(DisputeOpening, bytes.fromhex(command["opening"]))
+        self._retrace = Retrace(
+            decode(JobSpec, bytes.fromhex(command["spec"])),
+            Program.from_bytes((folder / PROGRAM_FILE).read_bytes()),
+            bundle.read(folder / FROZEN_FILE),
+            bundle.read(folder / DATA_FILE),
+            TraceStart(opening, state, int(command["state_step"])),
+            self._device,
+            self._cache_dir,
+            self._stop.is_set,
+        )
+        self._close = self._retrace.close
+        return {}
+
+    def _trace_answer(self, command: Command) -> Fields:
+        payload = self._traced().answer(TraceQuestion.of_fields(command))
+        _write(Path(command["path"]), encode(payload))
+        return {}
+
+    def _trace_end(self, command: Command) -> Fields:
+        place = Place(int(command["step"]), int(command["operation"]), int(command["tile"]))
+        state, outputs = self._traced().end_after(place, Path(command["tile_path"]).read_bytes())
+        return {"state_root": state.hex(), "outputs_root": outputs.hex()}
+
+    def _traced(self) -> Retrace:
+        if self._retrace is None:
+            raise Conflict("no segment is open", code="ENGINE_NO_JOB")
+        return self._retrace
+
     def _close_job(self, command: Command) -> Fields:
-        """Overwrite and free the device memory of the job."""
-        close, self._close, self._runner = self._close, lambda: None, None
+        """Overwrite and free the device memory of the job, and of a benchmark challenge."""
+        if self._proving is not None:
+            self._proving.close()
+        close, self._close = self._close, lambda: None
+        self._runner = self._retrace = None
         close()
         return {}
 
@@ -161,6 +212,23 @@ class EngineServer:
         from flopmarket.bench import benchmark
 
         return {"benchmark": benchmark(self._device, cache_dir=self._cache_dir).to_json()}
+
+    def _prove(self, command: Command) -> Fields:
+        """A step of a benchmark challenge; a job that is open is closed first."""
+        if self._proving is None:
+            from flopmarket.jobs.proving import proving_on
+
+            self._proving = proving_on(self._device, self._cache_dir)
+        if command["step"] == "open":
+            self._close_job(command)
+        document = bytes.fromhex(command["document"])
+        return {"document": self._proving.step(command["step"], document).hex()}
+
+    def _recompute(self, command: Command) -> Fields:
+        from flopmarket.jobs.proving import recomputed
+
+        values = recomputed(command, self._device, self._cache_dir)
+        return {"values": [value.hex() for value in values]}
 
     def _opened(self) -> JobRunner:
         if self._runner is None:
@@ -223,7 +291,7 @@ def serve(commands: IO[bytes], events: IO[bytes], device: str | None, cache: Pat
             emit({"event": "done", **server.handle(command)})
         except Exception as error:  # the boundary of the process: every failure is an answer
             emit({"event": "error", **describe(error)})
-        if command["op"] == "run":
+        if command["op"] in _STOPPABLE:
             stop.clear()
     server.handle({"op": "close_job"})
 

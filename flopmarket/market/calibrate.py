@@ -156,6 +156,26 @@ def learn(
     return changed
 
 
+def restated(known: Mapping[str, Running], was: int, now: int) -> dict[str, Running]:
+    """What was learned against rates that a new proof moved from ``was`` to ``now``.
+
+    A rate that fell has part of the slowness in it now that deliveries had to correct before, so
+    what was above one falls with it, to one at the least; a rate that rose leaves predictions where
+    deliveries put them. What was below one is the roofline's own error and stays.
+    """
+
+    def moved(ppm: int) -> int:
+        return ppm if ppm <= ONE_PPM else min(MOST_PPM, max(ONE_PPM, ppm * now // was))
+
+    return {
+        family: Running(
+            tuple((name, moved(ppm)) for name, ppm in item.ratios_ppm), moved(item.factor_ppm)
+        )
+        for family, item in known.items()
+        if family != LATE and not family.endswith(SETUP)
+    }
+
+
 def lower_median(values: Sequence[int]) -> int:
     """The middle one, and the lower of two middle ones; ``values`` has at least one."""
     return sorted(values)[(len(values) - 1) // 2]

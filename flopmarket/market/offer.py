@@ -15,8 +15,9 @@ from flopmarket.market.calibrate import NO_FACTORS, Factors
 from flopmarket.market.money import NANO_PER_UNIT, MoneyError, Nano, round_up_nano
 from flopmarket.market.predict import DeviceRates, JobWork, Prediction, predict
 from flopmarket.market.price import PriceTerms
+from flopmarket.market.proof import ONE_PPM, plausible_watts, shown_rate
 from flopmarket.market.region import check_region
-from flopmarket.trust.documents import OfferTerms
+from flopmarket.trust.documents import OfferTerms, WattsSource
 
 PFLOP = 10**15
 SECONDS_PER_HOUR = 3_600
@@ -29,6 +30,8 @@ class Offer:
 
     ``milliwatts`` and ``card_price_nano`` are zero when unknown, ``region`` is empty then.
     ``factors`` are the device's deliveries so far, which correct every prediction.
+    ``delivered_ppm`` is the share of its proved rates that verified work showed; it corrects the
+    figures of merit here, never a prediction, which has its factors.
     """
 
     offer_id: str
@@ -46,6 +49,11 @@ class Offer:
     card_price_nano: Nano
     region: str = ""
     factors: Factors = NO_FACTORS
+    delivered_ppm: int = ONE_PPM
+
+    def shown_rate(self, work_class: str) -> int:
+        """Operations a second of a class as lists show them; 0 without a rate."""
+        return shown_rate(self.rates.flops_per_second.get(work_class, 0), self.delivered_ppm)
 
     def predict(self, work: JobWork) -> Prediction:
         """Time of a job on this device, no longer than it was promised; :class:`NoRate` when it
@@ -59,7 +67,7 @@ class Offer:
     def pflop_price(self, work_class: str) -> Nano | None:
         """Nano-units that 10^15 operations of a class cost; None without a rate, or when it does
         not fit 63 bits."""
-        rate = self.rates.flops_per_second.get(work_class, 0)
+        rate = self.shown_rate(work_class)
         if not rate:
             return None
         try:
@@ -69,7 +77,7 @@ class Offer:
 
     def flops_per_dollar_hour(self, work_class: str) -> float:
         """Sustained operations per second that one currency unit an hour rents."""
-        rate = self.rates.flops_per_second.get(work_class, 0)
+        rate = self.shown_rate(work_class)
         return rate * NANO_PER_UNIT / self.ask_nano_per_hour
 
     def flop_per_dollar(self, work_class: str) -> float:
@@ -79,12 +87,12 @@ class Offer:
     def flops_per_card_dollar(self, work_class: str) -> float:
         """Sustained operations per second for each currency unit that the card costs; 0.0 when its
         owner does not say."""
-        rate = self.rates.flops_per_second.get(work_class, 0)
+        rate = self.shown_rate(work_class)
         return rate * NANO_PER_UNIT / self.card_price_nano if self.card_price_nano else 0.0
 
     def flops_per_watt(self, work_class: str) -> float:
         """Sustained operations per second and watt; 0.0 when the power is unknown."""
-        rate = self.rates.flops_per_second.get(work_class, 0)
+        rate = self.shown_rate(work_class)
         return rate * 1000 / self.milliwatts if self.milliwatts else 0.0
 
 
@@ -94,7 +102,10 @@ def offer_id(device_key_id: str, device_id: str) -> str:
 
 
 def offer_from_terms(terms: OfferTerms, factors: Factors = NO_FACTORS) -> Offer:
-    """The offer that signed terms make; :class:`InvalidInput` for figures that cannot be priced."""
+    """The offer that signed terms make; :class:`InvalidInput` for figures that cannot be priced.
+
+    Watts that no device can have count as not stated.
+    """
     if not 0 < terms.ask_nano_per_hour < 2**63:
         raise InvalidInput(
             f"an ask is above zero and fits 63 bits, got {terms.ask_nano_per_hour}",
@@ -119,6 +130,7 @@ def offer_from_terms(terms: OfferTerms, factors: Factors = NO_FACTORS) -> Offer:
         raise InvalidInput(
             "an offer states memory, bandwidth and at least one rate", code="OFFER_INCOMPLETE"
         )
+    believed = plausible_watts(terms.watts_milli, _rates(terms))
     return Offer(
         offer_id=offer_id(terms.device_key_id, terms.device_id),
         account_id=terms.account_id,
@@ -138,8 +150,8 @@ def offer_from_terms(terms: OfferTerms, factors: Factors = NO_FACTORS) -> Offer:
             upload_bytes_per_second=terms.upload_bytes_per_second,
         ),
         ask_nano_per_hour=terms.ask_nano_per_hour,
-        milliwatts=terms.watts_milli,
-        watts_source=terms.watts_source.value,
+        milliwatts=terms.watts_milli if believed else 0,
+        watts_source=(terms.watts_source if believed else WattsSource.UNKNOWN).value,
         card_price_nano=terms.card_price_nano,
         region=check_region(terms.region, empty=True),
         factors=factors,

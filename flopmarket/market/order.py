@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from flopmarket.errors import InvalidInput, LimitExceeded
 from flopmarket.limits import MAX_ORDER_OWNERS, MAX_ORDER_REGIONS, MAX_REGION_CHARACTERS
-from flopmarket.market.money import MAX_NANO, Nano, round_up_nano
-from flopmarket.market.price import PriceTerms, price
+from flopmarket.market.money import MAX_NANO, Nano, check_price, round_up_nano
+from flopmarket.market.price import PriceTerms, price, surcharge
 from flopmarket.market.reasons import Reason
 from flopmarket.market.region import check_region, region_within
 from flopmarket.trust.encoding import MaxLength, document
@@ -184,20 +184,31 @@ def step_cap_nano(constraints: Constraints, work: StepWork, money_nano: Nano, st
     return cap
 
 
-def ceiling_of_limit_nano(max_unit_price_nano: Nano, operations: int) -> Nano:
-    """What ``operations`` of the limit's class cost at most at a limit price, rounded up once."""
-    return round_up_nano(max_unit_price_nano * operations, PFLOP, "ceiling")
+def ceiling_of_limit_nano(
+    max_unit_price_nano: Nano, step_operations: int, steps: int, surcharge_ppm: int = 0
+) -> Nano:
+    """What steps of so many operations of the limit's class are billed at most at a limit price:
+    rounded up once, and the level's surcharge once a step, as in the worst split."""
+    of_step = max_unit_price_nano * step_operations
+    work = round_up_nano(of_step * steps, PFLOP, "ceiling")
+    extra = surcharge(round_up_nano(of_step, PFLOP, "ceiling"), surcharge_ppm)
+    return check_price(work + steps * extra, "ceiling")
 
 
 def order_ceiling_nano(
-    constraints: Constraints, work: StepWork, steps: int, max_price_nano: Nano
+    constraints: Constraints,
+    work: StepWork,
+    steps: int,
+    max_price_nano: Nano,
+    surcharge_ppm: int = 0,
 ) -> Nano:
-    """What to hold for an order: its limit price times its work, at most ``max_price_nano``."""
+    """What to hold for an order: its limit price times its work and the level's surcharge, at most
+    ``max_price_nano``."""
     limit = constraints.max_unit_price_nano
-    operations = work.flops.get(constraints.work_class, 0) * steps
-    if not limit or limit * operations >= max_price_nano * PFLOP:
+    operations = work.flops.get(constraints.work_class, 0)
+    if not limit or limit * operations * steps >= max_price_nano * PFLOP:
         return max_price_nano
-    return ceiling_of_limit_nano(limit, operations)
+    return min(max_price_nano, ceiling_of_limit_nano(limit, operations, steps, surcharge_ppm))
 
 
 def check_order_fits_program(order: OrderTerms, work: StepWork) -> None:

@@ -1,7 +1,8 @@
 """The price of steps: the one function behind quote, lease, invoice and settlement.
 
 Terms are frozen in a lease: what the owner asks for an hour, and the predicted time of one step on
-that device. What is billed is work done times these terms, never seconds that anybody reports.
+that device. What is billed is work done times these terms, never seconds that anybody reports, and
+on top of it the surcharge of the level of verification, a share of each segment's price.
 """
 
 from __future__ import annotations
@@ -50,19 +51,42 @@ def price(terms: PriceTerms, steps: int) -> Nano:
     )
 
 
-def price_of_segments(terms: PriceTerms, steps: int, segment_steps: int) -> Nano:
-    """Sum over the segments of a run in which none ends early."""
+def surcharge(price_nano: Nano, surcharge_ppm: int) -> Nano:
+    """What a level of verification adds to the price of one segment, rounded up once."""
+    return part_of_nano(price_nano, surcharge_ppm, PARTS_PER_MILLION, "surcharge")
+
+
+def bill(price_nano: Nano, surcharge_ppm: int) -> Nano:
+    """What the buyer is billed for one segment: its price and the surcharge on it."""
+    return check_price(price_nano + surcharge(price_nano, surcharge_ppm), "bill")
+
+
+def most_price(bill_nano: Nano, surcharge_ppm: int) -> Nano:
+    """The highest price whose :func:`bill` is not above an amount."""
+    return bill_nano * PARTS_PER_MILLION // (PARTS_PER_MILLION + surcharge_ppm)
+
+
+def most_work(bill_nano: Nano, steps: int, surcharge_ppm: int) -> Nano:
+    """Of what may be billed for ``steps`` steps, what may be spent on their prices however they
+    are split: all of it without a surcharge."""
+    return steps * most_price(bill_nano // steps, surcharge_ppm) if surcharge_ppm else bill_nano
+
+
+def price_of_segments(
+    terms: PriceTerms, steps: int, segment_steps: int, surcharge_ppm: int = 0
+) -> Nano:
+    """Sum of the bills for the segments of a run in which none ends early."""
     full, rest = divmod(steps, segment_steps)
-    total = full * price(terms, segment_steps) if full else 0
-    return check_price(total + (price(terms, rest) if rest else 0))
+    total = full * bill(price(terms, segment_steps), surcharge_ppm) if full else 0
+    return check_price(total + (bill(price(terms, rest), surcharge_ppm) if rest else 0))
 
 
-def price_bound(terms: PriceTerms, steps: int) -> Nano:
-    """The most that ``steps`` steps can cost however they are split into segments.
+def price_bound(terms: PriceTerms, steps: int, surcharge_ppm: int = 0) -> Nano:
+    """The most that ``steps`` steps can be billed however they are split into segments.
 
     Rounding up is subadditive, so the worst split is one segment a step.
     """
-    return check_price(steps * price(terms, 1), "price bound") if steps else 0
+    return check_price(steps * bill(price(terms, 1), surcharge_ppm), "price bound") if steps else 0
 
 
 def split_fee(price_nano: Nano, fee_ppm: int) -> Split:

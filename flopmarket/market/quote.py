@@ -8,11 +8,12 @@ Used by the coordinator for ``QuoteJob`` and again, on the same figures, at subm
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flopmarket.market.finish import Finish, Runner, finish
 from flopmarket.market.headline import program_class, unit_price_nano
-from flopmarket.market.money import Nano, round_up_nano
+from flopmarket.market.money import MoneyError, Nano, round_up_nano
 from flopmarket.market.offer import Offer
 from flopmarket.market.predict import PICOSECONDS_PER_SECOND, Prediction
 from flopmarket.market.price import (
@@ -69,19 +70,36 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Assurance:
-    """How much of the work is recomputed: the level, the probability that it finds one wrong
-    segment, and what it adds to the price (nothing where the fee covers it)."""
+    """How much of the work is recomputed at a level of verification, whoever runs it.
+
+    ``audited_ppm`` is the least share of segments that is audited; ``surcharge_ppm`` what the level
+    adds to the price of each (nothing where the fee covers it). ``detected_*_ppm`` are the chances
+    that at least one of 1, of 10, of all segments is found wrong when these are.
+    """
 
     level: str
-    detection_probability: float
-    price_nano: Nano = 0
+    audited_ppm: int
+    surcharge_ppm: int
+    detected_one_ppm: int
+    detected_ten_ppm: int
+    detected_all_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuotedLevel:
+    """What a level would cost for this job: ``surcharge_nano`` is within ``expected_nano``."""
+
+    assurance: Assurance
+    expected_nano: Nano
+    ceiling_nano: Nano
+    surcharge_nano: Nano
 
 
 @dataclass(frozen=True, slots=True)
 class QuotedOffer:
-    """An offer that could run the job alone: its price when no segment ends early, its bound for
-    any split, and what is expected of it. ``unit_price_nano`` is per 10^15 operations of the
-    headline class, 0 for a program that counts none."""
+    """An offer that could run the job alone: the bill when no segment ends early, its bound for
+    any split, and what is expected of it. ``unit_price_nano`` is the price of the work, without a
+    level's surcharge, per 10^15 operations of the headline class, 0 for a program without any."""
 
     offer_id: str
     device_name: str
@@ -98,7 +116,8 @@ class QuotedOffer:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a job will cost at most. ``offers`` are cheapest first.
+    """What a job will cost at most. ``offers`` are cheapest first; ``level`` is what was asked for,
+    ``levels`` are all that can be.
 
     Transfer and builds are those of the cheapest offer, once a job and inside the price. Without an
     eligible offer all amounts and times are zero and ``ineligible`` says why.
@@ -134,13 +153,18 @@ class Quote:
     finish_seconds_p50: float
     finish_seconds_p95: float
     spread_segments: int
-    assurance: Assurance
+    level: QuotedLevel
+    levels: tuple[QuotedLevel, ...]
     joules: float
     joules_source: str
 
 
 def quote_offer(
-    offer: Offer, work: JobWork, segment_steps: int, busy_picoseconds: int = 0
+    offer: Offer,
+    work: JobWork,
+    segment_steps: int,
+    busy_picoseconds: int = 0,
+    surcharge_ppm: int = 0,
 ) -> QuotedOffer:
     """Price and time of the whole job on one offer."""
     forecast = offer.predict(work)
@@ -153,8 +177,8 @@ def quote_offer(
         device_name=offer.device_name,
         terms=terms,
         forecast=forecast,
-        total_nano=total,
-        bound_nano=price_bound(terms, work.steps),
+        total_nano=price_of_segments(terms, work.steps, segment_steps, surcharge_ppm),
+        bound_nano=price_bound(terms, work.steps, surcharge_ppm),
         unit_price_nano=unit_price_nano(total, operations) if operations else 0,
         seconds=seconds,
         joules=seconds * offer.milliwatts / MILLIWATTS_PER_WATT,
@@ -171,17 +195,28 @@ def build_quote(
     job: QuotedJob,
     standing: Standing,
     fee_ppm: int,
-    assurance: Assurance,
+    level: str,
+    assurances: Sequence[Assurance],
     storage_retention_us: int,
 ) -> Quote:
-    """The quote on the offers of this moment."""
+    """The quote on the offers of this moment. ``level`` is the name of one of ``assurances``; one
+    whose price fits no amount is not among the quote's levels.
+    """
     work = job.work
-    quoted = sorted(
-        (quote_offer(offer, work, job.segment_steps, busy) for offer, busy in standing.offers),
-        key=lambda item: (item.total_nano, item.seconds, item.offer_id),
-    )
+    (asked,) = (item for item in assurances if item.level == level)
+    extra_ppm = asked.surcharge_ppm
+    quoted: list[QuotedOffer] = []
+    for offer, busy in standing.offers:
+        with suppress(MoneyError):  # what fits 63 bits without the surcharge may not fit with it
+            quoted.append(quote_offer(offer, work, job.segment_steps, busy, extra_ppm))
+    quoted.sort(key=lambda item: (item.total_nano, item.seconds, item.offer_id))
     best = quoted[0] if quoted else None
+    levels: dict[str, QuotedLevel] = {}
+    for item in assurances:
+        with suppress(MoneyError):
+            levels[item.level] = _quote_level(item, job, quoted)
     expected = best.total_nano if best else 0
+    worked = expected - levels[level].surcharge_nano
     forecast = best.forecast if best else None
     ask = best.terms.ask_nano_per_hour if best else 0
     transfer = forecast.transfer_picoseconds if forecast else 0
@@ -194,7 +229,7 @@ def build_quote(
         ceiling_nano=max((item.bound_nano for item in quoted), default=0),
         least_ceiling_nano=min((item.bound_nano for item in quoted), default=0),
         expected_nano=expected,
-        fee_within_expected_nano=split_fee(expected, fee_ppm).fee_nano if expected else 0,
+        fee_within_expected_nano=split_fee(worked, fee_ppm).fee_nano,
         work_class=forecast.work_class if forecast else program_class(work.step),
         unit_price_nano=best.unit_price_nano if best else 0,
         work=dict(work.step.flops),
@@ -217,7 +252,8 @@ def build_quote(
         finish_seconds_p50=when.finish_seconds_p50 if when else 0.0,
         finish_seconds_p95=when.finish_seconds_p95 if when else 0.0,
         spread_segments=when.samples if when else 0,
-        assurance=assurance,
+        level=levels[level],
+        levels=tuple(levels.values()),
         joules=best.joules if best else 0.0,
         joules_source=best.watts_source if best and best.joules else "unknown",
     )
@@ -239,6 +275,23 @@ def _finish(job: QuotedJob, standing: Standing, quoted: Sequence[QuotedOffer]) -
         orders_ahead=standing.orders_ahead,
         late_ppm=standing.late_ppm,
         audit_ppm=standing.audit_ppm,
+    )
+
+
+def _quote_level(
+    assurance: Assurance, job: QuotedJob, quoted: Sequence[QuotedOffer]
+) -> QuotedLevel:
+    """A level on the same offers; zeros without one."""
+    steps, extra_ppm = job.work.steps, assurance.surcharge_ppm
+    if not quoted:
+        return QuotedLevel(assurance, 0, 0, 0)
+    best = quoted[0].terms
+    expected = price_of_segments(best, steps, job.segment_steps, extra_ppm)
+    return QuotedLevel(
+        assurance,
+        expected_nano=expected,
+        ceiling_nano=max(price_bound(item.terms, steps, extra_ppm) for item in quoted),
+        surcharge_nano=expected - price_of_segments(best, steps, job.segment_steps),
     )
 
 

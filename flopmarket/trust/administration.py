@@ -30,6 +30,10 @@ class AdminOrder(StrEnum):
     """The parameter ``subject`` is what the process was started with."""
     ADD_OPERATOR = "add-operator"
     """The key whose public half ``value`` gives in hex may give orders too."""
+    ADD_HOUSE = "add-house"
+    """Workers of the account ``subject`` are the operator's own and audit for the house."""
+    REMOVE_HOUSE = "remove-house"
+    """The account ``subject`` is one like any other again."""
     REMOVE_OPERATOR = "remove-operator"
     """The key ``subject`` may give no more orders. The key of the data directory stays."""
 

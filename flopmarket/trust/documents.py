@@ -181,12 +181,13 @@ class LeaseAcceptance:
             raise _invalid("step_count must be at least 1")
 
 
-@document("flopmarket.commitment.v1")
+@document("flopmarket.commitment.v2")
 class Commitment:
     """Signed by a device key: "from this state I computed these steps, and this came out".
 
-    The device cannot change its answer after the challenge is drawn from this. ``inner`` hashes the
-    checksums of every step; it is salted by what nobody but a worker who did the steps knows.
+    The device cannot change its answer after the challenge is drawn from this. ``sealed_inner``
+    hides the hash of the checksums of every step until an auditor has committed too
+    (:func:`flopmarket.trust.sealing.seal_inner`).
     """
 
     job_id: Digest
@@ -199,7 +200,7 @@ class Commitment:
     state_root_before: Digest
     state_root_after: Digest
     outputs_root: Digest
-    inner: Digest
+    sealed_inner: Digest
 
     def __post_init__(self) -> None:
         if self.steps_done == 0:
@@ -259,6 +260,25 @@ class Withdrawal:
     ``destination`` says where to, in words that the operator understands (an IBAN, a PayPal name);
     the amount is reserved until the operator settles or rejects it. A repeated ``request_id``
     changes nothing.
+    """
+
+    account_id: Identifier
+    amount_nano: int
+    currency: Currency
+    destination: Label
+    request_id: Identifier
+
+    def __post_init__(self) -> None:
+        _check_amount(self.amount_nano)
+        if not self.destination:
+            raise _invalid("a withdrawal names where the money goes")
+
+
+@document("flopmarket.bond-withdrawal.v1")
+class BondWithdrawal:
+    """Signed by the owner key: "pay this much of the account's bond out".
+
+    As :class:`Withdrawal`; the account must have nothing at stake any more.
     """
 
     account_id: Identifier

@@ -1,6 +1,7 @@
-"""The chain behind a job that a CI key signed: owner key, grant, CI key, specification.
+"""The chain behind a job: first owner key, rotations, grant, CI key, specification.
 
-An owner key's id is its account, so a specification that the owner signed needs no further proof.
+A first owner key's id is its account, so a specification that it signed needs no further proof. A
+later owner key is proved by the account's chain (:mod:`flopmarket.trust.ownership`).
 For a CI key the owner's :class:`~flopmarket.trust.documents.DeviceGrant` travels beside the
 specification, and whoever is asked to work checks the two together here, believing nobody. Sums
 over many jobs are the coordinator's to keep; what one job may cost, and until when, is granted.
@@ -8,6 +9,7 @@ over many jobs are the coordinator's to keep; what one job may cost, and until w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from flopmarket.errors import FlopmarketError
@@ -22,6 +24,7 @@ from flopmarket.trust.envelope import (
 )
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError, SignerNotAllowed
 from flopmarket.trust.keys import KeyRole, PublicKey
+from flopmarket.trust.ownership import follow_rotations, verify_chain
 
 
 class SpendingLimits(Protocol):
@@ -40,9 +43,26 @@ class SpendingLimits(Protocol):
         """From then on the key may do nothing."""
 
 
-def check_owner_signed(signer: PublicKey, buyer: str) -> None:
-    """:class:`SignerNotAllowed` ``GRANT_MISSING`` unless this key is the buyer's owner key."""
-    if signer.key_id != buyer:
+def check_owner_signed(
+    signer: PublicKey,
+    buyer: str,
+    *,
+    first: PublicKey | None = None,
+    links: Sequence[Envelope] = (),
+    audience: str | None = None,
+) -> None:
+    """:class:`SignerNotAllowed` ``GRANT_MISSING`` unless this is or was the buyer's owner key.
+
+    ``first`` is the account's first owner key and ``links`` its chain, where the key has followed
+    another. A job outlives the key that signed it.
+    """
+    if signer.key_id == buyer:
+        return
+    if (
+        first is None
+        or first.key_id != buyer
+        or signer not in verify_chain(first, links, audience=audience).owners
+    ):
         raise SignerNotAllowed(
             f"key {signer.key_id} signed for account {buyer[:64]!r} without a grant of its owner",
             code="GRANT_MISSING",
@@ -50,20 +70,28 @@ def check_owner_signed(signer: PublicKey, buyer: str) -> None:
 
 
 def open_ci_grant(
-    envelope: Envelope, owner: PublicKey, signer: PublicKey, *, audience: str | None
+    envelope: Envelope,
+    owner: PublicKey,
+    signer: PublicKey,
+    *,
+    audience: str | None,
+    links: Sequence[Envelope] = (),
+    rotations: Sequence[Envelope] = (),
 ) -> DeviceGrant:
-    """The grant of ``owner`` to the CI key ``signer``; its limits are not checked yet.
+    """The grant of an account to the CI key ``signer``; its limits are not checked yet.
 
-    The owner key's id is the account. ``audience`` is the coordinator's key id, None where that was
-    checked before. Raises :class:`EnvelopeError`, or :class:`SignerNotAllowed`
-    ``GRANT_OTHER_ACCOUNT`` or ``GRANT_OTHER_KEY``.
+    ``owner`` is the account's first owner key, whose id is the account; ``links`` are its chain as
+    far as it is needed, ``rotations`` those of the granted key to ``signer``. ``audience`` is the
+    coordinator's key id, None where that was checked before. Raises :class:`EnvelopeError`, or
+    :class:`SignerNotAllowed` ``GRANT_OTHER_ACCOUNT`` or ``GRANT_OTHER_KEY``.
     """
     if envelope.payload_type != payload_type_of(DeviceGrant):
         raise EnvelopeError(
             f"envelope of type {envelope.payload_type[:128]!r} where a grant is expected",
             code=EnvelopeCode.WRONG_TYPE,
         )
-    verify_signature(envelope, keys_by_id(owner))
+    owners = verify_chain(owner, links, audience=audience).owners
+    verify_signature(envelope, keys_by_id(*owners))
     try:
         header = decode(Header, envelope.payload)
         grant = decode(DeviceGrant, header.body)
@@ -76,10 +104,12 @@ def open_ci_grant(
         )
     if grant.account_id != owner.key_id:
         raise SignerNotAllowed(
-            f"key {owner.key_id} grants for account {grant.account_id[:64]!r}, not its own",
+            f"an owner of {owner.key_id} grants for account {grant.account_id[:64]!r}",
             code="GRANT_OTHER_ACCOUNT",
         )
-    if grant.role is not KeyRole.CI or grant.device_key != signer.raw:
+    granted = PublicKey(grant.device_key)
+    acting = follow_rotations(granted, grant.account_id, KeyRole.CI, rotations, audience=audience)
+    if grant.role is not KeyRole.CI or acting != signer:
         raise SignerNotAllowed(
             f"the grant is to another key than {signer.key_id}, or not for jobs",
             code="GRANT_OTHER_KEY",

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from flopmarket.trust.administration import AdminAction
+from flopmarket.trust.benchmark import BenchmarkReport
+from flopmarket.trust.challenge import AuditorList, ChallengeRecord, ChallengeTerms
 from flopmarket.trust.dispute_documents import DisputeMove, DisputeVerdict
 from flopmarket.trust.documents import (
     AccountRegistration,
+    BondWithdrawal,
     BudgetChange,
     CancelRequest,
     CoinGrant,
@@ -31,15 +34,27 @@ from flopmarket.trust.documents import (
 )
 from flopmarket.trust.encoding import Document, domain_of
 from flopmarket.trust.errors import SignerNotAllowed
+from flopmarket.trust.key_documents import (
+    CertificateRequest,
+    Enrolment,
+    Invitation,
+    KeyRecovery,
+    KeyRevocation,
+    KeyRotation,
+    RecoveryKey,
+    RecoveryObjection,
+)
 from flopmarket.trust.keys import KeyRole
+from flopmarket.trust.sealing import InnerSecret
 
 _OWNER = frozenset({KeyRole.OWNER})
 _DEVICE = frozenset({KeyRole.DEVICE})
 _BUYER = frozenset({KeyRole.OWNER, KeyRole.CI})
 _OPERATOR = frozenset({KeyRole.OPERATOR})
+_COORDINATOR = frozenset({KeyRole.COORDINATOR})
 
 # Documents that other packages declare are named by their tag, so that this table stays whole.
-JOB_SPEC_DOMAIN = "flopmarket.job-spec.v2"
+JOB_SPEC_DOMAIN = "flopmarket.job-spec.v3"
 
 ALLOWED_ROLES: Mapping[str, frozenset[KeyRole]] = MappingProxyType(
     {
@@ -49,30 +64,57 @@ ALLOWED_ROLES: Mapping[str, frozenset[KeyRole]] = MappingProxyType(
         domain_of(SessionRequest): frozenset(
             {KeyRole.OWNER, KeyRole.DEVICE, KeyRole.CI, KeyRole.OPERATOR}
         ),
+        domain_of(KeyRotation): frozenset({KeyRole.OWNER, KeyRole.DEVICE, KeyRole.CI}),
+        domain_of(KeyRevocation): _OWNER,
+        # The first one by the owner, later ones by the key it replaces (trust/ownership.py).
+        domain_of(RecoveryKey): frozenset({KeyRole.OWNER, KeyRole.RECOVERY}),
+        domain_of(KeyRecovery): frozenset({KeyRole.RECOVERY}),
+        domain_of(RecoveryObjection): _OWNER,
+        domain_of(Invitation): _OWNER,
+        domain_of(Enrolment): frozenset({KeyRole.INVITATION}),
+        domain_of(CertificateRequest): _DEVICE,
         domain_of(OfferTerms): _DEVICE,
         domain_of(LeaseAcceptance): _DEVICE,
         domain_of(Commitment): _DEVICE,
+        domain_of(InnerSecret): _DEVICE,
         domain_of(SegmentVerdict): frozenset({KeyRole.DEVICE, KeyRole.COORDINATOR}),
         domain_of(CancelRequest): _BUYER,
         domain_of(Deposit): _OPERATOR,
         JOB_SPEC_DOMAIN: _BUYER,
         domain_of(Withdrawal): _OWNER,
+        domain_of(BondWithdrawal): _OWNER,
         domain_of(WithdrawalDecision): _OPERATOR,
         domain_of(CoinGrant): _OPERATOR,
         domain_of(AdminAction): _OPERATOR,
-        domain_of(LedgerHead): frozenset({KeyRole.COORDINATOR}),
+        domain_of(LedgerHead): _COORDINATOR,
+        domain_of(BenchmarkReport): _COORDINATOR,
+        domain_of(ChallengeTerms): _COORDINATOR,
+        domain_of(ChallengeRecord): _COORDINATOR,
+        domain_of(AuditorList): _COORDINATOR,
         domain_of(DisputeMove): frozenset({KeyRole.DEVICE, KeyRole.COORDINATOR}),
-        domain_of(DisputeVerdict): frozenset({KeyRole.COORDINATOR}),
+        domain_of(DisputeVerdict): _COORDINATOR,
     }
 )
 
 
+RETIRED_MAY_SIGN = frozenset(
+    domain_of(kind)
+    for kind in (SessionRequest, Commitment, InnerSecret, DisputeMove, CertificateRequest)
+)
+"""What a device key signs after another took its place: it finishes and answers for what it began,
+and begins nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A key's standing, from the caller's records: its registered role, and if it is revoked."""
+    """A key's standing, from the caller's records: its registered role, and if it is revoked.
+
+    ``retired``: a device key that was rotated and still finishes its work.
+    """
 
     role: KeyRole
     revoked: bool = False
+    retired: bool = False
 
 
 def check_may_sign(document: Document | type, signer: KeyRole | Signer) -> None:
@@ -87,6 +129,12 @@ def check_may_sign(document: Document | type, signer: KeyRole | Signer) -> None:
             f"a revoked {standing.role} key cannot sign {domain}",
             code="KEY_REVOKED",
             hint="use another key of the account; a revoked one never comes back",
+        )
+    if standing.retired and domain not in RETIRED_MAY_SIGN:
+        raise SignerNotAllowed(
+            f"another key took the place of this {standing.role} key: it cannot sign {domain}",
+            code="KEY_ROTATED",
+            hint="use the new key",
         )
     allowed = ALLOWED_ROLES.get(domain, frozenset())
     if standing.role not in allowed:

@@ -194,6 +194,23 @@ def client_key_id(certificate_pem: bytes) -> str:
     return ids[0]
 
 
+def client_lifetime_us(certificate_pem: bytes) -> tuple[int, int]:
+    """From when to when a certificate is valid, microseconds since the epoch."""
+    certificate = _load_certificate(certificate_pem)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return int(begin.timestamp()) * 1_000_000, int(end.timestamp()) * 1_000_000
+
+
+def is_issued_by(certificate_pem: bytes, authority_pem: bytes) -> bool:
+    """Whether an authority signed the certificate."""
+    certificate, authority = _load_certificate(certificate_pem), _load_certificate(authority_pem)
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
 def fingerprint(certificate_pem: bytes) -> str:
     """SHA-256 of the DER certificate, 64 hex digits: what an invitation carries."""
     return _load_certificate(certificate_pem).fingerprint(hashes.SHA256()).hex()

@@ -181,6 +181,7 @@ def _market(size: int) -> tuple[Application, Market]:
         artifacts=MemoryArtifacts(),
         entropy=bytes,
         operator_keys=[],
+        chain_secret=bytes(32),
     )
     book = application.keeper.book
     for number in range(size):

@@ -20,6 +20,7 @@ from time import perf_counter
 import sqlalchemy as sa
 
 from flopmarket.market.price import split_fee
+from flopmarket.trust.audit_policy import PayDivision
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.ledger import (
     EXTERNAL,
@@ -34,7 +35,8 @@ from flopmarket_coordinator.store import engine, ledger, migrate
 from tests import postgres
 
 ACCOUNTS = 200
-ONE_BY_ONE, BATCHED, SETTLEMENTS = 500, 20_000, 200
+ONE_BY_ONE, BATCHED, SPLIT = split_fee(1_000, 30_000)
+SETTLEMENTS = 500, 20_000, 200
 FLOORS = {"one by one": 1_000, "batched": 20_000}
 """Transfers a second that SQLite must reach."""
 
@@ -104,7 +106,7 @@ class Bench:
             for segment in range(SETTLEMENTS):
                 done = escrow.settle_segment(
                     job_id=job, segment_id=segment, buyer=buyer, worker=worker, hold=hold,
-                    price_nano=1_000, split=split_fee(1_000, 30_000), bond_room_nano=0,
+                    price_nano=1_000, split=SPLIT, pay=PayDivision(0, 0, SPLIT.worker_nano),
                 )  # fmt: skip
                 ledger.execute_all(tx, done.transfers)
                 assert done.hold is not None

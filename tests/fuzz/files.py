@@ -32,17 +32,19 @@ from flopmarket.trust.ledger_log import (
     transfers_root,
 )
 from flopmarket.trust.merkle import EMPTY_TREE
-from flopmarket.trust.receipt import PAYLOAD_TYPE as RECEIPT_TYPE
 from flopmarket.trust.receipt import (
+    HOUSE,
     AuditOutcome,
     Outcome,
     Receipt,
+    ReceiptDevice,
     ReceiptSegment,
     build_receipt,
     sign_receipt,
     statement_bytes,
     verify_receipt,
 )
+from flopmarket.trust.receipt import PAYLOAD_TYPE as RECEIPT_TYPE
 from flopmarket.trust.statement import (
     Statement,
     StatementBatch,
@@ -69,16 +71,20 @@ def receipt(segments: int = 2) -> Receipt:
     """A small consistent receipt."""
     return build_receipt(
         job_id=job_id(SPEC), job_spec=encode(SPEC), buyer_account_id=SPEC.buyer,
-        program_digest=SPEC.program_digest, profile=SPEC.profile, data_root=SPEC.data_root,
-        seed=SPEC.seed, steps=SPEC.steps, outcome=Outcome.COMPLETED,
+        program_digest=SPEC.program_digest, profile=SPEC.profile,
+        verification=SPEC.verification, data_root=SPEC.data_root,
+        seed=SPEC.seed, steps=SPEC.steps,
+        outcome=Outcome.COMPLETED if segments == SPEC.steps else Outcome.CANCELLED,
         initial_state_root=SPEC.state_root,
+        devices=[ReceiptDevice("k" * 64, "dev", "card", "driver", (("dot-f32", 5),))][:segments],
         segments=[
             ReceiptSegment(
                 index=at, first_step=at, steps=1, device_key_id="k" * 64, device_id="dev",
                 state_root_before=bytes([at]) * 32 if at else SPEC.state_root,
                 state_root_after=bytes([at + 1]) * 32,
                 outputs_root=bytes(32), commitment_digest=bytes(32), audit=AuditOutcome.CONFIRMED,
-                price_nano=10,
+                auditor=HOUSE, verdict_digest=bytes([1]) * 32, challenge_digest=bytes([at]) * 32,
+                price_nano=10, surcharge_nano=at,
             )
             for at in range(segments)
         ],
@@ -102,7 +108,7 @@ def read_receipt_statement(data: bytes) -> object:
 
 
 def receipt_seeds() -> dict[str, bytes]:
-    return {"two-segments": sign_receipt(receipt(), COORDINATOR),
+    return {"one-segment": sign_receipt(receipt(1), COORDINATOR),
             "no-segment": sign_receipt(_cancelled(), COORDINATOR)}  # fmt: skip
 
 
@@ -112,8 +118,8 @@ def receipt_statement_seeds() -> dict[str, bytes]:
 
 def _cancelled() -> Receipt:
     return replace(
-        receipt(), outcome=Outcome.CANCELLED, segments=(), invoice_nano=0, fee_nano=0,
-        final_state_root=SPEC.state_root,
+        receipt(), outcome=Outcome.CANCELLED, segments=(), devices=(), invoice_nano=0, fee_nano=0,
+        surcharge_nano=0, final_state_root=SPEC.state_root,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from grpc import aio
@@ -21,12 +22,17 @@ from flopmarket.limits import WORKER_STOP_SECONDS
 from flopmarket.market.money import format_nano
 from flopmarket.market.reasons import Reason
 from flopmarket.trust.documents import Commitment, LeaseAcceptance
+from flopmarket.trust.encoding import digest
+from flopmarket.trust.keys import PublicKey
+from flopmarket.trust.sealing import seal_inner
 from flopmarket.v1 import worker_pb2
 from flopmarket_worker.backoff import Backoff, Jitter
+from flopmarket_worker.challenge_check import ChallengeChecks
 from flopmarket_worker.conversation import Conversation
 from flopmarket_worker.core import events
 from flopmarket_worker.core.events import Event, Instruction, LeaseKey
 from flopmarket_worker.core.session import SessionMachine
+from flopmarket_worker.disputing import DisputeDesk
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import Journal
 from flopmarket_worker.lease_offer import LeaseOffer, key_of, read_offer
@@ -34,6 +40,8 @@ from flopmarket_worker.lease_work import LeaseWork
 from flopmarket_worker.link import CoordinatorLink
 from flopmarket_worker.local_state import Notes, unwritten
 from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms
+from flopmarket_worker.openings import Openings
+from flopmarket_worker.proving import Challenges, ProvenDevice
 from flopmarket_worker.recovery import recover
 from flopmarket_worker.remote import error_of
 from flopmarket_worker.repricing import Listing, Repricer, reason_of
@@ -74,10 +82,12 @@ class Agent:
         stop_seconds: float = WORKER_STOP_SECONDS,
         hour_of: Callable[[int], Hour] = local_hour,
         notes: Notes | None = None,
+        reports: Path | None = None,
     ) -> None:
         self._link = link
         self._devices = {device.card.device_id: device for device in devices}
         self._journal = journal
+        self._openings: Openings = journal.openings(now_us)
         self._transfers = transfers
         self._now_us = now_us
         self._jitter = jitter
@@ -91,15 +101,33 @@ class Agent:
             account_id=link.account_id,
             device_key_id=link.device_key.key_id,
         )
+        self._desk = DisputeDesk(
+            journal.disputes,
+            link.device_key,
+            {device.card.device_id: device.executor for device in devices},
+            transfers,
+            lambda moved: self._send(dispute_moved=moved),
+            now_us,
+        )
         self._machine = SessionMachine(frozenset(self._devices))
         self._offers: dict[LeaseKey, LeaseOffer] = {}
         self._work: dict[LeaseKey, LeaseWork] = {}
         self._progress: dict[LeaseKey, tuple[int, Mapping[str, float]]] = {}
         self._conversation: Conversation | None = None
         self._sealer: Sealer | None = None
+        self._coordinator_key: PublicKey | None = None
+        self._checks = ChallengeChecks()
+        self._challenges = Challenges(link.device_key.key_id, self._send, reports)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
+        self._retired = asyncio.Event()
+        self._retiring = False
+
+    @property
+    def retired(self) -> bool:
+        """Whether another key took the place of ours, and nothing is left to do under it."""
+        return self._retired.is_set()
 
     @property
     def machine(self) -> SessionMachine:
@@ -114,28 +142,40 @@ class Agent:
         """
         failure = self._failure = asyncio.get_running_loop().create_future()
         stopping = asyncio.create_task(stop.wait())
+        retiring = asyncio.create_task(self._retired.wait())
         try:
             self._recover()
             self._spawn(self._keep_connected())
-            await asyncio.wait({stopping, failure}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stopping, retiring, failure}, return_when=asyncio.FIRST_COMPLETED)
             if not failure.done():
                 await self._wind_down(failure)
             if failure.done():
                 failure.result()
         finally:
             stopping.cancel()
+            retiring.cancel()
             if failure.done():
                 failure.exception()  # seen: what ends a task during the end changes nothing
             failure.cancel()
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._desk.stop()
             await asyncio.gather(*(device.executor.stop() for device in self._devices.values()))
             await self._link.close()
+
+    async def _retire(self) -> None:
+        """Our key was rotated: finish the leases that it has, then make room for the new key."""
+        logger.info("another key took the place of this device key; its leases are finished first")
+        while not self._machine.idle:
+            self._changed.clear()
+            await self._changed.wait()
+        self._retired.set()
 
     async def _wind_down(self, failure: asyncio.Future[None]) -> None:
         logger.info("stopping: segments end at the next step boundary")
         self._notes.phase("draining")
+        self._challenges.end_all()
         self._dispatch(events.DrainRequested())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._stop_seconds):
@@ -201,6 +241,8 @@ class Agent:
         event = await work.close()
         self._work.pop(work.key, None)
         self._offers.pop(work.key, None)
+        self._checks.end(work.key.lease_id)
+        self._openings.lease_ended(work.key.lease_id)
         self._progress.pop(work.key, None)
         self._dispatch(event)
 
@@ -227,8 +269,10 @@ class Agent:
             key = found.offer.terms.key
             logger.info("lease %s found on disk at step %d", key.lease_id, found.next_step)
             self._offers[key] = found.offer
+            self._checks.begin(found.offer.challenge)
             self._work_of(key).recover(found.event.computed)
             self._dispatch(found.event)
+        self._openings.only_live({key.lease_id for key in self._work})
 
     # ------------------------------------------------------------ connection
 
@@ -248,6 +292,7 @@ class Agent:
     async def _converse(self, backoff: Backoff) -> float:
         """One connection, from greeting to end; returns the pause before the next."""
         sealer = await self._link.sealer()
+        self._coordinator_key = (await self._link.coordinator()).public_key
         metadata = await self._link.credentials()
         call = self._link.worker.Session(metadata=metadata)  # type: ignore[call-arg]
         conversation = Conversation(call)
@@ -283,6 +328,7 @@ class Agent:
                 lasted = asyncio.get_running_loop().time() - welcomed
                 if lasted >= _LASTING_SECONDS:
                     backoff.reset()
+            self._challenges.end_all()
             for helper in helpers:
                 helper.cancel()
             call.cancel()
@@ -294,6 +340,8 @@ class Agent:
         error = error_of(failure)
         if isinstance(error, Unauthenticated):
             self._link.forget_session()
+        if error.code.startswith("CERTIFICATE_"):
+            self._link.forget_certificate()
         if isinstance(error, Forbidden) or error.code == "SESSION_SUPERSEDED":
             return error
         return Unavailable(error.message, code=error.code, hint=error.hint)
@@ -310,8 +358,19 @@ class Agent:
                 logger.info("lease %s revoked: %s", revoked.lease_id, revoked.reason)
                 key = LeaseKey(revoked.lease_id, revoked.fence)
                 self._dispatch(events.Revoked(key, revoked.reason))
+            case "opening_asked":
+                self._on_opening_asked(message.opening_asked)
+            case "benchmark_asked":
+                self._on_benchmark_asked(message.benchmark_asked)
+            case "benchmark_verdict":
+                assert self._coordinator_key is not None
+                key_bytes = self._coordinator_key.raw
+                self._challenges.verdict(message.benchmark_verdict, key_bytes)
             case "commitment_answer":
                 self._on_commitment_answer(message.commitment_answer)
+            case "dispute_asked":
+                assert self._sealer is not None
+                self._spawn(self._desk.hear(message.dispute_asked, self._sealer))
             case "offer_refused":
                 refused = message.offer_refused
                 why = f"{refused.message} [{refused.code}]"
@@ -322,6 +381,9 @@ class Agent:
                     refused.message,
                     refused.code,
                 )
+                if refused.code == "KEY_ROTATED" and not self._retiring:
+                    self._retiring = True
+                    self._spawn(self._retire())
             case _:
                 logger.debug("a message of unknown kind was ignored")
 
@@ -329,7 +391,12 @@ class Agent:
         key = key_of(message)
         assert self._sealer is not None
         try:
-            offer = read_offer(message, audience=self._sealer.audience, now_us=self._now_us())
+            offer = read_offer(
+                message,
+                audience=self._sealer.audience,
+                now_us=self._now_us(),
+                coordinator=self._coordinator_key,
+            )
         except FlopmarketError as error:
             logger.warning("lease %s declined: %s", key.lease_id[:64], error)
             self._dispatch(events.OfferUnusable(key, str(error)))
@@ -338,10 +405,26 @@ class Agent:
             if self._machine.phase(key) is None and not self._machine.draining:
                 self._journal.lease(key).create(message.SerializeToString())
             self._offers[key] = offer
+            self._checks.begin(offer.challenge)
+        self._challenges.work_came(offer.terms.device_id)
         self._dispatch(events.Offered(offer.terms))
         if key not in self._machine.held and key not in self._work:
             self._offers.pop(key, None)
+            self._checks.end(key.lease_id)
             self._journal.lease(key).delete()
+
+    def _on_benchmark_asked(self, message: worker_pb2.BenchmarkAsked) -> None:
+        device_id = message.device_id
+        device = self._devices.get(device_id)
+        if device is None:
+            self._challenges.asked(message, None)
+            return
+
+        def is_free() -> bool:
+            return not self._machine.draining and not self._machine.has_work(device_id)
+
+        proven = ProvenDevice(device_id, device.executor, device.calibration, is_free)
+        self._challenges.asked(message, proven)
 
     def _on_commitment_answer(self, answer: worker_pb2.CommitmentAnswer) -> None:
         if not answer.accepted:
@@ -355,9 +438,40 @@ class Agent:
         work = next((w for w in self._work.values() if w.key.lease_id == answer.lease_id), None)
         if answer.accepted and work is not None:
             work.note_answered(answer.segment_index)
+            self._check_draw(answer, self._offers[work.key])
         self._dispatch(
             events.Answered(answer.lease_id, answer.segment_index, answer.accepted, answer.code)
         )
+
+    def _on_opening_asked(self, asked: worker_pb2.OpeningAsked) -> None:
+        """Show what a commitment hides, as often as it is asked for."""
+        assert self._sealer is not None
+        opened = worker_pb2.SegmentOpened(
+            lease_id=asked.lease_id, segment_index=asked.segment_index
+        )
+        secret = self._openings.find(asked.lease_id, asked.segment_index)
+        if secret is not None and secret.device_key_id == self._link.device_key.key_id:
+            opened.secret.CopyFrom(self._sealer.seal(secret, self._link.device_key))
+        else:
+            logger.warning(
+                "lease %s segment %d: asked to open a commitment that is not known here",
+                asked.lease_id[:64],
+                asked.segment_index,
+            )
+            opened.code = "OPENING_UNKNOWN"
+            opened.message = "no commitment of this segment is known here (any more)"
+        self._send(segment_opened=opened)
+
+    def _check_draw(self, answer: worker_pb2.CommitmentAnswer, offer: LeaseOffer) -> None:
+        """The value that an answer reveals; what does not follow from the lease is written down."""
+        index = answer.segment_index - offer.terms.first_segment + 1
+        wrong = self._checks.answered(
+            answer.lease_id, index, answer.challenge_value, answer.rate_ppm, answer.audited
+        )
+        if wrong:
+            text = f"lease {answer.lease_id}: {wrong}"
+            logger.error("the coordinator contradicts itself: %s", text)
+            self._notes.contradicted(text)
 
     # ------------------------------------------------------------ messages
 
@@ -409,6 +523,7 @@ class Agent:
 
     def _heartbeat(self) -> worker_pb2.Heartbeat:
         self._reprice()
+        self._spawn(self._desk.tidy())
         progress = [
             worker_pb2.Progress(lease_id=key.lease_id, step=step, scalars=dict(scalars))
             for key, (step, scalars) in self._progress.items()
@@ -433,6 +548,8 @@ class Agent:
         self, key: LeaseKey, segment: events.SegmentRecord, files: events.UploadedFiles
     ) -> worker_pb2.SegmentCommitted:
         assert self._sealer is not None
+        device_key_id = self._link.device_key.key_id
+        secret = self._openings.secret(key.lease_id, segment.index, device_key_id, segment.inner)
         body = Commitment(
             job_id=self._offers[key].job_id,
             lease_id=key.lease_id,
@@ -444,8 +561,10 @@ class Agent:
             state_root_before=segment.state_root_before,
             state_root_after=segment.state_root_after,
             outputs_root=segment.outputs_root,
-            inner=segment.inner,
+            sealed_inner=seal_inner(secret),
         )
+        number = segment.index - self._offers[key].terms.first_segment + 1
+        self._checks.committed(key.lease_id, number, digest(body))
         return worker_pb2.SegmentCommitted(
             commitment=self._sealer.seal(body, self._link.device_key),
             outputs_artifact=files.outputs_artifact,

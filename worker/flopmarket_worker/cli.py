@@ -55,11 +55,10 @@ def worker() -> None:
     "--coordinator",
     "--address",
     "address",
-    default=DEFAULT_ADDRESS,
+    default=None,
     envvar="FLOPMARKET_ADDRESS",
     metavar="HOST:PORT",
-    show_default=True,
-    help="The coordinator.",
+    help=f"The coordinator. Default: the one that was joined, else {DEFAULT_ADDRESS}.",
 )
 @click.option(
     "--ca",
@@ -114,6 +113,7 @@ def up(
 ) -> None:
     """Offer devices and work until interrupted. A second of patience ends a step, not the work."""
     from flopmarket.client.config import key_file
+    from flopmarket.client.joining import read_joined
     from flopmarket_worker.compressed_clock import parse_clock
     from flopmarket_worker.up import run_worker
 
@@ -123,6 +123,12 @@ def up(
     )
     logging.getLogger("grpc").setLevel(logging.WARNING)
     rest["account_key_file"] = key_file(account_key) if account_key else None
+    joined = read_joined(_work_folder(work_dir))
+    if joined is not None and rest["address"] in (None, joined.address):
+        rest["address"], rest["coordinator_key"] = joined.address, joined.coordinator_key
+        if rest["ca_file"] is None and joined.ca_file:
+            rest["ca_file"] = Path(joined.ca_file)
+    rest["address"] = rest["address"] or DEFAULT_ADDRESS
     owner = _owner(ask, tariff, watts, card_price, region, hours)
     if clock is not None:
         rest["hour_of"] = parse_clock(clock).hour
@@ -236,9 +242,12 @@ def why_command(device: str, work_dir: Path | None, as_json: bool) -> None:
                 ("state", found.state),
                 ("why", found.summary),
                 ("ask", f"{ask} an hour" + (f" = {found.formula}" if found.formula else "")),
+                *([("proof", found.proof)] if found.proof else []),
             ]
         )
         print_reasons(out, found.reasons)
+        for text in found.contradictions:
+            out.line(f"the coordinator contradicted itself: {text}")
         out.line("")
 
 

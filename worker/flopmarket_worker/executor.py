@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flopmarket.errors import FlopmarketError, Unavailable
-from flopmarket.jobs.host import Engine, EngineProcessDied, JobRefused, SegmentDone, StepDone
+from flopmarket.errors import FlopmarketError, InvalidInput, Unavailable
+from flopmarket.jobs.host import (
+    Engine,
+    EngineProcessDied,
+    JobRefused,
+    Provable,
+    SegmentDone,
+    StepDone,
+)
 from flopmarket.limits import EXECUTOR_STOP_SECONDS
 from flopmarket_worker.core.events import ReleaseReason
 
@@ -45,12 +52,35 @@ class JobExecutor:
         self._start = start
         self._engine: Engine | None = None
         self._running = False
+        self._waiting = self._stopping = False  # a segment that waits is asked to end
+        self._turn = asyncio.Lock()
 
     async def engine(self) -> Engine:
         """The live engine, started if there is none."""
         if self._engine is None:
             self._engine = await self._start()
         return self._engine
+
+    async def another(self) -> Engine:
+        """A further engine process on the same device, for whoever asks to stop it again."""
+        return await self._start()
+
+    @contextlib.asynccontextmanager
+    async def segment_pause(self, wait_seconds: float) -> AsyncIterator[bool]:
+        """Keep the device from beginning a segment; whether the present one ended in time.
+
+        After ``wait_seconds`` the block runs beside a segment that is still computed.
+        """
+        try:
+            async with asyncio.timeout(wait_seconds):
+                await self._turn.acquire()
+        except TimeoutError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._turn.release()
 
     async def admission(self) -> dict[str, Any]:
         """The device's proof that it computes the profile."""
@@ -59,6 +89,16 @@ class JobExecutor:
     async def benchmark(self) -> dict[str, Any]:
         """Measured rates of the device."""
         return await self._guarded((await self.engine()).benchmark())
+
+    async def prove(self, step: str, document: bytes = b"") -> bytes:
+        """One step of a benchmark challenge. Cancelling it ends the process.
+
+        InvalidInput CHALLENGE_UNSUPPORTED from engines without a device of their own.
+        """
+        engine = await self.engine()
+        if not isinstance(engine, Provable):
+            raise InvalidInput("this engine answers no challenges", code="CHALLENGE_UNSUPPORTED")
+        return await self._guarded(engine.prove(step, document))
 
     async def prepare(self, folder: Path, spec: bytes, state: Path | None, step: int) -> bytes:
         """Open the job in ``folder`` and load the state after ``step`` steps; returns its root."""
@@ -77,24 +117,45 @@ class JobExecutor:
         self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
     ) -> AsyncIterator[StepDone | SegmentDone]:
         """Events of one segment; the last is SegmentDone. Cancelling it ends the process."""
-        engine = await self.engine()
+        self._waiting, self._stopping = True, False
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting = False
         self._running = True
+        try:
+            events = self._run(first_step, count, outputs_path, state_path)
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    yield event
+        finally:
+            self._running = False
+            self._turn.release()
+
+    async def _run(
+        self, first_step: int, count: int, outputs_path: Path, state_path: Path | None
+    ) -> AsyncGenerator[StepDone | SegmentDone, None]:
         finished = False
+        engine = await self.engine()
         events = engine.run(first_step, count, outputs_path=outputs_path, state_path=state_path)
         try:
             async for event in events:
                 finished = isinstance(event, SegmentDone)
+                if self._stopping and not finished:
+                    self._stopping = False
+                    await engine.interrupt()
                 yield event
         except FlopmarketError as error:
             await self.discard()
             raise _sorted_out(error) from error
         finally:
-            self._running = False
             if not finished:
                 await self.discard()
 
     async def interrupt(self) -> None:
         """End the running segment after its present step; nothing when none runs."""
+        if self._waiting:
+            self._stopping = True  # after its first step
         if self._running and self._engine is not None:
             with contextlib.suppress(EngineProcessDied):
                 await self._engine.interrupt()

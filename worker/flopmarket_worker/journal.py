@@ -11,13 +11,16 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flopmarket.errors import LimitExceeded
 from flopmarket.limits import MAX_LEASE_JOURNAL_BYTES, MAX_RECOVERED_LEASES
+from flopmarket.trust.encoding import DIGEST_BYTES
 from flopmarket_worker.core.events import LeaseKey, SegmentRecord, Times, UploadedFiles
+from flopmarket_worker.openings import Openings
 
 _OFFER_FILE = "offer.bin"
 _JOURNAL_FILE = "journal.jsonl"
@@ -143,6 +146,15 @@ class Journal:
         """The folder of a lease. Ids come from outside, so the folder's name is their hash."""
         name = hashlib.sha256(f"{key.fence}\0{key.lease_id}".encode()).hexdigest()[:32]
         return LeaseFolder(self._folder / name)
+
+    def openings(self, now_us: Callable[[], int]) -> Openings:
+        """What the worker's commitments hide; it outlives their leases."""
+        return Openings(self._folder, now_us, lambda: os.urandom(DIGEST_BYTES))
+
+    @property
+    def disputes(self) -> Path:
+        """A folder beside, for segments that are run again."""
+        return self._folder.with_name(f"{self._folder.name}-disputed")
 
     def folders(self) -> list[LeaseFolder]:
         """Folders that an earlier run left, in a fixed order."""

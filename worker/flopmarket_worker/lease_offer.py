@@ -13,6 +13,7 @@ from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import FlopmarketError, InvalidInput
 from flopmarket.jobs.bundle import EMPTY_ROOT
 from flopmarket.jobs.spec import JobSpec, job_id
+from flopmarket.trust.challenge import ChallengeTerms
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Header, keys_by_id, payload_type_of, verify_signature
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
@@ -20,6 +21,7 @@ from flopmarket.trust.grants import check_job_within, check_owner_signed, open_c
 from flopmarket.trust.keys import PublicKey
 from flopmarket.v1 import worker_pb2
 from flopmarket.wire import envelope_from_proto
+from flopmarket_worker.challenge_check import check_terms, read_terms
 from flopmarket_worker.core.events import LeaseKey, LeaseTerms
 
 _ARTIFACT_ID = re.compile(r"[0-9a-f]{64}")
@@ -45,6 +47,8 @@ class LeaseOffer:
     frozen_artifact: str
     data_artifact: str
     state_artifact: str
+    challenge: ChallengeTerms | None
+    """What its audits are drawn from; None from a coordinator that says nothing of it."""
 
 
 def key_of(message: worker_pb2.LeaseOffered) -> LeaseKey:
@@ -53,11 +57,16 @@ def key_of(message: worker_pb2.LeaseOffered) -> LeaseKey:
 
 
 def read_offer(
-    message: worker_pb2.LeaseOffered, *, audience: str | None, now_us: int | None = None
+    message: worker_pb2.LeaseOffered,
+    *,
+    audience: str | None,
+    now_us: int | None = None,
+    coordinator: PublicKey | None = None,
 ) -> LeaseOffer:
     """The lease in ``message``; an error of ours when it is wrong.
 
     ``audience`` is the coordinator's key id: a spec that was signed for another market is refused.
+    ``coordinator`` is its key, which signed the challenge terms; None for terms that were checked.
     ``now_us`` is the wall clock: the grant behind a CI key's job must not have ended. None skips
     these two, for offers that passed them before and were found on disk.
     """
@@ -102,7 +111,6 @@ def read_offer(
             first_segment=message.first_segment,
             segment_steps=spec.segment_steps,
             checkpoint_segments=spec.checkpoint_segments,
-            job_steps=spec.steps,
             state_root=message.state_root,
             stateless=stateless,
         ),
@@ -113,7 +121,18 @@ def read_offer(
         frozen_artifact=message.frozen_artifact,
         data_artifact=message.data_artifact,
         state_artifact=message.state_artifact,
+        challenge=_read_challenge(message, coordinator),
     )
+
+
+def _read_challenge(
+    message: worker_pb2.LeaseOffered, coordinator: PublicKey | None
+) -> ChallengeTerms | None:
+    if not message.HasField("challenge_terms"):
+        return None
+    terms = read_terms(envelope_from_proto(message.challenge_terms), coordinator)
+    check_terms(terms, message.lease_id, message.step_count)
+    return terms
 
 
 def _open_spec(message: worker_pb2.LeaseOffered, audience: str | None) -> tuple[JobSpec, bytes]:
@@ -143,12 +162,20 @@ def _check_signer(
 ) -> None:
     """Whether the key that signed the spec is the buyer's, or acts under a grant of the buyer's."""
     signer = PublicKey(message.spec_public_key)
+    links = [envelope_from_proto(link) for link in message.owner_links]
+    first = PublicKey(message.buyer_public_key) if message.buyer_public_key else signer
     if not message.HasField("grant"):
-        check_owner_signed(signer, spec.buyer)
+        check_owner_signed(signer, spec.buyer, first=first, links=links, audience=audience)
         return
-    owner = PublicKey(message.buyer_public_key)
-    check_owner_signed(owner, spec.buyer)
-    grant = open_ci_grant(envelope_from_proto(message.grant), owner, signer, audience=audience)
+    check_owner_signed(first, spec.buyer)
+    grant = open_ci_grant(
+        envelope_from_proto(message.grant),
+        first,
+        signer,
+        audience=audience,
+        links=links,
+        rotations=[envelope_from_proto(item) for item in message.signer_rotations],
+    )
     check_job_within(
         grant,
         max_price_nano=spec.max_price_nano,

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -27,7 +28,9 @@ from flopmarket.errors import (
 )
 from flopmarket.limits import SESSION_RENEW_BEFORE_SECONDS, UNARY_DEADLINE_SECONDS
 from flopmarket.trust.documents import AccountRegistration, DeviceGrant, SessionRequest
+from flopmarket.trust.key_documents import CertificateRequest
 from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
+from flopmarket.trust.tls import client_key_id
 from flopmarket.v1 import (
     artifact_pb2_grpc,
     identity_pb2,
@@ -36,6 +39,8 @@ from flopmarket.v1 import (
     market_pb2_grpc,
     worker_pb2_grpc,
 )
+from flopmarket_worker.certificate import FILE as CERTIFICATE_FILE
+from flopmarket_worker.certificate import Leaf, load_leaf, new_request, save_leaf
 from flopmarket_worker.remote import error_of
 from flopmarket_worker.signing import Clock, NonceSource, Sealer
 
@@ -66,6 +71,10 @@ class Credentials:
     owner: KeyPair | None
     account_id: str
     label: str
+    lineage: str = ""
+    """The first of the device's keys, where this one took its place."""
+    finishing: bool = False
+    """Whether ``device`` was rotated, and has leases to finish before the new key begins."""
 
     def account(self) -> str:
         """The account the device works for; InvalidInput (ACCOUNT_MISSING) when nobody said."""
@@ -75,8 +84,8 @@ class Credentials:
             raise InvalidInput(
                 "no account: the worker was given neither an account id nor an owner key",
                 code="ACCOUNT_MISSING",
-                hint="pass --account-key NAME|FILE once (`flop key new` makes a key), or "
-                "--account ID when the device key was granted before",
+                hint="enrol this machine with `flop join TOKEN`, or pass --account-key "
+                "NAME|FILE once (`flop key new` makes a key)",
             )
         return self.owner.key_id
 
@@ -87,6 +96,9 @@ class Coordinator:
 
     key_id: str
     currency: str
+    public_key: PublicKey
+    worker_port: int
+    """Where workers come with certificates; 0 where everything else is."""
 
 
 class CoordinatorLink:
@@ -100,7 +112,17 @@ class CoordinatorLink:
         now_us: Clock,
         nonce: NonceSource,
         ca_pem: bytes | None = None,
+        tls_folder: Path | None = None,
+        coordinator_key: str = "",
     ) -> None:
+        """``tls_folder`` keeps the client certificate; ``coordinator_key`` refuses any other."""
+        self._pinned_key_id = coordinator_key
+        self._address = address
+        self._ca_pem = ca_pem
+        self._tls_folder = tls_folder
+        self._leaf: Leaf | None = None
+        self._worker_channel: aio.Channel | None = None
+        self._former_channel: aio.Channel | None = None
         self._credentials = credentials
         self._now_us = now_us
         self._nonce = nonce
@@ -123,6 +145,11 @@ class CoordinatorLink:
         return self._credentials.device
 
     @property
+    def lineage(self) -> str:
+        """The first key of this device: its offers keep their ids over rotations."""
+        return self._credentials.lineage or self._credentials.device.key_id
+
+    @property
     def account_id(self) -> str:
         """The account this worker earns for."""
         return self._credentials.account()
@@ -143,6 +170,13 @@ class CoordinatorLink:
                 raise Unauthenticated(
                     "the coordinator's key id is not that of its key", code="COORDINATOR_KEY"
                 )
+            if self._pinned_key_id and answer.key_id != self._pinned_key_id:
+                raise Unauthenticated(
+                    f"the coordinator at {self._address} has key {answer.key_id[:64]}, "
+                    f"{self._pinned_key_id} is expected",
+                    code="COORDINATOR_KEY_CHANGED",
+                    hint="somebody else may be answering; nothing was sent to it",
+                )
             if answer.profile != PROFILE:
                 raise InvalidInput(
                     f"the coordinator verifies profile {answer.profile!r}, this worker computes "
@@ -150,7 +184,12 @@ class CoordinatorLink:
                     code="PROFILE_MISMATCH",
                     hint="install the version of flopmarket that the coordinator runs",
                 )
-            self._coordinator = Coordinator(answer.key_id, answer.currency)
+            self._coordinator = Coordinator(
+                answer.key_id,
+                answer.currency,
+                PublicKey(answer.public_key),
+                answer.worker_port,
+            )
         return self._coordinator
 
     async def sealer(self) -> Sealer:
@@ -158,11 +197,64 @@ class CoordinatorLink:
         return Sealer((await self.coordinator()).key_id, self._now_us, self._nonce)
 
     async def credentials(self) -> Metadata:
-        """Metadata with a live token of the device key; enrols the key if it must."""
+        """Metadata with a live token of the device key; enrols the key if it must.
+
+        Where the coordinator wants client certificates, there is a valid one afterwards too.
+        """
         async with self._lock:
             if not self._token or self._now_us() >= self._token_renew_us:
                 await self._open_session()
+            await self._certify()
             return _bearer(self._token)
+
+    async def _certify(self) -> None:
+        """See to a valid certificate, and to a channel with it, where there is a port for it.
+
+        A stream on the channel before goes on: its handshake is over. It comes to the new one when
+        it is opened again, which happens with every token.
+        """
+        port = (await self.coordinator()).worker_port
+        if not port or (self._leaf is not None and self._now_us() < self._leaf.renew_at_us):
+            return
+        device, leaf = self._credentials.device, None
+        if self._leaf is None and self._tls_folder is not None:
+            leaf = load_leaf(self._tls_folder, device.key_id, self._ca_pem, self._now_us())
+        if leaf is None:
+            leaf = await self._new_leaf(device)
+        if self._former_channel is not None:
+            await self._former_channel.close(None)
+        host = self._address.rpartition(":")[0]
+        credentials = grpc.ssl_channel_credentials(
+            self._ca_pem, leaf.identity.private_key_pem, leaf.identity.certificate_pem
+        )
+        channel = aio.secure_channel(f"{host}:{port}", credentials, options=_CHANNEL_OPTIONS)
+        self._former_channel, self._worker_channel = self._worker_channel, channel
+        self.worker = worker_pb2_grpc.WorkerServiceStub(channel)
+        self._leaf = leaf
+
+    async def _new_leaf(self, device: KeyPair) -> Leaf:
+        wanted = new_request()
+        sealer = await self.sealer()
+        body = CertificateRequest(device.key_id, wanted.request_pem)
+        answer = await self._unary(
+            self._identity.IssueCertificate,
+            identity_pb2.IssueCertificateRequest(
+                request=sealer.seal(body, device, seconds=_REQUEST_SECONDS)
+            ),
+            _bearer(self._token),
+        )
+        identity = wanted.with_certificate(answer.certificate)
+        if client_key_id(identity.certificate_pem) != device.key_id:
+            raise Unauthenticated("the certificate is another key's", code="CERTIFICATE_OTHER_KEY")
+        if self._tls_folder is not None:
+            save_leaf(self._tls_folder, identity)
+        return Leaf.of(identity)
+
+    def forget_certificate(self) -> None:
+        """It was refused: the next call gets a new one."""
+        self._leaf = None
+        if self._tls_folder is not None:
+            (self._tls_folder / CERTIFICATE_FILE).unlink(missing_ok=True)
 
     async def explain_offers(self) -> market_pb2.ExplainOfferResponse:
         """Why the account's devices are idle, as the coordinator sees it."""
@@ -177,8 +269,10 @@ class CoordinatorLink:
         self._token = ""
 
     async def close(self) -> None:
-        """Close the channel; open calls end."""
-        await self._channel.close(None)
+        """Close the channels; open calls end."""
+        for channel in (self._former_channel, self._worker_channel, self._channel):
+            if channel is not None:
+                await channel.close(None)
 
     async def _open_session(self) -> None:
         try:
@@ -190,7 +284,7 @@ class CoordinatorLink:
                     code=error.code,
                     hint=error.hint
                     if self._credentials.owner is not None
-                    else "pass --account-key NAME|FILE to enrol this device key",
+                    else "enrol this device key: flop join TOKEN, or --account-key NAME|FILE",
                 ) from error
             await self._enrol(self._credentials.owner)
             answer = await self._session(self._credentials.device, KeyRole.DEVICE)

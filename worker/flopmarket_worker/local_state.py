@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from flopmarket.errors import InvalidInput
-from flopmarket.limits import MAX_AGENT_STATE_BYTES, MAX_WORKER_DEVICES
+from flopmarket.limits import (
+    MAX_AGENT_STATE_BYTES,
+    MAX_KEPT_CONTRADICTIONS,
+    MAX_WORKER_DEVICES,
+)
 from flopmarket.market.reasons import Reason
 
 STATE_FILE = "agent.json"
@@ -47,6 +51,8 @@ class AgentState:
     phase: str = "measuring"
     detail: str = ""
     devices: tuple[DeviceState, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    """What the coordinator published and cannot both be true; the newest last."""
 
 
 class Notes:
@@ -65,6 +71,11 @@ class Notes:
     def phase(self, phase: str, detail: str = "") -> None:
         """What the worker does now, and what went wrong last."""
         self._change(replace(self._state, phase=phase, detail=detail))
+
+    def contradicted(self, text: str) -> None:
+        """The coordinator's draws do not follow from what it had published before."""
+        kept = (*self._state.contradictions, text)[-MAX_KEPT_CONTRADICTIONS:]
+        self._change(replace(self._state, contradictions=kept))
 
     def device(self, device: str, **changes: Any) -> None:
         """Something about one device, by the name its owner knows it under."""
@@ -123,7 +134,8 @@ def read_state(folder: Path) -> AgentState | None:
     try:
         content = json.loads(data[:MAX_AGENT_STATE_BYTES])
         devices = tuple(DeviceState(**item) for item in content.pop("devices"))
-        return AgentState(**content, devices=devices)
+        contradictions = tuple(content.pop("contradictions", ()))
+        return AgentState(**content, devices=devices, contradictions=contradictions)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidInput(
             f"{path} is not what a worker writes: {error}",

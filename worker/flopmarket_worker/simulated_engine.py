@@ -16,6 +16,14 @@ from typing import Any
 from flopmarket.errors import Unavailable
 from flopmarket.jobs.host import JobRefused, SegmentDone, StepDone
 from flopmarket.jobs.process import EngineServer, describe
+from flopmarket.jobs.questions import (
+    TraceQuestion,
+    TraceStart,
+    trace_answer_command,
+    trace_end_command,
+    trace_open_command,
+)
+from flopmarket.trust.dispute_port import Place
 
 MAX_WAIT_SECONDS = 10.0
 """The longest that a simulated card takes longer than the engine, a segment."""
@@ -112,6 +120,17 @@ class SimulatedCard:
 
     async def interrupt(self) -> None:
         self._stop.set()
+
+    async def trace_open(self, folder: Path, spec: bytes, start: TraceStart) -> None:
+        self._stop.clear()
+        await self.call(trace_open_command(folder, spec, start))
+
+    async def trace_answer(self, question: TraceQuestion, path: Path) -> None:
+        await self.call(trace_answer_command(question, path))
+
+    async def trace_end(self, place: Place, tile_path: Path) -> tuple[bytes, bytes]:
+        answer = await self.call(trace_end_command(place, tile_path))
+        return bytes.fromhex(answer["state_root"]), bytes.fromhex(answer["outputs_root"])
 
     async def close_job(self) -> None:
         await self.call({"op": "close_job"})

@@ -87,7 +87,15 @@ class Transfers:
         self.speed = LinkSpeed() if speed is None else speed
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def fetch(self, artifact: str, lease_id: str, target: Path, *, max_bytes: int) -> None:
+    async def fetch(
+        self,
+        artifact: str,
+        lease_id: str,
+        target: Path,
+        *,
+        max_bytes: int,
+        dispute_id: str = "",
+    ) -> None:
         """Put the artifact at ``target``, from the cache if it is there.
 
         Raises :class:`ArtifactMismatch`, LimitExceeded (ARTIFACT_TOO_LARGE, DISK_FULL) or what the
@@ -96,19 +104,21 @@ class Transfers:
         lock = self._locks.setdefault(artifact, asyncio.Lock())
         try:
             async with lock:
-                await self._fetch_cached(artifact, lease_id, target, max_bytes)
+                await self._fetch_cached(artifact, lease_id, target, max_bytes, dispute_id)
                 await asyncio.to_thread(evict, self._cache, self._cache_bytes)
         finally:
             if not lock.locked():
                 self._locks.pop(artifact, None)
 
     async def _fetch_cached(
-        self, artifact: str, lease_id: str, target: Path, max_bytes: int
+        self, artifact: str, lease_id: str, target: Path, max_bytes: int, dispute_id: str
     ) -> None:
         cached = self._cache / artifact
         for _ in range(_FETCH_ATTEMPTS):
             if not await asyncio.to_thread(_is_good, cached, artifact):
-                await self.download(artifact, lease_id, cached, max_bytes=max_bytes)
+                await self.download(
+                    artifact, lease_id, cached, max_bytes=max_bytes, dispute_id=dispute_id
+                )
             # Another worker on the same cache may have evicted it in between.
             with contextlib.suppress(FileNotFoundError):
                 return await asyncio.to_thread(_link_or_copy, cached, target)
@@ -118,13 +128,21 @@ class Transfers:
             hint="give each worker a cache of its own with --cache-dir",
         )
 
-    async def download(self, artifact: str, lease_id: str, target: Path, *, max_bytes: int) -> None:
+    async def download(
+        self,
+        artifact: str,
+        lease_id: str,
+        target: Path,
+        *,
+        max_bytes: int,
+        dispute_id: str = "",
+    ) -> None:
         """Fetch the artifact to ``target``, past the cache."""
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Unique: other devices and other workers may fetch the same artifact to the same folder.
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_PARTIAL}")
         call = self._calls.artifacts.Download(
-            artifact_pb2.DownloadRequest(digest=artifact, lease_id=lease_id),
+            artifact_pb2.DownloadRequest(digest=artifact, lease_id=lease_id, dispute_id=dispute_id),
             metadata=await self._calls.credentials(),
             timeout=_deadline(max_bytes),
         )
@@ -151,11 +169,11 @@ class Transfers:
             call.cancel()
             temporary.unlink(missing_ok=True)
 
-    async def upload(self, path: Path, lease_id: str) -> str:
-        """Store the file under its hash for the lease; returns the artifact id."""
+    async def upload(self, path: Path, lease_id: str, *, dispute_id: str = "") -> str:
+        """Store the file under its hash for a lease or a dispute; returns the artifact id."""
         artifact, size_bytes = await asyncio.to_thread(_hash_file, path)
         call = self._calls.artifacts.Upload(
-            _parts(path, artifact, size_bytes, lease_id),
+            _parts(path, artifact, size_bytes, lease_id, dispute_id),
             metadata=await self._calls.credentials(),
             timeout=_deadline(size_bytes),
         )
@@ -181,9 +199,11 @@ class Transfers:
 
 
 async def _parts(
-    path: Path, artifact: str, size_bytes: int, lease_id: str
+    path: Path, artifact: str, size_bytes: int, lease_id: str, dispute_id: str
 ) -> AsyncIterator[artifact_pb2.UploadRequest]:
-    header = artifact_pb2.UploadHeader(digest=artifact, size_bytes=size_bytes, lease_id=lease_id)
+    header = artifact_pb2.UploadHeader(
+        digest=artifact, size_bytes=size_bytes, lease_id=lease_id, dispute_id=dispute_id
+    )
     yield artifact_pb2.UploadRequest(header=header)
     with path.open("rb") as file:
         while chunk := file.read(MAX_TRANSFER_CHUNK_BYTES):

@@ -19,14 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from flopmarket.client.channel import is_loopback
-from flopmarket.errors import Conflict, FlopmarketError, InvalidInput, Unavailable
+from flopmarket.errors import (
+    Conflict,
+    FlopmarketError,
+    Forbidden,
+    InvalidInput,
+    Unauthenticated,
+    Unavailable,
+)
 from flopmarket.jobs.host import Engine, EngineProcess
 from flopmarket.limits import MAX_WORKER_DEVICES
 from flopmarket.market.coin import suggested_ask_nano_per_hour
 from flopmarket.market.money import FLOPCOIN
 from flopmarket.market.offer import offer_id
 from flopmarket.market.reasons import Reason
-from flopmarket.trust.keys import KeyPair
+from flopmarket.trust.key_identity import KeyIdentity, read_identity, write_identity
+from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket_worker import discovery, faults
 from flopmarket_worker.agent import Agent, AgentDevice
 from flopmarket_worker.calibration import Measured, calibrate
@@ -63,6 +71,7 @@ class UpOptions:
     device_salt: str
     fault: str
     nice: int
+    coordinator_key: str = ""
     hour_of: Callable[[int], Hour] = local_hour
 
 
@@ -80,50 +89,72 @@ async def run_worker(options: UpOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with only_worker_in(options.work_folder):
-        credentials = load_credentials(options)
-        ca_pem = options.ca_file.read_bytes() if options.ca_file is not None else None
-        notes = Notes(
-            AgentState(
-                address=options.address,
-                ca_file=str(options.ca_file.resolve()) if options.ca_file else "",
-                account_id=credentials.account(),
-                device_key_file=str(_device_key_file(options).resolve()),
-            ),
-            saver(options.work_folder),
-        )
-        link = CoordinatorLink(
-            options.address, credentials, now_us=wall_clock_us, nonce=random_nonce, ca_pem=ca_pem
-        )
-        enlisting = asyncio.create_task(enlist(options, notes, link))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({enlisting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not enlisting.done():
-            enlisting.cancel()
-            await asyncio.gather(enlisting, return_exceptions=True)
-            await link.close()
-            return
-        try:
-            devices = enlisting.result()
-        except FlopmarketError:
-            await link.close()
-            raise
-        agent = Agent(
+        while not stop.is_set():
+            credentials = load_credentials(options)
+            try:
+                if not await _run_as(credentials, options, stop):
+                    return
+            except (Forbidden, Unauthenticated) as error:
+                if not credentials.finishing:
+                    raise
+                logger.warning("the former device key is not known any more: %s", error)
+                forget_former_key(_device_key_file(options))
+            logger.info("going on under the new device key")
+
+
+async def _run_as(credentials: Credentials, options: UpOptions, stop: asyncio.Event) -> bool:
+    """Work under one device key; True when another took its place and all of its work is done."""
+    ca_pem = options.ca_file.read_bytes() if options.ca_file is not None else None
+    notes = Notes(
+        AgentState(
+            address=options.address,
+            ca_file=str(options.ca_file.resolve()) if options.ca_file else "",
+            account_id=credentials.account(),
+            device_key_file=str(_device_key_file(options).resolve()),
+        ),
+        saver(options.work_folder),
+    )
+    link = CoordinatorLink(
+        options.address,
+        credentials,
+        now_us=wall_clock_us,
+        nonce=random_nonce,
+        ca_pem=ca_pem,
+        tls_folder=options.work_folder,
+        coordinator_key=options.coordinator_key,
+    )
+    enlisting = asyncio.create_task(enlist(options, notes, link))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({enlisting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not enlisting.done():
+        enlisting.cancel()
+        await asyncio.gather(enlisting, return_exceptions=True)
+        await link.close()
+        return False
+    try:
+        devices = enlisting.result()
+    except FlopmarketError:
+        await link.close()
+        raise
+    agent = Agent(
+        link,
+        devices,
+        Journal(options.work_folder / "leases"),
+        Transfers(
             link,
-            devices,
-            Journal(options.work_folder / "leases"),
-            Transfers(
-                link,
-                _made(options.cache_folder / "artifacts"),
-                speed=LinkSpeed(options.work_folder / "link.json"),
-            ),
-            now_us=wall_clock_us,
-            jitter=random.random,
-            version=version(),
-            hour_of=options.hour_of,
-            notes=notes,
-        )
-        await agent.run(stop)
+            _made(options.cache_folder / "artifacts"),
+            speed=LinkSpeed(options.work_folder / "link.json"),
+        ),
+        now_us=wall_clock_us,
+        jitter=random.random,
+        version=version(),
+        hour_of=options.hour_of,
+        notes=notes,
+        reports=options.work_folder / "benchmarks",
+    )
+    await agent.run(stop)
+    return agent.retired
 
 
 async def enlist(options: UpOptions, notes: Notes, link: CoordinatorLink) -> list[AgentDevice]:
@@ -159,7 +190,7 @@ async def enlist(options: UpOptions, notes: Notes, link: CoordinatorLink) -> lis
             spec,
             device_id=device.card.device_id,
             name=device.card.name,
-            offer_id=offer_id(link.device_key.key_id, device.card.device_id),
+            offer_id=offer_id(link.lineage, device.card.device_id),
             formula=device.owner.formula.text if device.owner.formula else "",
         )
     if not found:
@@ -231,20 +262,42 @@ class _Starter:
 
 
 def load_credentials(options: UpOptions) -> Credentials:
-    """The device key (made on the first start), the owner key if given, the remembered account."""
+    """The device key (made on the first start), the owner key if given, the remembered account.
+
+    A key that was rotated while it had leases comes first, until they are finished.
+    """
     path = _device_key_file(options)
     if not path.exists():
         KeyPair.generate().save(path)
         logger.info("a new device key was written to %s", path)
-    device = KeyPair.load(path)
+    known = read_identity(path)
+    device, finishing = KeyPair.load(path), False
+    if known is not None and known.previous and Journal(options.work_folder / "leases").folders():
+        former = path.with_name(known.previous)
+        if former.exists():
+            device, finishing = KeyPair.load(former), True
     owner = KeyPair.load(options.account_key_file) if options.account_key_file else None
+    owned = read_identity(options.account_key_file) if options.account_key_file else None
     remembered = options.work_folder / _ACCOUNT_FILE
-    account = options.account_id
-    if not account and owner is None and remembered.exists():
-        account = remembered.read_text().strip()
-    credentials = Credentials(device, owner, account, options.label)
+    account = options.account_id or (owned.account_id if owned is not None else "")
+    if not account and owner is None:
+        if known is not None:
+            account = known.account_id
+        elif remembered.exists():
+            account = remembered.read_text().strip()
+    lineage = known.lineage if known is not None else ""
+    credentials = Credentials(device, owner, account, options.label, lineage, finishing)
     remembered.write_text(credentials.account() + "\n")
+    if known is None:
+        write_identity(path, KeyIdentity(credentials.account(), KeyRole.DEVICE))
     return credentials
+
+
+def forget_former_key(path: Path) -> None:
+    """The key before the one in ``path`` has nothing left to finish."""
+    known = read_identity(path)
+    if known is not None:
+        write_identity(path, replace(known, previous=""))
 
 
 def _device_key_file(options: UpOptions) -> Path:

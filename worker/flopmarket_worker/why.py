@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flopmarket.client.explaining import offer_explanations_from_proto
@@ -36,6 +36,9 @@ class DeviceWhy:
     ask_nano_per_hour: int
     formula: str
     reasons: tuple[Why, ...]
+    proof: str = ""
+    contradictions: tuple[str, ...] = ()
+    """Draws of the coordinator that did not follow from what it had published before."""
 
 
 def why(folder: Path, asked: str = "") -> tuple[DeviceWhy, ...]:
@@ -87,6 +90,7 @@ def explain(
             device.ask_nano_per_hour,
             device.formula,
             tuple(reasons),
+            contradictions=state.contradictions,
         )
 
     def because(status: str, reason: Reason, detail: str = "") -> DeviceWhy:
@@ -102,7 +106,7 @@ def explain(
     if state.phase == "draining":
         return because("not offered", Reason.DRAINING)
     if known is not None:
-        return told(known.state, known.summary, known.reasons)
+        return replace(told(known.state, known.summary, known.reasons), proof=known.proof)
     if trouble or state.phase != "connected":
         return because("offline", Reason.OFFLINE, trouble or state.detail or state.phase)
     return because("withdrawn", Reason.OFFER_REFUSED, "the coordinator lists no such offer")

@@ -19,17 +19,18 @@ from flopmarket.trust.keys import KeyPair, PublicKey
 from flopmarket_coordinator.application.accounts import AccountUseCases
 from flopmarket_coordinator.application.administration import AdministrationUseCases
 from flopmarket_coordinator.application.auditing import AuditingUseCases
+from flopmarket_coordinator.application.beating import BeatingUseCases
 from flopmarket_coordinator.application.buying import BuyingUseCases
 from flopmarket_coordinator.application.checking import CheckingUseCases
 from flopmarket_coordinator.application.explaining import ExplainingUseCases
+from flopmarket_coordinator.application.inviting import InvitationUseCases
 from flopmarket_coordinator.application.money import MoneyUseCases
 from flopmarket_coordinator.application.predicting import PredictingUseCases
+from flopmarket_coordinator.application.publishing import PublishingUseCases
 from flopmarket_coordinator.application.storing import ArtifactUseCases
 from flopmarket_coordinator.application.tape import TapeUseCases
 from flopmarket_coordinator.application.webhooks import WebhookUseCases
-from flopmarket_coordinator.application.working import WorkingUseCases
 from flopmarket_coordinator.core.ports import ArtifactReader
-from flopmarket_coordinator.core.verification import AuditAll, AuditPolicy
 from flopmarket_coordinator.parameters import Parameters
 
 
@@ -38,20 +39,22 @@ class Application(
     MoneyUseCases,
     BuyingUseCases,
     PredictingUseCases,
-    WorkingUseCases,
+    BeatingUseCases,
     ExplainingUseCases,
     AuditingUseCases,
+    PublishingUseCases,
     ArtifactUseCases,
     TapeUseCases,
     WebhookUseCases,
     CheckingUseCases,
+    InvitationUseCases,
     AdministrationUseCases,
 ):
     """All use cases over one set of parameters. Holds no facts about the market itself.
 
     ``key`` signs verdicts and receipts and is the audience of every envelope; ``artifacts`` reads
     programs; ``entropy(n)`` returns n random bytes (ids, tokens, nonces); ``operator_keys`` may
-    state deposits; ``policy`` decides what is audited.
+    state deposits; ``chain_secret`` (32 bytes, the same after a restart) is what draws come from.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Application(
         artifacts: ArtifactReader,
         entropy: Callable[[int], bytes],
         operator_keys: Collection[PublicKey],
-        policy: AuditPolicy | None = None,
+        chain_secret: bytes,
     ) -> None:
         super().__init__(
             key=key,
@@ -70,5 +73,5 @@ class Application(
             artifacts=artifacts,
             entropy=entropy,
             operator_keys=operator_keys,
-            policy=policy or AuditAll(),
+            chain_secret=chain_secret,
         )

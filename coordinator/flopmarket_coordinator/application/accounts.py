@@ -47,6 +47,11 @@ class AccountUseCases(BudgetUseCases):
                 raise Conflict(
                     f"key {owner.key_id} is registered as a {known.role} key", code="KEY_IN_USE"
                 )
+            if known.revoked:
+                raise Forbidden(
+                    f"key {owner.key_id} acts no more: {known.banned_reason or 'rotated'}",
+                    code="KEY_BANNED" if known.banned_reason else "KEY_ROTATED",
+                )
             return known.account_id
         identity.add_account(tx, owner.key_id, opened.body.display_name)
         identity.add_key(tx, owner, owner.key_id, KeyRole.OWNER, "owner")
@@ -77,7 +82,7 @@ class AccountUseCases(BudgetUseCases):
     def open_session(self, tx: Transaction, request: Envelope) -> OpenedSession:
         """A bearer token for the key that signed."""
         opened, signed_by = self._open(tx, request, SessionRequest, once=True)
-        check_role_claim(opened.body, Signer(signed_by.role))
+        check_role_claim(opened.body, Signer(signed_by.role))  # its standing was looked at
         if opened.body.account_id != signed_by.account_id:
             raise Forbidden(
                 "the key belongs to another account than the request names",
@@ -90,7 +95,13 @@ class AccountUseCases(BudgetUseCases):
             expires_at_us = min(expires_at_us, valid.expires_at_us if valid else tx.now_us)
         session = Session(signed_by.account_id, signed_by.key_id, signed_by.role, expires_at_us)
         identity.add_session(
-            tx, _token_hash(token), session.account_id, session.key_id, session.role, expires_at_us
+            tx,
+            _token_hash(token),
+            session.account_id,
+            session.key_id,
+            session.role,
+            expires_at_us,
+            opened.body.purpose,
         )
         return OpenedSession(token, session)
 

@@ -20,7 +20,7 @@ from flopmarket_coordinator.core.leasing import RevokeReason
 from flopmarket_coordinator.core.ledger import PLATFORM_ACCOUNTS
 from flopmarket_coordinator.core.lifecycle import LeaseState
 from flopmarket_coordinator.parameters import ADJUSTABLE, Parameters, adjusted
-from flopmarket_coordinator.store import decisions, identity, jobs, ledger, settings, work
+from flopmarket_coordinator.store import audits, decisions, identity, jobs, ledger, settings, work
 from flopmarket_coordinator.store.decisions import Decision, DecisionKind
 from flopmarket_coordinator.store.engine import Transaction
 
@@ -51,6 +51,9 @@ class Status:
     artifacts: int
     artifact_bytes: int
     platform_balances_nano: dict[str, int]
+    house_accounts: tuple[str, ...]
+    audits_open: dict[str, int]
+    """Audits by workers of other accounts that did not end, by phase."""
     parameters: Parameters
     overridden: frozenset[str]
 
@@ -124,6 +127,8 @@ class AdministrationUseCases(DispatchingUseCases):
             platform_balances_nano={
                 account: ledger.balance(tx, account)[0] for account in PLATFORM_ACCOUNTS
             },
+            house_accounts=audits.house_accounts(tx),
+            audits_open=audits.count_open(tx),
             parameters=self._parameters,
             overridden=frozenset(settings.with_prefix(tx, _PARAMETER)),
         )
@@ -148,6 +153,8 @@ class AdministrationUseCases(DispatchingUseCases):
                 return self._refund(tx, action)
             case AdminOrder.SET | AdminOrder.UNSET:
                 return self._set_parameter(tx, action)
+            case AdminOrder.ADD_HOUSE | AdminOrder.REMOVE_HOUSE:
+                return self._change_house(tx, action)
             case AdminOrder.ADD_OPERATOR | AdminOrder.REMOVE_OPERATOR:
                 return self._change_operators(tx, action, actor)
 
@@ -165,10 +172,10 @@ class AdministrationUseCases(DispatchingUseCases):
         return f"{work.count_live_leases(tx)} leases run"
 
     def _keys_of(self, tx: Transaction, subject: str) -> list[str]:
-        """Keys of an account, or the one key named."""
+        """Keys of an account, or the one key named and those that took each other's place."""
         keys = identity.keys_of_account(tx, subject)
         if not keys and identity.key(tx, subject) is not None:
-            keys = [subject]
+            keys = identity.same_lineage(tx, subject)
         if not keys:
             raise NotFound(f"there is no account or key {subject[:80]}", code="SUBJECT_UNKNOWN")
         return keys
@@ -230,6 +237,22 @@ class AdministrationUseCases(DispatchingUseCases):
             settings.drop(tx, _PARAMETER + name)
         tx.note(ParametersChanged())
         return f"{before} -> {after}"
+
+    def _change_house(self, tx: Transaction, action: AdminAction) -> str:
+        """Whose workers audit for the house. Leases that were given keep their lists."""
+        account = action.subject
+        if not identity.keys_of_account(tx, account):
+            raise NotFound(f"there is no account {account[:80]}", code="SUBJECT_UNKNOWN")
+        adding = action.order is AdminOrder.ADD_HOUSE
+        if adding == (account in audits.house_accounts(tx)):
+            raise Conflict(
+                f"{account[:80]} is {'' if adding else 'not '}the house's", code="ADMIN_NO_CHANGE"
+            )
+        if adding:
+            audits.put_house_account(tx, account)
+        else:
+            audits.drop_house_account(tx, account)
+        return f"{len(audits.house_keys(tx))} device keys audit for the house"
 
     def _change_operators(self, tx: Transaction, action: AdminAction, actor: str) -> str:
         if action.order is AdminOrder.ADD_OPERATOR:

@@ -34,8 +34,8 @@ from flopmarket_coordinator.store.engine import Transaction
 class BookKeeper:
     """The book, the jobs whose orders must be read again, and the round that was decided last."""
 
-    def __init__(self, presence_ttl_us: int) -> None:
-        self.book = Book(presence_ttl_us, threading.RLock())
+    def __init__(self, presence_ttl_us: int, *, requires_proof: bool = False) -> None:
+        self.book = Book(presence_ttl_us, threading.RLock(), requires_proof=requires_proof)
         self._changed_jobs: dict[str, None] = {}  # those that waited longest first
         self._due: list[tuple[int, str]] = []  # jobs whose order changes as time passes
         self._round: tuple[Cleared, Sequence[str], int] | None = None

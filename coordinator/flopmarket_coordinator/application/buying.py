@@ -79,7 +79,7 @@ class BuyingUseCases(QuotingUseCases, SettlingUseCases, LookingUseCases, BudgetU
             facts.job_work(spec.steps, self._input_bytes(tx, request)),
             spec.order.constraints,
         )
-        ceiling, promised = self._ceiling(tx, spec, facts, demand)
+        ceiling, surcharge_ppm, promised = self._ceiling(tx, spec, facts, demand)
         grant_number = self._reserve_budget(tx, signed_by, spec, ceiling)
         hold_transfer, hold = escrow.open_hold(identity_hex, session.account_id, ceiling)
         ledger.execute(tx, hold_transfer)
@@ -115,6 +115,8 @@ class BuyingUseCases(QuotingUseCases, SettlingUseCases, LookingUseCases, BudgetU
                 "created_at_us": tx.now_us,
                 "deadline_us": min(spec.deadline_us, 2**63 - 1),
                 "ended_at_us": 0,
+                "verification": spec.verification.value,
+                "surcharge_ppm": surcharge_ppm,
                 "receipt": None,
             },
         )
@@ -124,7 +126,10 @@ class BuyingUseCases(QuotingUseCases, SettlingUseCases, LookingUseCases, BudgetU
         identity.remember_answer(
             tx, session.account_id, "submit", request.request_id, payload_hash, identity_hex
         )
-        text = f"{spec.steps} steps, {spec.order.kind} order, at most {self._money(ceiling)}"
+        text = (
+            f"{spec.steps} steps, {spec.order.kind} order, {spec.verification}, "
+            f"at most {self._money(ceiling)}"
+        )
         jobs.record(tx, identity_hex, EventKind.QUEUED, text, request.request_id)
         return self.get_job(tx, session, identity_hex)
 

@@ -11,6 +11,7 @@ from flopmarket.trust.receipt import Receipt, verify_receipt
 from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.application.currency import CURRENCY
 from flopmarket_coordinator.application.tape_check import check_tape
+from flopmarket_coordinator.core.escrow import reserve_audit_pay
 from flopmarket_coordinator.core.invariants import (
     Finding,
     JobFacts,
@@ -26,6 +27,7 @@ from flopmarket_coordinator.core.ledger_check import (
     readable,
 )
 from flopmarket_coordinator.core.payments import WithdrawalState
+from flopmarket_coordinator.core.penalties import AuditPayState
 from flopmarket_coordinator.store import schema, settings
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow, to_record
@@ -40,6 +42,10 @@ class CheckingUseCases(UseCases):
         facts = self._ledger_facts(tx)
         sums = [row for row in facts.accounts if holds_amounts(row)]
         transfers = [readable(row) for row in facts.transfers]
+        drawn = {
+            row["segment_id"]: bool(row["audited"])
+            for row in _rows(tx, schema.challenge_record, "segment_id")
+        }
         snapshot = Snapshot(
             transfers=[item for item in transfers if item is not None],
             balances={
@@ -52,12 +58,23 @@ class CheckingUseCases(UseCases):
                 for row in facts.withdrawals
                 if row["state"] == WithdrawalState.PENDING
             ),
+            audit_pay=frozenset(
+                pending.transfer_id
+                for row in _rows(tx, schema.audit_pay, "lease_id")
+                if row["state"] == AuditPayState.RESERVED
+                for pending in reserve_audit_pay(
+                    row["lease_id"],
+                    row["account_id"],
+                    row["from_audit_nano"],
+                    row["from_fee_nano"],
+                )
+            ),
             jobs=[
                 _job_facts(to_record(JobRow, row), receipts.get(row["job_id"]))
                 for row in _rows(tx, schema.job, "number")
             ],
             segments=[
-                _segment_facts(to_record(SegmentRow, row))
+                _segment_facts(to_record(SegmentRow, row), drawn.get(row["segment_id"], True))
                 for row in _rows(tx, schema.segment, "segment_id")
             ],
             leases=[
@@ -116,10 +133,14 @@ def _job_facts(job: JobRow, receipt: Receipt | None) -> JobFacts:
         checked_steps=job.checked_steps,
         live_steps=job.live_steps,
         unaudited_segments=job.unaudited_segments,
+        surcharge_nano=job.surcharge_nano,
+        receipt_surcharge_nano=receipt.surcharge_nano if receipt else None,
+        returned_nano=job.returned_nano,
+        unreturned_nano=job.unreturned_nano,
     )
 
 
-def _segment_facts(row: SegmentRow) -> SegmentFacts:
+def _segment_facts(row: SegmentRow, drawn: bool) -> SegmentFacts:
     return SegmentFacts(
         segment_id=row.segment_id,
         job_id=row.job_id,
@@ -130,9 +151,21 @@ def _segment_facts(row: SegmentRow) -> SegmentFacts:
         price_nano=row.price_nano,
         to_held_nano=row.to_held_nano,
         held_state=row.held_state,
+        surcharge_nano=row.surcharge_nano,
         accepting_verdict=row.verdict is not None and row.verdict_accepted,
+        fee_nano=row.fee_nano,
+        was_settled=row.settled_at_us > 0,
+        drawn=drawn,
     )
 
 
 def _lease_facts(row: LeaseRow) -> LeaseFacts:
-    return LeaseFacts(row.lease_id, row.job_id, row.offer_id, row.chain, row.fence, row.state)
+    return LeaseFacts(
+        row.lease_id,
+        row.job_id,
+        row.offer_id,
+        row.chain,
+        row.fence,
+        row.state,
+        audit=bool(row.audit_id),
+    )

@@ -27,12 +27,12 @@ from flopmarket.trust.envelope import Envelope, Opened, open_envelope
 from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
 from flopmarket.trust.policy import Signer, check_may_sign
 from flopmarket_coordinator.application.bookkeeping import BookKeeper
+from flopmarket_coordinator.application.chains import Chains, FrozenDocuments
 from flopmarket_coordinator.application.types import Session
 from flopmarket_coordinator.core.book.book import Book
 from flopmarket_coordinator.core.ports import ArtifactReader
-from flopmarket_coordinator.core.verification import AuditPolicy
 from flopmarket_coordinator.parameters import Parameters
-from flopmarket_coordinator.store import buyers, identity
+from flopmarket_coordinator.store import buyers, identity, work
 from flopmarket_coordinator.store.engine import Transaction
 
 DEFAULT_PAGE_ROWS = 50
@@ -130,7 +130,7 @@ class UseCases:
         artifacts: ArtifactReader,
         entropy: Callable[[int], bytes],
         operator_keys: Collection[PublicKey],
-        policy: AuditPolicy,
+        chain_secret: bytes,
     ) -> None:
         self._key = key
         self._started_with = parameters
@@ -141,8 +141,11 @@ class UseCases:
         self._programs = ProgramCatalogue(artifacts)
         self._entropy = entropy
         self._operators = {operator.key_id: operator for operator in operator_keys}
-        self._policy = policy
-        self.keeper = BookKeeper(parameters.presence_ttl_us)
+        self._chains = Chains(chain_secret)
+        self._documents = FrozenDocuments()
+        self.keeper = BookKeeper(
+            parameters.presence_ttl_us, requires_proof=parameters.benchmark_required
+        )
         # Ed25519 signatures are deterministic: a secret of this key, the same after a restart.
         self._page_secret = hashlib.sha256(key.sign(b"flopmarket page tokens")).digest()
 
@@ -178,8 +181,8 @@ class UseCases:
             now_us=tx.now_us,
             replay=identity.StoredReplayCache(tx) if once else None,
         )
-        signed_by, revoked = self._standing(tx, opened.key_id)
-        check_may_sign(opened.body, Signer(signed_by.role, revoked))
+        signed_by, standing = self._standing(tx, opened.key_id)
+        check_may_sign(opened.body, standing)
         return opened, signed_by
 
     def _public_key(self, tx: Transaction, key_id: str) -> PublicKey | None:
@@ -189,16 +192,19 @@ class UseCases:
         row = identity.key(tx, key_id)
         return None if row is None else PublicKey(row.public_key)
 
-    def _standing(self, tx: Transaction, key_id: str) -> tuple[SignedBy, bool]:
+    def _standing(self, tx: Transaction, key_id: str) -> tuple[SignedBy, Signer]:
         if key_id in self._operators or key_id in self._ordered_operators:
-            return SignedBy("", key_id, KeyRole.OPERATOR), False
+            return SignedBy("", key_id, KeyRole.OPERATOR), Signer(KeyRole.OPERATOR)
         row = identity.key(tx, key_id)
         if row is None:  # the envelope was verified with it a moment ago
             raise Forbidden(f"key {key_id} is not registered", code="KEY_UNKNOWN")
         role = KeyRole(row.role)
-        if role is KeyRole.CI:
+        if role is KeyRole.CI and not row.revoked:
             self._check_grant(tx, key_id)
-        return SignedBy(row.account_id, key_id, role), row.revoked
+        retired, revoked = bool(row.successor), row.revoked
+        if retired and tx.now_us >= row.ended_at_us + self._parameters.retired_key_us:
+            revoked = revoked or not work.live_leases_of_key(tx, key_id)
+        return SignedBy(row.account_id, key_id, role), Signer(role, revoked, retired)
 
     def _check_grant(self, tx: Transaction, key_id: str) -> None:
         """A CI key acts only while its grant holds."""

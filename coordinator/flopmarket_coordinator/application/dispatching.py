@@ -7,9 +7,17 @@ from dataclasses import replace
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.jobs.spec import JobSpec
-from flopmarket.limits import MAX_LEASES_PER_TICK, MAX_ORDER_PIECES, MAX_SEARCHES_PER_TICK
+from flopmarket.limits import (
+    MAX_CHAIN_VALUES,
+    MAX_LEASES_PER_TICK,
+    MAX_ORDER_PIECES,
+    MAX_SEARCHES_PER_TICK,
+)
+from flopmarket.market.offer import Offer
 from flopmarket.market.order import OrderType, step_time_cap
+from flopmarket.market.price import PriceTerms, most_work
 from flopmarket.market.reasons import Reason
+from flopmarket.market.work import JobWork
 from flopmarket.trust.encoding import decode
 from flopmarket_coordinator.application.offers import OfferUseCases
 from flopmarket_coordinator.application.predicting import job_work, lease_forecast
@@ -125,6 +133,8 @@ class DispatchingUseCases(OfferUseCases, SamplingUseCases):
             left -= sum(lease.end_step - lease.next_step for lease in leases)
         else:
             start = self._restart(tx, job)
+            if start.step and jobs.unread_before(tx, job.job_id, start.step):
+                return None  # until the house has read the file; that changes the job again
             live = jobs.taken(tx, job.job_id, job.settled_steps)
             left = job.steps - start.step
             pieces = [Piece(start, left)] if left else []
@@ -141,7 +151,11 @@ class DispatchingUseCases(OfferUseCases, SamplingUseCases):
                 spec.order.constraints,
             ),
             pieces=tuple(pieces),
-            money_nano=self._money_left(job, sum(owed for _, _, owed in live), leases),
+            money_nano=most_work(
+                self._money_left(job, sum(owed for _, _, owed in live), leases),
+                left,
+                job.surcharge_ppm,
+            ),
             money_steps=left,
             deadline_us=job.deadline_us,
             held=len(leases),
@@ -179,55 +193,75 @@ class DispatchingUseCases(OfferUseCases, SamplingUseCases):
         return counts, max(0, self._book.offer_count - sum(counts.values()))
 
     def _lease(self, tx: Transaction, match: Match) -> Instruction:
-        offer, terms = match.found.offer, match.found.terms
-        start, step_count = match.piece.start, match.piece.step_count
+        offer, start = match.found.offer, match.piece.start
+        step_count = min(match.piece.step_count, MAX_CHAIN_VALUES)
         job = self._job(tx, match.order.job_id)
         fence = job.fence + 1
         jobs.update(tx, job.job_id, fence=fence)
-        lease_id = self._new_id()
-        work.add_lease(
-            tx,
-            {
-                "lease_id": lease_id,
-                "job_id": job.job_id,
-                "fence": fence,
-                "offer_id": offer.offer_id,
-                "device_key_id": offer.device_key_id,
-                "device_id": offer.device_id,
-                "device_name": offer.device_name,
-                "account_id": offer.account_id,
-                "chain": not job.stateless,
-                "first_step": start.step,
-                "step_count": step_count,
-                "first_segment": start.index,
-                "state_artifact": start.state_artifact,
-                "state_root": start.state_root,
-                "ask_nano_per_hour": terms.ask_nano_per_hour,
-                "step_picoseconds": terms.step_picoseconds,
-                "next_step": start.step,
-                "next_segment": start.index,
-                "next_root": start.state_root,
-                "state": LeaseState.OFFERED.value,
-                "reason": "",
-                "detail": "",
-                "told": True,
-                "created_at_us": tx.now_us,
-                "expires_at_us": tx.now_us + self._parameters.accept_ttl_us,
-                "ended_at_us": 0,
-                "milliwatts": offer.milliwatts,
-                "watts_source": offer.watts_source,
-                **lease_forecast(offer, match.order.demand.work),
-            },
+        terms, counted = match.found.terms, match.order.demand.work
+        lease = self._add_lease(
+            tx, job, offer, terms, counted, start=start, step_count=step_count, fence=fence
         )
         text = (
             f"steps {start.step} to {start.step + step_count} to "
             f"{who(offer.device_name, offer.device_key_id)}, fence {fence}"
         )
-        jobs.record(tx, job.job_id, EventKind.LEASED, text, lease_id)
+        jobs.record(tx, job.job_id, EventKind.LEASED, text, lease.lease_id)
         self._refresh(tx, job.job_id)
+        return lease_offer(tx, job, lease)
+
+    def _add_lease(
+        self,
+        tx: Transaction,
+        job: JobRow,
+        offer: Offer,
+        terms: PriceTerms,
+        counted: JobWork,
+        *,
+        start: StartPoint,
+        step_count: int,
+        fence: int,
+        audit_id: str = "",
+    ) -> LeaseRow:
+        """Write down a lease that is offered, with the terms of its draws."""
+        lease_id = self._new_id()
+        values = {
+            "lease_id": lease_id,
+            "job_id": job.job_id,
+            "fence": fence,
+            "offer_id": offer.offer_id,
+            "device_key_id": offer.device_key_id,
+            "device_id": offer.device_id,
+            "device_name": offer.device_name,
+            "account_id": offer.account_id,
+            "chain": not job.stateless,
+            "first_step": start.step,
+            "step_count": step_count,
+            "first_segment": start.index,
+            "state_artifact": start.state_artifact,
+            "state_root": start.state_root,
+            "ask_nano_per_hour": terms.ask_nano_per_hour,
+            "step_picoseconds": terms.step_picoseconds,
+            "next_step": start.step,
+            "next_segment": start.index,
+            "next_root": start.state_root,
+            "state": LeaseState.OFFERED.value,
+            "reason": "",
+            "detail": "",
+            "told": not audit_id,
+            "created_at_us": tx.now_us,
+            "expires_at_us": tx.now_us + self._parameters.accept_ttl_us,
+            "ended_at_us": 0,
+            "milliwatts": offer.milliwatts,
+            "watts_source": offer.watts_source,
+            "audit_id": audit_id,
+            **lease_forecast(offer, counted),
+        }
+        work.add_lease(tx, values)
+        self._challenge(tx, job, values)
         lease = work.lease(tx, lease_id)
         assert lease is not None, "it was written a moment ago"
-        return lease_offer(tx, job, lease)
+        return lease
 
 
 def revocation(lease: LeaseRow) -> LeaseRevoked:

@@ -19,6 +19,8 @@ from flopmarket.market.offer import Offer
 from flopmarket.market.order import NO_CAP
 from flopmarket.market.price import price
 from flopmarket.market.reasons import REASONS, Reason, ranked
+from flopmarket.trust.reason_codes import finding
+from flopmarket_coordinator.application.benchmarking import BenchmarkingUseCases
 from flopmarket_coordinator.application.dispatching import DispatchingUseCases
 from flopmarket_coordinator.application.looking import LookingUseCases
 from flopmarket_coordinator.application.offers import to_offer
@@ -26,12 +28,13 @@ from flopmarket_coordinator.application.types import Session
 from flopmarket_coordinator.application.types_orders import JobExplanation, OfferExplanation, Why
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, SegmentState
 from flopmarket_coordinator.core.matching import OpenWork, leasable
-from flopmarket_coordinator.store import identity, jobs, work
+from flopmarket_coordinator.parameters import SECOND_US
+from flopmarket_coordinator.store import identity, jobs, penalties, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, OfferRow
 
 
-class ExplainingUseCases(DispatchingUseCases, LookingUseCases):
+class ExplainingUseCases(DispatchingUseCases, LookingUseCases, BenchmarkingUseCases):
     """Reasons, for buyers about their jobs and for owners about their devices."""
 
     def explain_job(self, tx: Transaction, session: Session, job_id: str) -> JobExplanation:
@@ -40,7 +43,11 @@ class ExplainingUseCases(DispatchingUseCases, LookingUseCases):
         known = JobExplanation(tx.now_us, job.job_id, job.state, "")
         if job.state in FINAL_JOB_STATES:
             why = f" ({job.reason})" if job.reason else ""
-            return replace(known, summary=f"the job has ended: {job.state}{why}")
+            return replace(
+                known,
+                summary=f"the job has ended: {job.state}{why}",
+                reasons=_findings(jobs.count_reasons(tx, job.job_id)),
+            )
         waiting = self._waiting_for(tx, job)
         orders = self._open_works(tx)
         mine = next((item for item in orders if item.job_id == job_id), None)
@@ -49,7 +56,8 @@ class ExplainingUseCases(DispatchingUseCases, LookingUseCases):
         if job.ending or mine is None or runs:
             left = job.steps - jobs.progress(tx, job_id).steps_committed
             summary = _running(job, leases, left)
-            return replace(known, summary=summary, reasons=_for_buyer(waiting))
+            told = _for_buyer(waiting) + _findings(jobs.count_reasons(tx, job.job_id))
+            return replace(known, summary=summary, reasons=told)
         counts, fitting = self._work_reasons(tx, mine)
         ahead = next(at for at, item in enumerate(orders) if item is mine)
         reasons = dict(counts)
@@ -61,7 +69,11 @@ class ExplainingUseCases(DispatchingUseCases, LookingUseCases):
         return replace(
             explained,
             summary=self._waits(explained, fitting, ahead),
-            reasons=_for_buyer(reasons) + _for_buyer(waiting),
+            reasons=(
+                _for_buyer(reasons)
+                + _for_buyer(waiting)
+                + _findings(jobs.count_reasons(tx, job.job_id))
+            ),
             offers=sum(counts.values()) + fitting,
             fitting=fitting,
             ahead=ahead,
@@ -139,11 +151,19 @@ class ExplainingUseCases(DispatchingUseCases, LookingUseCases):
         self, tx: Transaction, row: OfferRow, orders: Sequence[OpenWork]
     ) -> OfferExplanation:
         name = to_offer(row).device_name if row.listed else row.device_id[:16]
-        known = OfferExplanation(row.offer_id, name, "idle", "")
+        known = OfferExplanation(
+            row.offer_id, name, "idle", "", proof=self._proof_text(tx, row.offer_id)
+        )
         key = identity.key(tx, row.device_key_id)
         if key is None or key.revoked:
             said = f"the device is banned: {key.banned_reason if key else 'its key is unknown'}"
             return _blocked(known, "banned", Reason.BANNED, said)
+        lineage = identity.same_lineage(tx, row.device_key_id)
+        quarantine = penalties.any_in_quarantine(tx, lineage)
+        if quarantine is not None:
+            left = max(quarantine.until_us - tx.now_us, 0) // (60 * SECOND_US)
+            said = f"the device is in quarantine, {left} more minutes: {quarantine.reason}"
+            return _blocked(known, "quarantined", Reason.QUARANTINED, said)
         if not row.listed:
             gone = row.device_key_id not in self._present(tx)
             reason = Reason.OFFLINE if gone else Reason.OFFER_REFUSED
@@ -216,6 +236,15 @@ def _for_buyer(counts: Mapping[Reason, int]) -> tuple[Why, ...]:
     return tuple(
         Why(reason, REASONS[reason].for_buyers, REASONS[reason].remedy, count)
         for reason, count in ranked(counts)
+    )
+
+
+def _findings(counts: Mapping[str, int]) -> tuple[Why, ...]:
+    """What became of segments that count for nothing, or for less."""
+    return tuple(
+        Why(code, found.seen, found.for_buyers, count)
+        for code, count in sorted(counts.items())
+        for found in (finding(code),)
     )
 
 

@@ -12,11 +12,12 @@ from flopmarket.limits import (
     MAX_PROVED_TRANSFERS,
 )
 from flopmarket.market.money import FLOPCOIN
-from flopmarket.trust.documents import CoinGrant, LedgerHead, Withdrawal
-from flopmarket.trust.envelope import Envelope, seal
+from flopmarket.trust.documents import BondWithdrawal, CoinGrant, LedgerHead, Withdrawal
+from flopmarket.trust.envelope import Envelope, payload_type_of, seal
 from flopmarket.trust.keys import KeyRole
 from flopmarket.trust.ledger_log import LedgerTransfer
 from flopmarket.trust.merkle import MerkleProof
+from flopmarket_coordinator.application.bonds import check_bond_free
 from flopmarket_coordinator.application.context import UseCases, page_size
 from flopmarket_coordinator.application.types import Session
 from flopmarket_coordinator.application.types_money import (
@@ -43,7 +44,7 @@ from flopmarket_coordinator.core.payments import (
     WithdrawalState,
 )
 from flopmarket_coordinator.rails import OperatorRail
-from flopmarket_coordinator.store import decisions, identity, ledger, ledger_log, withdrawals
+from flopmarket_coordinator.store import decisions, identity, keys, ledger, ledger_log, withdrawals
 from flopmarket_coordinator.store.decisions import DecisionKind
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.ledger_log import ProvedBatch
@@ -221,8 +222,14 @@ class MoneyUseCases(UseCases):
         return self._arrived(tx, notice)
 
     def withdraw(self, tx: Transaction, withdrawal: Envelope) -> WithdrawalRow:
-        """Reserve what an owner wants paid out; the same request again: the first answer."""
-        opened, signed_by = self._open(tx, withdrawal, Withdrawal)
+        """Reserve what an owner wants paid out; the same request again: the first answer.
+
+        A bond only when nothing of its account can turn out wrong any more: :class:`Conflict`
+        ``BOND_AT_STAKE``.
+        """
+        of_bond = withdrawal.payload_type == payload_type_of(BondWithdrawal)
+        kind: type[Withdrawal | BondWithdrawal] = BondWithdrawal if of_bond else Withdrawal
+        opened, signed_by = self._open(tx, withdrawal, kind)
         body = opened.body
         if body.account_id != signed_by.account_id:
             raise Forbidden("a withdrawal is from the signer's own account", code="NOT_THE_OWNER")
@@ -235,12 +242,16 @@ class MoneyUseCases(UseCases):
             body.amount_nano,
             body.destination,
             tx.now_us + self._parameters.withdrawal_ttl_us,
+            Balance.BOND if of_bond else Balance.AVAILABLE,
         )
         known = withdrawals.get(tx, pending.transfer_id)
         if known is not None:
             if (known.amount_nano, known.destination) != (body.amount_nano, body.destination):
                 raise _request_reused(body.request_id, "withdrawal")
             return known
+        _check_not_frozen(tx, body.account_id)
+        if of_bond:
+            check_bond_free(tx, body.account_id, self._parameters)
         if withdrawals.count_pending(tx, body.account_id) >= MAX_OPEN_WITHDRAWALS:
             raise QuotaExceeded(
                 f"{MAX_OPEN_WITHDRAWALS} withdrawals are open", code="TOO_MANY_WITHDRAWALS"
@@ -263,8 +274,11 @@ class MoneyUseCases(UseCases):
     def decide_withdrawal(self, tx: Transaction, decision: Envelope) -> WithdrawalRow:
         """The operator paid a withdrawal out, or refuses to; the same again changes nothing."""
         notice = self._operator_notice(tx, decision)
-        self.payment(tx, notice)
         assert isinstance(notice, PayoutDecided), "only a decision has this type"
+        asked = withdrawals.get(tx, notice.withdrawal_id)
+        if notice.paid and asked is not None and asked.state is WithdrawalState.PENDING:
+            _check_not_frozen(tx, asked.account_id)
+        self.payment(tx, notice)
         row = withdrawals.get(tx, notice.withdrawal_id)
         assert row is not None, "it was decided a moment ago"
         return row
@@ -375,6 +389,8 @@ class MoneyUseCases(UseCases):
         target = WithdrawalState.PAID if notice.paid else WithdrawalState.REJECTED
         closing = escrow.close_pending(pending, paid=notice.paid, reference=notice.reference)
         if row.state is WithdrawalState.PENDING:
+            if notice.paid and pending.debit == account_of(row.account_id, Balance.BOND):
+                check_bond_free(tx, row.account_id, self._parameters)
             ledger.execute(tx, closing)
             withdrawals.decide(tx, row.withdrawal_id, target, notice.reference, notice.evidence)
             decisions.record(
@@ -436,3 +452,15 @@ def _as_hashed(row: dict[str, object]) -> LedgerTransfer:
 
 def _request_reused(request_id: str, word: str) -> Conflict:
     return Conflict(f"request id {request_id[:80]!r} made another {word}", code="REQUEST_ID_REUSED")
+
+
+def _check_not_frozen(tx: Transaction, account_id: str) -> None:
+    """Money stays where it is while it is not certain who owns the account."""
+    until_us = keys.frozen_until_us(tx, account_id)
+    if until_us > tx.now_us or keys.recovery(tx, account_id) is not None:
+        raise Conflict(
+            "withdrawals of this account are frozen: its owner key is changing or has changed",
+            code="ACCOUNT_FROZEN",
+            hint="flop key list says until when",
+            details={"frozen_until_us": str(until_us)},
+        )

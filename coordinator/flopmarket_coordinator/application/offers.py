@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from flopmarket.engine.cost import WORK_CLASSES
 from flopmarket.errors import InvalidInput
@@ -129,6 +130,7 @@ class OfferUseCases(UseCases):
             online=listing.connected and listing.seen_us >= since_us,
             busy=listing.busy,
             banned=listing.banned,
+            proved=listing.proof is not None or not self._parameters.benchmark_required,
         )
 
     def _cheaper_idle(self, tx: Transaction, offer: Offer) -> Mapping[str, int]:
@@ -154,7 +156,7 @@ def _spot_price(work_class: str, best: Best, offer: Offer | None) -> SpotPrice:
 
 def _offer_view(listing: Listing, work_class: str) -> OfferView:
     offer = listing.offer
-    rates = offer.rates.flops_per_second
+    rates = {name: offer.shown_rate(name) for name in offer.rates.flops_per_second}
     decided = listing.verified_segments + listing.rejected_segments
     return OfferView(
         offer_id=offer.offer_id,
@@ -181,12 +183,13 @@ def _offer_view(listing: Listing, work_class: str) -> OfferView:
         suited_for=suited_for(rates, offer.memory_bytes, offer.rates.bandwidth_bytes_per_second),
         flops_per_card_dollar=offer.flops_per_card_dollar(work_class),
         updated_at_us=listing.updated_at_us,
+        proof=listing.proof,
     )
 
 
 def to_offer(row: OfferRow) -> Offer:
     """The market's view of a stored offer, before calibration."""
-    return offer_from_terms(decode(OfferTerms, row.terms))
+    return replace(offer_from_terms(decode(OfferTerms, row.terms)), offer_id=row.offer_id)
 
 
 def _check_class(work_class: str) -> str:

@@ -25,11 +25,13 @@ from flopmarket.market.calibrate import (
 )
 from flopmarket.market.offer import Offer
 from flopmarket.market.predict import PICOSECONDS_PER_MICROSECOND
+from flopmarket.market.proof import PROVED_CLASS
 from flopmarket.market.work import NO_PROMISES, JobWork, StepWork
 from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.application.types import AccuracyReport, TimeReport
 from flopmarket_coordinator.core.changes import CalibrationChanged
-from flopmarket_coordinator.store import prediction
+from flopmarket_coordinator.core.proving import DELIVERED_STEP_PICOSECONDS, delivered
+from flopmarket_coordinator.store import benchmarks, prediction
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.prediction import DeliveryRow
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
@@ -146,6 +148,11 @@ def learn_delivery(tx: Transaction, segment_id: int) -> None:
     if row.setup_roofline_us:
         changed |= learn(known, setup, row.setup_measured_us, row.setup_roofline_us)
     prediction.remember(tx, row.offer_id, changed)
+    standing = benchmarks.standing(tx, row.offer_id)
+    heavy = row.step_picoseconds >= DELIVERED_STEP_PICOSECONDS
+    if standing is not None and heavy and row.work_class == PROVED_CLASS:
+        found = delivered(standing, row.roofline_us, row.measured_us)
+        benchmarks.put_standing(tx, row.offer_id, found)
     tx.note(CalibrationChanged(row.offer_id))
 
 

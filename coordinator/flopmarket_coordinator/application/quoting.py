@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import InvalidInput, NotFound, QuotaExceeded, Unavailable
-from flopmarket.jobs.spec import JobSpec, Verification
+from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import MAX_JOB_STEPS, MAX_ORDERS_AHEAD, MAX_SEGMENT_STEPS, QUOTED_OFFERS
 from flopmarket.market.calibrate import AUDIT, LATE
 from flopmarket.market.money import Nano
@@ -27,6 +27,7 @@ from flopmarket.market.order import (
 from flopmarket.market.quote import Assurance, Quote, QuotedJob, Standing, build_quote
 from flopmarket.market.reasons import Reason, remedies, tell
 from flopmarket.market.work import NO_PROMISES, JobWork, Promise
+from flopmarket.trust.audit_policy import Level, detection_ppm, least_terms, surcharge_ppm
 from flopmarket_coordinator.application.context import ProgramFacts
 from flopmarket_coordinator.application.offers import OfferUseCases
 from flopmarket_coordinator.application.types import QuoteRequest
@@ -46,11 +47,6 @@ class QuotingUseCases(OfferUseCases):
             raise InvalidInput(
                 f"a segment has 1 to {MAX_SEGMENT_STEPS} steps", code="JOB_SEGMENT_STEPS"
             )
-        if request.verification != Verification.AUDIT_ALL:
-            raise InvalidInput(
-                f"verification is {Verification.AUDIT_ALL}, not {request.verification[:40]!r}",
-                code="VERIFICATION_UNKNOWN",
-            )
         if request.deadline_us and request.deadline_us <= tx.now_us:
             raise InvalidInput("the deadline has passed", code="JOB_DEADLINE")
         if request.program:
@@ -67,7 +63,8 @@ class QuotingUseCases(OfferUseCases):
         )
         check_order_fits_program(request.order, demand.work.step)
         cap = _time_cap(tx, facts, request.steps, request.segment_steps, request.deadline_us)
-        return self._quote(tx, demand, facts, request.segment_steps, cap)
+        level = level_of(request.verification)
+        return self._quote(tx, demand, facts, request.segment_steps, level, cap)
 
     def _quote(
         self,
@@ -75,6 +72,7 @@ class QuotingUseCases(OfferUseCases):
         demand: Demand,
         facts: ProgramFacts,
         segment_steps: int,
+        level: Level,
         most_picoseconds: int = NO_CAP,
     ) -> Quote:
         steps = demand.work.steps
@@ -105,8 +103,22 @@ class QuotingUseCases(OfferUseCases):
             job=job,
             standing=standing,
             fee_ppm=self._parameters.fee_ppm,
-            assurance=Assurance(Verification.AUDIT_ALL.value, detection_probability=1.0),
+            level=level.value,
+            assurances=[self._assurance(item, job.segments) for item in Level],
             storage_retention_us=self._parameters.artifact_retention_us,
+        )
+
+    def _assurance(self, level: Level, segments: int) -> Assurance:
+        """What a level promises of this job and what it adds, whoever runs it."""
+        rules, fee_ppm = self._parameters.audit_rules, self._parameters.fee_ppm
+        audited = least_terms(rules, level, fee_ppm).audited_ppm
+        return Assurance(
+            level=level.value,
+            audited_ppm=audited,
+            surcharge_ppm=surcharge_ppm(rules, level, fee_ppm),
+            detected_one_ppm=detection_ppm(rules, audited, 1),
+            detected_ten_ppm=detection_ppm(rules, audited, min(10, segments)),
+            detected_all_ppm=detection_ppm(rules, audited, segments),
         )
 
     def _orders_ahead(self, offers: Sequence[Offer], busy: Mapping[str, int]) -> int:
@@ -125,9 +137,10 @@ class QuotingUseCases(OfferUseCases):
 
     def _ceiling(
         self, tx: Transaction, spec: JobSpec, facts: ProgramFacts, demand: Demand
-    ) -> tuple[Nano, Mapping[str, Promise]]:
-        """What to hold for a job, the money its order may come to at most; and the factors that its
-        quoted offers are held to until it ends.
+    ) -> tuple[Nano, int, Mapping[str, Promise]]:
+        """What to hold for a job, the money its order may come to at most; the share that its level
+        of verification adds to every price; and the factors that its quoted offers are held to
+        until it ends.
 
         A limit order holds its limit price times its work, or the buyer's budget if that is lower,
         and waits; nothing was quoted to it. A market order holds the quote's ceiling or the budget,
@@ -136,13 +149,20 @@ class QuotingUseCases(OfferUseCases):
         check_order_fits_program(spec.order, demand.work.step)
         if spec.max_price_nano == 0:
             raise QuotaExceeded("a price limit is above zero", code="BUDGET_BELOW_QUOTE")
+        extra_ppm = surcharge_ppm(
+            self._parameters.audit_rules, spec.verification, self._parameters.fee_ppm
+        )
         if spec.order.kind is OrderType.LIMIT:
             ceiling = order_ceiling_nano(
-                spec.order.constraints, demand.work.step, spec.steps, spec.max_price_nano
+                spec.order.constraints,
+                demand.work.step,
+                spec.steps,
+                spec.max_price_nano,
+                extra_ppm,
             )
-            return ceiling, NO_PROMISES
+            return ceiling, extra_ppm, NO_PROMISES
         cap = _time_cap(tx, facts, spec.steps, spec.segment_steps, spec.deadline_us)
-        quote = self._quote(tx, demand, facts, spec.segment_steps, cap)
+        quote = self._quote(tx, demand, facts, spec.segment_steps, spec.verification, cap)
         if not quote.offers:
             raise _refusal(facts, quote.ineligible)
         if spec.max_price_nano < quote.least_ceiling_nano:
@@ -160,7 +180,18 @@ class QuotingUseCases(OfferUseCases):
             item.offer_id: Promise(item.forecast.factor_ppm, item.forecast.setup_factor_ppm)
             for item in quote.offers
         }
-        return min(spec.max_price_nano, quote.ceiling_nano), promised
+        return min(spec.max_price_nano, quote.ceiling_nano), extra_ppm, promised
+
+
+def level_of(text: str) -> Level:
+    """The level of this name; InvalidInput ``VERIFICATION_UNKNOWN`` otherwise."""
+    if text not in list(Level):
+        raise InvalidInput(
+            f"{text[:40]!r} is no level of verification",
+            code="VERIFICATION_UNKNOWN",
+            hint=f"one of: {', '.join(Level)}",
+        )
+    return Level(text)
 
 
 def demand_of(

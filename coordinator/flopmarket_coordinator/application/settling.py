@@ -11,17 +11,10 @@ from collections.abc import Iterable, Iterator
 from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import SEGMENTS_READ_AT_ONCE
 from flopmarket.market.money import Nano
-from flopmarket.market.price import PriceTerms, price_bound, split_fee
-from flopmarket.trust.encoding import decode, digest
-from flopmarket.trust.receipt import (
-    AuditOutcome,
-    Outcome,
-    ReceiptSegment,
-    build_receipt,
-    sign_receipt,
-)
-from flopmarket_coordinator.application.context import UseCases
-from flopmarket_coordinator.application.predicting import learn_delivery
+from flopmarket.market.price import PriceTerms, price_bound
+from flopmarket.trust.encoding import decode
+from flopmarket.trust.receipt import Outcome
+from flopmarket_coordinator.application.paying import PayingUseCases
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import (
@@ -31,7 +24,6 @@ from flopmarket_coordinator.core.leasing import (
     checked_run,
     restart_point,
 )
-from flopmarket_coordinator.core.ledger import RESERVE, Balance, account_of
 from flopmarket_coordinator.core.lifecycle import (
     FINAL_JOB_STATES,
     JobState,
@@ -39,24 +31,19 @@ from flopmarket_coordinator.core.lifecycle import (
     SegmentState,
 )
 from flopmarket_coordinator.core.verification import VoidReason
-from flopmarket_coordinator.store import jobs, ledger, prediction, tape, work
+from flopmarket_coordinator.store import jobs, ledger, prediction, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
 
-_OUTCOMES = {
+ENDINGS = {
     JobState.SUCCEEDED: (Outcome.COMPLETED, EventKind.SUCCEEDED),
     JobState.CANCELLED: (Outcome.CANCELLED, EventKind.CANCELLED),
     JobState.FAILED: (Outcome.FAILED, EventKind.FAILED),
 }
 
 
-class SettlingUseCases(UseCases):
+class SettlingUseCases(PayingUseCases):
     """Consequences. Nothing here is called from outside the application."""
-
-    def _job(self, tx: Transaction, job_id: str) -> JobRow:
-        job = jobs.get(tx, job_id)
-        assert job is not None, f"job {job_id} was there a moment ago"
-        return job
 
     def _refresh(self, tx: Transaction, job_id: str) -> None:
         """Pay what is payable, and move the job to the state that leases and segments imply."""
@@ -92,7 +79,10 @@ class SettlingUseCases(UseCases):
             for row in _live_from(tx, job.job_id, job.settled_steps):
                 if row.first_step >= now.payable_steps:
                     break
-                self._pay(tx, job.job_id, row)
+                if row.state is SegmentState.SETTLED:  # behind a gap that is filled now
+                    jobs.update(tx, job.job_id, settled_steps=row.first_step + row.steps)
+                else:
+                    self._pay(tx, job.job_id, row)
 
     def _begin_end(self, tx: Transaction, job_id: str, target: JobState, reason: str) -> None:
         """Stop a job: no more work, outstanding audits finish, then it ends as ``target``."""
@@ -124,7 +114,7 @@ class SettlingUseCases(UseCases):
 
     def _restart(self, tx: Transaction, job: JobRow) -> StartPoint:
         """Where a chain without a live lease starts; segments after that point become void."""
-        newest = jobs.newest_checkpoint(tx, job.job_id, job.steps, audited=False)
+        newest = jobs.newest_checkpoint(tx, job.job_id, job.steps, checked=False)
         live = jobs.live_from(tx, job.job_id, 0 if newest is None else newest.first_step)
         spec = decode(JobSpec, job.spec)
         start, lost = restart_point(spec, job.state_artifact, [row.part() for row in live])
@@ -138,68 +128,22 @@ class SettlingUseCases(UseCases):
     def _void(self, tx: Transaction, rows: Iterable[SegmentRow], reason: VoidReason) -> None:
         for row in rows:
             jobs.move_segment(tx, row, SegmentState.VOID, reason=reason.value)
-            jobs.cut_checked(tx, row.job_id, row.first_step)
+            jobs.cut(tx, row.job_id, row.first_step)
 
     def _money_left(self, job: JobRow, owed: Nano, leases: Iterable[LeaseRow]) -> Nano:
         """What a job may still promise: its ceiling less all that is billed, owed or leased out.
 
-        ``owed`` is the price of live segments that are not settled.
+        ``owed`` is what live segments that are not settled will be billed. Surcharges are included.
         """
         leased = sum(
             price_bound(
                 PriceTerms(lease.ask_nano_per_hour, lease.step_picoseconds),
                 lease.end_step - lease.next_step,
+                job.surcharge_ppm,
             )
             for lease in leases
         )
-        return job.ceiling_nano - job.billed_nano - owed - leased
-
-    def _pay(self, tx: Transaction, job_id: str, row: SegmentRow) -> None:
-        """Settle one verified segment."""
-        job = self._job(tx, job_id)
-        hold = job.hold
-        assert hold is not None, f"job {job_id} owes segment {row.segment_id} and holds nothing"
-        split = split_fee(row.price_nano, self._parameters.fee_ppm)
-        bond, _ = ledger.balance(tx, account_of(row.account_id, Balance.BOND))
-        settlement = escrow.settle_segment(
-            job_id=job_id,
-            segment_id=row.segment_id,
-            buyer=job.buyer,
-            worker=row.account_id,
-            hold=hold,
-            price_nano=row.price_nano,
-            split=split,
-            bond_room_nano=self._parameters.bond_target_nano - bond,
-        )
-        ledger.execute_all(tx, settlement.transfers)
-        jobs.move_segment(
-            tx,
-            row,
-            SegmentState.SETTLED,
-            fee_nano=split.fee_nano,
-            to_bond_nano=settlement.to_bond_nano,
-            to_held_nano=settlement.to_held_nano,
-            held_state="held",
-            settled_at_us=tx.now_us,
-            trade_number=tape.print_trade(tx, row.segment_id),
-        )
-        learn_delivery(tx, row.segment_id)
-        renewed = settlement.hold
-        jobs.update(
-            tx,
-            job_id,
-            billed_nano=job.billed_nano + row.price_nano,
-            fee_nano=job.fee_nano + split.fee_nano,
-            settled_steps=row.first_step + row.steps,
-            hold_id=renewed.transfer_id if renewed else "",
-            hold_number=renewed.number if renewed else hold.number,
-            hold_nano=renewed.amount_nano if renewed else 0,
-        )
-        text = (
-            f"segment {row.segment_index}: {self._money(row.price_nano)}, "
-            f"fee {self._money(split.fee_nano)}"
-        )
-        jobs.record(tx, job_id, EventKind.PAID, text, f"segment {row.segment_id}")
+        return job.ceiling_nano - job.billed_nano - job.unreturned_nano - owed - leased
 
     def _end(self, tx: Transaction, job: JobRow, target: JobState, reason: str) -> None:
         """The last step: void what is left, give back the hold, release pay, sign the receipt."""
@@ -211,12 +155,9 @@ class SettlingUseCases(UseCases):
             self._compensate(tx, job, rest)
         if job.hold is not None:
             ledger.execute(tx, escrow.close_hold(job.job_id, job.buyer, job.hold))
-        for account in jobs.holders_of_pay(tx, job.job_id):
-            amount = jobs.mark_held(tx, job.job_id, account, "released")
-            if amount:
-                ledger.execute(tx, escrow.release_pay(job.job_id, account, amount))
+        self._end_pay(tx, job.job_id)
         prediction.end_promises(tx, job.job_id)
-        outcome, kind = _OUTCOMES[target]
+        outcome, kind = ENDINGS[target]
         jobs.move(
             tx,
             job,
@@ -228,65 +169,6 @@ class SettlingUseCases(UseCases):
             receipt=self._receipt(tx, job, outcome),
         )
         jobs.record(tx, job.job_id, kind, reason or f"billed {self._money(job.billed_nano)}")
-
-    def _compensate(self, tx: Transaction, job: JobRow, rows: Iterable[SegmentRow]) -> None:
-        """Verified work that an early end made worthless is paid out of the reserve."""
-        reserve, _ = ledger.balance(tx, RESERVE)
-        paid = escrow.compensate(job.job_id, reserve, self._claims(rows))
-        ledger.execute_all(tx, paid.transfers)
-        text = (
-            f"{self._money(paid.compensated_nano)} from the reserve, "
-            f"{self._money(paid.unpaid_nano)} unpaid"
-        )
-        jobs.record(tx, job.job_id, EventKind.COMPENSATED, text)
-
-    def _claims(self, rows: Iterable[SegmentRow]) -> tuple[escrow.Claim, ...]:
-        fee_ppm = self._parameters.fee_ppm
-        return tuple(
-            escrow.Claim(
-                row.segment_id, row.account_id, split_fee(row.price_nano, fee_ppm).worker_nano
-            )
-            for row in rows
-        )
-
-    def _receipt(self, tx: Transaction, job: JobRow, outcome: Outcome) -> bytes:
-        spec = decode(JobSpec, job.spec)
-        settled = jobs.segments(tx, job.job_id, {SegmentState.SETTLED})
-        receipt = build_receipt(
-            job_id=digest(spec),
-            job_spec=job.spec,
-            buyer_account_id=job.buyer,
-            program_digest=spec.program_digest,
-            profile=spec.profile,
-            data_root=spec.data_root,
-            seed=spec.seed,
-            steps=spec.steps,
-            outcome=outcome,
-            initial_state_root=spec.state_root,
-            segments=[
-                ReceiptSegment(
-                    index=position,
-                    first_step=row.first_step,
-                    steps=row.steps,
-                    device_key_id=row.device_key_id,
-                    device_id=row.device_id,
-                    state_root_before=row.root_before,
-                    state_root_after=row.root_after,
-                    outputs_root=row.outputs_root,
-                    commitment_digest=row.commitment_digest,
-                    audit=AuditOutcome.CONFIRMED if row.verdict else AuditOutcome.NOT_SAMPLED,
-                    price_nano=row.price_nano,
-                )
-                for position, row in enumerate(settled)
-            ],
-            currency=self._parameters.currency,
-            ceiling_nano=job.ceiling_nano,
-            fee_nano=job.fee_nano,
-            coordinator_key=self._key.public,
-            submitted_at_us=job.created_at_us,
-            ended_at_us=tx.now_us,
-        )
-        return sign_receipt(receipt, self._key)
 
 
 def _live_from(tx: Transaction, job_id: str, first_step: int) -> Iterator[SegmentRow]:

@@ -9,9 +9,10 @@ from flopmarket.errors import Forbidden, InvalidInput, NotFound, QuotaExceeded
 from flopmarket.limits import MAX_COLLECTED_ARTIFACTS
 from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.application.context import UseCases
+from flopmarket_coordinator.application.dispute_access import check_may_upload, may_read
 from flopmarket_coordinator.application.types import ArtifactInfo, Session
 from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES, SegmentState
-from flopmarket_coordinator.store import collecting, decisions, jobs, work
+from flopmarket_coordinator.store import collecting, decisions, disputes, jobs, work
 from flopmarket_coordinator.store.decisions import DecisionKind
 from flopmarket_coordinator.store.engine import Transaction
 
@@ -22,9 +23,15 @@ class ArtifactUseCases(UseCases):
     """Metadata and grants of artifacts."""
 
     def artifact_may_put(
-        self, tx: Transaction, session: Session, size_bytes: int, lease_id: str
+        self,
+        tx: Transaction,
+        session: Session,
+        size_bytes: int,
+        lease_id: str,
+        dispute_id: str = "",
     ) -> None:
-        """Whether an upload may begin: of buyers within their quota, of workers for a lease.
+        """Whether an upload may begin: of buyers within their quota, of workers for a lease or a
+        dispute.
 
         ``size_bytes`` counts everything of the account that is on its way.
         """
@@ -32,6 +39,9 @@ class ArtifactUseCases(UseCases):
             raise InvalidInput("an artifact has a size", code="ARTIFACT_SIZE")
         if session.role in (KeyRole.OWNER, KeyRole.CI):
             self._within_quota(tx, session.account_id, size_bytes)
+            return
+        if dispute_id:
+            check_may_upload(tx, session, size_bytes, dispute_id)
             return
         lease = work.lease(tx, lease_id) if lease_id else None
         if (
@@ -60,7 +70,13 @@ class ArtifactUseCases(UseCases):
             )
 
     def artifact_put(
-        self, tx: Transaction, session: Session, digest: str, size_bytes: int, lease_id: str
+        self,
+        tx: Transaction,
+        session: Session,
+        digest: str,
+        size_bytes: int,
+        lease_id: str,
+        dispute_id: str = "",
     ) -> None:
         """These bytes are durable now. Whoever uploads them may use them; again, no change."""
         if not _DIGEST.fullmatch(digest):
@@ -68,13 +84,23 @@ class ArtifactUseCases(UseCases):
         if session.role not in (KeyRole.OWNER, KeyRole.CI) or not work.may_read(
             tx, digest, session.account_id
         ):
-            self.artifact_may_put(tx, session, size_bytes, lease_id)
+            self.artifact_may_put(tx, session, size_bytes, lease_id, dispute_id)
+        if dispute_id and session.role is KeyRole.DEVICE:
+            disputes.add_artifact(tx, digest, size_bytes)
+            return
         work.add_artifact(tx, digest, size_bytes, session.account_id)
 
     def artifact_may_read(
-        self, tx: Transaction, session: Session, digest: str, lease_id: str, job_id: str
+        self,
+        tx: Transaction,
+        session: Session,
+        digest: str,
+        lease_id: str,
+        job_id: str,
+        dispute_id: str = "",
     ) -> ArtifactInfo:
-        """Size of an artifact that the caller uploaded, or reaches through a lease or a job.
+        """Size of an artifact that the caller uploaded, or reaches through a lease, a job or a
+        dispute.
 
         Anything else does not exist for the caller: :class:`NotFound` ``ARTIFACT_MISSING``.
         """
@@ -83,6 +109,7 @@ class ArtifactUseCases(UseCases):
             work.may_read(tx, digest, session.account_id)
             or (lease_id and self._in_lease(tx, session, digest, lease_id))
             or (job_id and self._in_job(tx, session, digest, job_id))
+            or (dispute_id and may_read(tx, session, digest, dispute_id))
         ):
             return ArtifactInfo(digest, size)
         raise NotFound(

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from flopmarket.market.accuracy import Accuracy
 from flopmarket.market.order import MARKET_ORDER, OrderTerms
 from flopmarket.market.price import PriceTerms
+from flopmarket.trust.audit_policy import Level
+from flopmarket.trust.audit_records import DrawnSegment
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket_coordinator.core.book.listing import OfferFilter as OfferFilter
@@ -71,7 +74,7 @@ class QuoteRequest:
     steps: int
     segment_steps: int
     input_bytes: int = 0
-    verification: str = "audit-all"
+    verification: str = Level.DETER.value
     order: OrderTerms = MARKET_ORDER
     deadline_us: int = 0
     """When it must be done; 0 asks for nothing."""
@@ -107,6 +110,7 @@ class SegmentView:
     outputs_artifact: str
     checkpoint_artifact: str
     reason: str
+    surcharge_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,10 @@ class JobView:
     segment_count: int = 0
     order: OrderTerms = MARKET_ORDER
     deadline_us: int = 0
+    verification: str = Level.DETER.value
+    surcharge_ppm: int = 0
+    """What the level of verification adds to every price; ``surcharge_nano`` is within the bill."""
+    surcharge_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +283,12 @@ class LeaseOffered:
     grant: Envelope | None = None
     """The owner's grant to the CI key that signed ``spec``; None when the owner signed it."""
     buyer_public_key: bytes = b""
-    """Raw owner key that verifies ``grant``."""
+    """The account's first owner key, where ``spec`` is not signed by it."""
+    owner_links: tuple[Envelope, ...] = ()
+    """From that key to the owner key that signed ``spec`` or ``grant``."""
+    signer_rotations: tuple[Envelope, ...] = ()
+    """From the granted CI key to the one that signed ``spec``."""
+    challenge_terms: Envelope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +302,27 @@ class LeaseRevoked:
     detail: str
 
 
-Instruction = LeaseOffered | LeaseRevoked
+@dataclass(frozen=True, slots=True)
+class OpeningAsked:
+    """Instruction to a worker: open what your commitment of this segment hides."""
+
+    device_key_id: str
+    lease_id: str
+    segment_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOpening:
+    """A worker's answer: the signed secret, or none and why not."""
+
+    lease_id: str
+    segment_index: int
+    secret: Envelope | None
+    code: str = ""
+    message: str = ""
+
+
+Instruction = LeaseOffered | LeaseRevoked | OpeningAsked
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +399,10 @@ class CommitmentAnswer:
     accepted: bool
     code: str
     message: str
+    challenge_value: bytes = b""
+    """The value of the lease's chain that this commitment is answered with; empty when refused."""
+    rate_ppm: int = 0
+    audited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,13 +418,40 @@ class ExpireReport:
 # --- auditing -------------------------------------------------------------------------------------
 
 
+class AuditKind(StrEnum):
+    """What the house has to do about a segment."""
+
+    FILES = "files"
+    """Read the uploaded files and compare their roots with the committed ones."""
+    RECOMPUTE = "recompute"
+    """Compute the segment again, and read its files too."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathSegment:
+    """A segment between the state that a replay starts from and the one it is about."""
+
+    segment_id: int
+    first_step: int
+    steps: int
+    root_after: bytes
+    outputs_root: bytes
+    recomputed: bool
+    """Whether the house itself found it right before."""
+
+    @property
+    def end_step(self) -> int:
+        """First step after it."""
+        return self.first_step + self.steps
+
+
 @dataclass(frozen=True, slots=True)
 class AuditTask:
-    """One segment to recompute. Tasks of a job come in order of its steps.
+    """One segment that the house looks at. Recomputations of a job come in order of its steps.
 
     An auditor that still has the state after ``first_step`` steps goes on from it; else it loads
     ``replay_artifact`` ("" for an empty state), whose root is ``replay_root`` after ``replay_step``
-    steps, and runs forward.
+    steps, and runs forward over ``path``, comparing each segment with what was committed.
     """
 
     job_id: str
@@ -408,6 +472,25 @@ class AuditTask:
     outputs_root: bytes
     outputs_artifact: str
     checkpoint_artifact: str
+    kind: AuditKind = AuditKind.RECOMPUTE
+    path: tuple[PathSegment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FilesResult:
+    """Roots read from a segment's files, as in :class:`AuditResult`."""
+
+    outputs_artifact_root: bytes | None
+    checkpoint_artifact_root: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class PathDiffers:
+    """A replay came to other roots in a segment before the one it was for; the first such one."""
+
+    segment_id: int
+    state_root: bytes
+    outputs_root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +505,8 @@ class AuditResult:
     outputs_root: bytes
     outputs_artifact_root: bytes | None
     checkpoint_artifact_root: bytes | None
+    inner: bytes = b""
+    """Hash of the step checksums, which a commitment hides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +524,31 @@ class AuditOutcome:
     applied: bool
     accepted: bool
     reason_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDraws:
+    """What a lease's draws follow from: the signed terms, and the documents that they name."""
+
+    lease_id: str
+    terms: bytes
+    rules: bytes
+    candidates: bytes
+    house: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all four together."""
+        return len(self.terms) + len(self.rules) + len(self.candidates) + len(self.house)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditsPage:
+    """Commitments of a job with their lease's id, in order, and the leases that they are of."""
+
+    leases: tuple[LeaseDraws, ...]
+    segments: tuple[tuple[str, DrawnSegment], ...]
+    next_page_token: str
 
 
 # --- artifacts ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flopmarket.limits import DEFAULT_BOOK_LEVELS
+from flopmarket.market.proof import Proof
 from flopmarket_coordinator.core.book.depth import AskLevel, BidLevel
 from flopmarket_coordinator.core.book.listing import OfferFilter as OfferFilter
 
@@ -43,6 +44,8 @@ class OfferView:
     flops_per_card_dollar: float = 0.0
     """Sustained operations per second for each currency unit that the card costs."""
     updated_at_us: int = 0
+    proof: Proof | None = None
+    """What its device proved; None for an unproved one."""
 
 
 @dataclass(frozen=True, slots=True)

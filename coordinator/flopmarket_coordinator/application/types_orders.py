@@ -12,7 +12,8 @@ from flopmarket_coordinator.core.lifecycle import JobState
 class Why:
     """One reason as its reader sees it: what it says, what can be done, and how often it holds."""
 
-    reason: Reason
+    reason: Reason | str
+    """Of why orders wait and devices are idle, or a code of ``flopmarket.trust.reason_codes``."""
     text: str
     hint: str
     count: int
@@ -41,10 +42,13 @@ class JobExplanation:
 
 @dataclass(frozen=True, slots=True)
 class OfferExplanation:
-    """Why a device has work, or has none. ``state``: idle, busy, offline, banned, withdrawn."""
+    """Why a device has work, or has none. ``state``: idle, busy, offline, banned,
+    quarantined, withdrawn."""
 
     offer_id: str
     device_name: str
     state: str
     summary: str
     reasons: tuple[Why, ...] = ()
+    proof: str = ""
+    """What the device proved and when; empty where nothing is asked to be proved."""

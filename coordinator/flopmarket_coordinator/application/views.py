@@ -7,8 +7,9 @@ from flopmarket.limits import MAX_INLINE_SEGMENTS
 from flopmarket.market.price import PriceTerms
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope
+from flopmarket_coordinator.application.proofs import signer_proof
 from flopmarket_coordinator.application.types import JobView, LeaseOffered, SegmentView
-from flopmarket_coordinator.store import buyers, identity, jobs
+from flopmarket_coordinator.store import buyers, challenges, identity, jobs
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
 
@@ -47,6 +48,9 @@ def job_view(tx: Transaction, job: JobRow, *, with_segments: bool) -> JobView:
         segment_count=sums.segments,
         order=spec.order,
         deadline_us=job.deadline_us,
+        verification=job.verification,
+        surcharge_ppm=job.surcharge_ppm,
+        surcharge_nano=job.surcharge_nano,
     )
 
 
@@ -66,6 +70,7 @@ def segment_view(row: SegmentRow) -> SegmentView:
         outputs_artifact=row.outputs_artifact,
         checkpoint_artifact=row.checkpoint_artifact,
         reason=row.reason,
+        surcharge_nano=row.surcharge_nano,
     )
 
 
@@ -74,8 +79,10 @@ def lease_offer(tx: Transaction, job: JobRow, lease: LeaseRow) -> LeaseOffered:
     spec = Envelope.from_bytes(job.envelope)
     signer = identity.key(tx, spec.signatures[0].key_id_hint) or identity.key(tx, job.buyer)
     assert signer is not None, "the job was accepted on this signature"
-    grant = buyers.grant_of_job(tx, job.job_id)
-    owner = identity.key(tx, job.buyer) if grant is not None else None
+    granted = buyers.grant_of_job(tx, job.job_id)
+    grant = None if granted is None else Envelope.from_bytes(granted.envelope)
+    proof = signer_proof(tx, job.buyer, signer.key_id, grant)
+    terms = challenges.get(tx, lease.lease_id)
     return LeaseOffered(
         device_key_id=lease.device_key_id,
         lease_id=lease.lease_id,
@@ -94,6 +101,9 @@ def lease_offer(tx: Transaction, job: JobRow, lease: LeaseRow) -> LeaseOffered:
         first_segment=lease.first_segment,
         price=PriceTerms(lease.ask_nano_per_hour, lease.step_picoseconds),
         expires_at_us=lease.expires_at_us,
-        grant=None if grant is None else Envelope.from_bytes(grant.envelope),
-        buyer_public_key=b"" if owner is None else owner.public_key,
+        grant=grant,
+        buyer_public_key=proof.first_key,
+        owner_links=proof.links,
+        signer_rotations=proof.rotations,
+        challenge_terms=None if terms is None else Envelope.from_bytes(terms.envelope),
     )

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flopmarket.errors import Conflict, FlopmarketError, Forbidden, InvalidInput, NotFound
 from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import MAX_OFFERS_PER_WORKER, MAX_RELEASE_DETAIL_LENGTH
-from flopmarket.market.offer import offer_from_terms
-from flopmarket.market.price import PriceTerms, price
+from flopmarket.market.offer import offer_from_terms, offer_id
+from flopmarket.market.price import PriceTerms, price, surcharge
+from flopmarket.trust.challenge import ChallengeRecord
 from flopmarket.trust.documents import Commitment, LeaseAcceptance, OfferTerms
 from flopmarket.trust.encoding import decode, digest, encode
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import KeyRole
+from flopmarket_coordinator.application.benchmarking import BenchmarkingUseCases
 from flopmarket_coordinator.application.dispatching import revocation
 from flopmarket_coordinator.application.exchanging import ExchangingUseCases
 from flopmarket_coordinator.application.predicting import note_delivery
+from flopmarket_coordinator.application.sampling import drawn_text
 from flopmarket_coordinator.application.types import (
+    AuditKind,
     CommitmentAnswer,
-    HeartbeatAnswer,
     HeldLease,
     Hello,
     Instruction,
-    JobProgress,
     LeaseRevoked,
     OfferRefused,
-    Progress,
     SegmentCommit,
     Session,
     Welcome,
@@ -45,7 +47,7 @@ from flopmarket_coordinator.core.lifecycle import (
     LeaseState,
     SegmentState,
 )
-from flopmarket_coordinator.store import identity, jobs, work
+from flopmarket_coordinator.store import challenges, identity, jobs, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow
 
@@ -59,7 +61,7 @@ class _Refusal(Exception):
         self.message = message
 
 
-class WorkingUseCases(ExchangingUseCases):
+class WorkingUseCases(ExchangingUseCases, BenchmarkingUseCases):
     """Workers, as the coordinator hears them."""
 
     def worker_hello(self, tx: Transaction, session: Session, hello: Hello) -> Welcome:
@@ -101,7 +103,7 @@ class WorkingUseCases(ExchangingUseCases):
             self._parameters.heartbeat_ms,
             tuple(kept),
             tuple(refused),
-            tuple(again),
+            (*again, *self._openings_asked(tx, session.key_id)),
         )
 
     def offer_changed(
@@ -120,29 +122,6 @@ class WorkingUseCases(ExchangingUseCases):
             if row.device_id != device_id
         }
         work.unlist_offers(tx, session.key_id, keep=keep)
-
-    def worker_heartbeat(
-        self,
-        tx: Transaction,
-        session: Session,
-        held: Sequence[HeldLease],
-        progress: Sequence[Progress],
-    ) -> HeartbeatAnswer:
-        """A sign of life: renews the leases the worker holds, and passes its progress on.
-
-        A worker that was banned meanwhile gets :class:`Forbidden`, which ends its connection.
-        """
-        self._require_device(tx, session)
-        work.saw_worker(tx, session.key_id, connected=True)
-        _, lost = self._held(tx, session, held)
-        live = {lease.lease_id: lease for lease in work.live_leases_of_key(tx, session.key_id)}
-        reports = tuple(
-            JobProgress(lease.job_id, item.step, dict(item.scalars))
-            for item in progress
-            if (lease := live.get(item.lease_id)) is not None
-            and lease.first_step <= item.step <= lease.end_step
-        )
-        return HeartbeatAnswer(reports, tuple(lost))
 
     def worker_gone(self, tx: Transaction, session: Session) -> None:
         """The connection ended: no new leases; those it has live until they expire."""
@@ -165,6 +144,8 @@ class WorkingUseCases(ExchangingUseCases):
         work.move_lease(
             tx, lease, LeaseState.RUNNING, expires_at_us=expires_at_us, accepted_at_us=tx.now_us
         )
+        if lease.audit_id:  # the story of a job tells nothing of its audits while they run
+            return
         text = f"{who(lease.device_name, lease.device_key_id)} starts at step {lease.first_step}"
         jobs.record(tx, lease.job_id, EventKind.ACCEPTED, text, lease.lease_id)
 
@@ -202,13 +183,25 @@ class WorkingUseCases(ExchangingUseCases):
         self._require_key(session, signed_by)
         body = opened.body
         try:
-            if jobs.segment_of_commitment(tx, digest(body)) is None:
-                self._commit(tx, session, signed_by.key_id, commit, body)
+            known = jobs.segment_of_commitment(tx, digest(body))
+            record = self._audit_record(tx, digest(body))
+            if known is not None:
+                record = challenges.record_of(tx, known.segment_id)
+            elif record is None:
+                record = self._commit(tx, session, signed_by.key_id, commit, body)
         except _Refusal as refusal:
             return CommitmentAnswer(
                 body.lease_id, body.segment_index, False, refusal.code, refusal.message
             )
-        return CommitmentAnswer(body.lease_id, body.segment_index, True, "", "")
+        answer = CommitmentAnswer(body.lease_id, body.segment_index, True, "", "")
+        if record is None:  # of a lease that was given before leases had terms
+            return answer
+        return replace(
+            answer,
+            challenge_value=record.value,
+            rate_ppm=record.rate_ppm,
+            audited=record.audited,
+        )
 
     def _commit(
         self,
@@ -217,7 +210,7 @@ class WorkingUseCases(ExchangingUseCases):
         signer: str,
         commit: SegmentCommit,
         body: Commitment,
-    ) -> None:
+    ) -> ChallengeRecord | None:
         lease = work.lease(tx, body.lease_id)
         if lease is None or lease.device_key_id != session.key_id:
             raise _Refusal(CommitCode.UNKNOWN_LEASE, "there is no such lease of this worker")
@@ -228,6 +221,14 @@ class WorkingUseCases(ExchangingUseCases):
         self._check_artifacts(tx, job, lease, commit, body)
         terms = PriceTerms(lease.ask_nano_per_hour, lease.step_picoseconds)
         cost = price(terms, body.steps_done)
+        if lease.audit_id:
+            other = self._audit_counterpart(tx, lease, body)
+            if other is None:
+                raise _Refusal(CommitCode.LEASE_ENDED, "the lease is over")
+            return self._commit_audit(tx, lease, other, commit, body, cost)
+        commitment_digest = digest(body)
+        draw = self._draw(tx, lease, commitment_digest, cost)
+        record = draw.record(commitment_digest, cost) if draw.value else None
         segment_id = jobs.add_segment(
             tx,
             {
@@ -244,6 +245,7 @@ class WorkingUseCases(ExchangingUseCases):
                 "device_name": lease.device_name,
                 "offer_id": lease.offer_id,
                 "price_nano": cost,
+                "surcharge_nano": surcharge(cost, job.surcharge_ppm),
                 "fee_nano": 0,
                 "to_bond_nano": 0,
                 "to_held_nano": 0,
@@ -254,14 +256,17 @@ class WorkingUseCases(ExchangingUseCases):
                 "outputs_artifact": commit.outputs_artifact,
                 "checkpoint_artifact": commit.checkpoint_artifact,
                 "commitment": commit.commitment.to_bytes(),
-                "commitment_digest": digest(body),
+                "commitment_digest": commitment_digest,
                 "verdict": None,
                 "verdict_accepted": False,
                 "committed_at_us": tx.now_us,
+                "house_task": AuditKind.FILES.value,
+                "challenge_digest": None if record is None else digest(record),
             },
         )
+        if record is not None:
+            challenges.add_record(tx, segment_id, lease.lease_id, record)
         measured_us = note_delivery(tx, job, lease, segment_id, body.steps_done, commit.times)
-        decision = self._audit_decision(tx, lease, cost)
         next_step = body.first_step + body.steps_done
         work.update_lease(
             tx,
@@ -274,14 +279,19 @@ class WorkingUseCases(ExchangingUseCases):
         )
         text = (
             f"segment {body.segment_index}, steps {body.first_step} to {next_step}, "
-            f"{self._money(cost)}, audited with probability {decision.probability:g}"
+            f"{self._money(cost)}, {drawn_text(draw)}"
         )
         jobs.record(tx, job.job_id, EventKind.COMMITTED, text, lease.lease_id)
+        if draw.audited:
+            row = jobs.segment(tx, segment_id)
+            assert row is not None, "it was written a moment ago"
+            self._begin_audit(tx, row, draw)
         if next_step == lease.end_step:
             ended = work.lease(tx, lease.lease_id)
             assert ended is not None, "it was read a moment ago"
             self._end_lease(tx, ended, LeaseState.FINISHED, ReleaseReason.FINISHED, "")
         self._refresh(tx, job.job_id)
+        return record
 
     def _check_artifacts(
         self, tx: Transaction, job: JobRow, lease: LeaseRow, commit: SegmentCommit, body: Commitment
@@ -289,7 +299,11 @@ class WorkingUseCases(ExchangingUseCases):
         spec = decode(JobSpec, job.spec)
         end_step = body.first_step + body.steps_done
         due = checkpoint_due(
-            spec, stateless=job.stateless, index=body.segment_index, end_step=end_step
+            spec,
+            stateless=job.stateless,
+            index=body.segment_index,
+            end_step=end_step,
+            lease_end=lease.end_step,
         )
         if due and not commit.checkpoint_artifact:
             raise _Refusal(
@@ -345,12 +359,14 @@ class WorkingUseCases(ExchangingUseCases):
                 raise Forbidden("an offer is signed by the key that makes it", code="WRONG_SIGNER")
             if terms.account_id != session.account_id:
                 raise Forbidden("an offer is for the key's own account", code="OFFER_OTHER_ACCOUNT")
-            offer = offer_from_terms(terms)
+            offer_from_terms(terms)  # refuses figures that cannot be priced
+            self._check_quarantine(tx, session.key_id, opened.header.issued_at_us)
         except FlopmarketError as error:
             return OfferRefused(device_id, error.code, error.message)
+        listed_as = offer_id(identity.lineage(tx, session.key_id), terms.device_id)
         work.put_offer(
             tx,
-            offer.offer_id,
+            listed_as,
             {
                 "account_id": session.account_id,
                 "device_key_id": session.key_id,
@@ -359,17 +375,18 @@ class WorkingUseCases(ExchangingUseCases):
                 "terms": encode(terms),
                 "listed": True,
                 "updated_at_us": tx.now_us,
+                "audit_lot": self._chains.lot(session.key_id),
             },
         )
-        return offer.offer_id
+        self._offer_listed(tx, listed_as, terms)
+        return listed_as
 
     def _require_device(self, tx: Transaction, session: Session) -> None:
         if session.role is not KeyRole.DEVICE:
             raise Forbidden("workers come with a device key", code="NOT_A_DEVICE")
         row = identity.key(tx, session.key_id)
         if row is None or row.revoked:
-            reason = "" if row is None else row.banned_reason
-            raise Forbidden(f"key {session.key_id} is banned: {reason}", code="KEY_BANNED")
+            raise banned_error(session.key_id, "" if row is None else row.banned_reason)
 
     def _own_lease(self, tx: Transaction, session: Session, lease_id: str, fence: int) -> LeaseRow:
         lease = work.lease(tx, lease_id)
@@ -388,12 +405,13 @@ def _check_commitment(job: JobRow, lease: LeaseRow, body: Commitment) -> None:
     """Raise :class:`_Refusal` unless this is the next segment of a live lease."""
     if body.job_id.hex() != lease.job_id:
         raise _Refusal(CommitCode.WRONG_JOB, "the lease is for another job")
-    if body.fence != lease.fence or (lease.chain and job.fence != lease.fence):
+    newest = lease.fence if lease.audit_id or not lease.chain else job.fence
+    if body.fence != lease.fence or newest != lease.fence:
         raise _Refusal(
             CommitCode.STALE_FENCE,
             f"fence {body.fence} is stale, the job is at {job.fence}",
         )
-    if job.state in FINAL_JOB_STATES or job.ending:
+    if not lease.audit_id and (job.state in FINAL_JOB_STATES or job.ending):
         raise _Refusal(CommitCode.JOB_ENDED, f"the job is {job.ending or job.state}")
     if lease.state is not LeaseState.RUNNING:
         raise _Refusal(CommitCode.LEASE_ENDED, f"the lease is {lease.state} {lease.reason}".strip())
@@ -412,3 +430,8 @@ def _check_commitment(job: JobRow, lease: LeaseRow, body: Commitment) -> None:
     stays = job.stateless and body.state_root_after != body.state_root_before
     if body.state_root_before != lease.next_root or stays:
         raise _Refusal(CommitCode.WRONG_STATE, "the segment does not start from the agreed state")
+
+
+def banned_error(key_id: str, reason: str) -> Forbidden:
+    """What a worker whose key was ended is told."""
+    return Forbidden(f"key {key_id} is banned: {reason}", code="KEY_BANNED")

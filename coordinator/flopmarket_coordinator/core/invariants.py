@@ -57,6 +57,10 @@ class JobFacts:
     checked_steps: int
     live_steps: int
     unaudited_segments: int
+    surcharge_nano: int = 0
+    receipt_surcharge_nano: int | None = None
+    returned_nano: int = 0
+    unreturned_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,20 @@ class SegmentFacts:
     to_held_nano: int
     held_state: str
     accepting_verdict: bool
+    surcharge_nano: int = 0
+    fee_nano: int = 0
+    was_settled: bool = False
+    drawn: bool = True
+
+    @property
+    def bill_nano(self) -> int:
+        """What its buyer pays: price and surcharge."""
+        return self.price_nano + self.surcharge_nano
+
+    @property
+    def undone(self) -> bool:
+        """Whether it was paid, and found void afterwards."""
+        return self.was_settled and self.state is not SegmentState.SETTLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +103,8 @@ class LeaseFacts:
     chain: bool
     fence: int
     state: LeaseState
+    audit: bool = False
+    """Of an audit: its fences are numbers of their own, and it runs beside the job's own lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +112,7 @@ class Snapshot:
     """Everything, at one instant. ``balances`` are cached ``(balance, reserved)``.
 
     ``overdrafts`` are how far below zero accounts may go, where that is not 0; ``withdrawals`` the
-    pending transfers that undecided withdrawals hold.
+    pending transfers that undecided withdrawals hold, ``audit_pay`` those promised to auditors.
     """
 
     transfers: Sequence[Transfer]
@@ -102,7 +122,11 @@ class Snapshot:
     leases: Sequence[LeaseFacts]
     overdrafts: Mapping[str, int] = field(default_factory=dict)
     withdrawals: frozenset[str] = frozenset()
+    audit_pay: frozenset[str] = frozenset()
 
+
+_LEGS = (Purpose.PAY, Purpose.BOND, Purpose.SURCHARGE, Purpose.AUDIT, Purpose.FORFEIT)
+"""What leaves the clearing account when a segment is settled, its fee apart."""
 
 Rule = Callable[[Snapshot], Iterator[tuple[str, str]]]
 
@@ -178,7 +202,7 @@ def _holds_resolve_once(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         if transfer.kind is not TransferKind.PENDING:
             continue
         times = resolved[transfer.transfer_id]
-        open_ids = (open_holds, snapshot.withdrawals)
+        open_ids = (open_holds, snapshot.withdrawals, snapshot.audit_pay)
         expected = 0 if any(transfer.transfer_id in ids for ids in open_ids) else 1
         if times != expected:
             yield transfer.transfer_id, f"resolved {times} times, {expected} expected"
@@ -194,44 +218,82 @@ def _open_holds_match(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
             yield job.job_id, f"says {job.hold_nano} are held by {job.hold_id}"
         elif job.state in FINAL_JOB_STATES:
             yield job.job_id, f"is {job.state} and still holds {job.hold_nano}"
-        elif job.hold_nano != job.ceiling_nano - job.billed_nano:
-            yield job.job_id, f"holds {job.hold_nano} of {job.ceiling_nano - job.billed_nano}"
+        else:
+            left = job.ceiling_nano - job.billed_nano - job.unreturned_nano
+            if job.hold_nano != left:
+                yield job.job_id, f"holds {job.hold_nano} of {left}"
 
 
 def _billed_is_settled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """What was posted is billed now, or was for segments that were undone."""
     settled: Counter[str] = Counter()
+    undone: Counter[str] = Counter()
+    undone_fees: Counter[str] = Counter()
+    surcharges: Counter[str] = Counter()
+    undone_surcharges: Counter[str] = Counter()
     posted: Counter[str] = Counter()
     fees: Counter[str] = Counter()  # what settlements left in escrow, by job
+    paid: Counter[str] = Counter()  # surcharges to the account of audits, by job
     for segment in snapshot.segments:
         if segment.state is SegmentState.SETTLED:
-            settled[segment.job_id] += segment.price_nano
+            settled[segment.job_id] += segment.bill_nano
+            surcharges[segment.job_id] += segment.surcharge_nano
+        elif segment.undone:
+            undone[segment.job_id] += segment.bill_nano
+            undone_fees[segment.job_id] += segment.fee_nano
+            undone_surcharges[segment.job_id] += segment.surcharge_nano
     for transfer in snapshot.transfers:
         if transfer.kind is TransferKind.POST:
             posted[transfer.job_id] += transfer.amount_nano
             fees[transfer.job_id] += transfer.amount_nano if transfer.credit == ESCROW else 0
-        if transfer.debit == ESCROW and transfer.purpose in (Purpose.PAY, Purpose.BOND):
+        if transfer.debit == ESCROW and transfer.purpose in _LEGS:
             fees[transfer.job_id] -= transfer.amount_nano
+        if transfer.purpose is Purpose.SURCHARGE:
+            paid[transfer.job_id] += transfer.amount_nano
     for job in snapshot.jobs:
+        name = job.job_id
         if job.billed_nano > job.ceiling_nano:
-            yield job.job_id, f"billed {job.billed_nano} over the ceiling {job.ceiling_nano}"
-        sums = (settled[job.job_id], posted[job.job_id])
+            yield name, f"billed {job.billed_nano} over the ceiling {job.ceiling_nano}"
+        sums = (settled[name], posted[name] - undone[name])
         if sums != (job.billed_nano, job.billed_nano):
-            yield job.job_id, f"billed {job.billed_nano}, segments and posts say {sums}"
-        if fees[job.job_id] != job.fee_nano:
-            yield job.job_id, f"fee {job.fee_nano}, the ledger says {fees[job.job_id]}"
+            yield name, f"billed {job.billed_nano}, segments and posts say {sums}"
+        extra = (surcharges[name], paid[name] - undone_surcharges[name])
+        if extra != (job.surcharge_nano, job.surcharge_nano):
+            yield name, f"surcharge {job.surcharge_nano}, segments and transfers say {extra}"
+        if fees[name] - undone_fees[name] != job.fee_nano:
+            yield name, f"fee {job.fee_nano}, the ledger says {fees[name] - undone_fees[name]}"
+
+
+def _money_came_back(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """Buyers have what they paid for undone segments, but for what is recorded as lacking."""
+    undone: Counter[str] = Counter()
+    returned: Counter[str] = Counter()
+    for segment in snapshot.segments:
+        undone[segment.job_id] += segment.bill_nano if segment.undone else 0
+    for transfer in snapshot.transfers:
+        if transfer.purpose is Purpose.RETURN:
+            returned[transfer.job_id] += transfer.amount_nano
+    for job in snapshot.jobs:
+        name, lacking = job.job_id, job.unreturned_nano
+        sums = (returned[name], undone[name] - lacking)
+        if lacking < 0 or sums != (job.returned_nano, job.returned_nano):
+            yield name, f"returned {job.returned_nano}, transfers and void segments say {sums}"
 
 
 def _fees_are_collected(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     collected = sum(item.amount_nano for item in snapshot.transfers if item.purpose is Purpose.FEE)
     owed = sum(job.fee_nano for job in snapshot.jobs)
+    owed += sum(segment.fee_nano for segment in snapshot.segments if segment.undone)
     if collected != owed:
-        yield FEE, f"collected {collected}, fees of jobs are {owed}"
+        yield FEE, f"collected {collected}, fees of jobs and of void segments are {owed}"
 
 
 def _pay_follows_a_verdict(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """What was drawn is paid to its worker after an accepting verdict only."""
     for segment in snapshot.segments:
         paid = segment.state in (SegmentState.VERIFIED, SegmentState.SETTLED)
-        if paid and not segment.accepting_verdict:
+        due = segment.drawn and segment.held_state != "forfeited"
+        if paid and due and not segment.accepting_verdict:
             yield f"segment {segment.segment_id}", f"{segment.state} without an accepting verdict"
 
 
@@ -239,10 +301,14 @@ def _held_pay_is_there(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     owed: Counter[str] = Counter()
     ended = {job.job_id for job in snapshot.jobs if job.state in FINAL_JOB_STATES}
     for segment in snapshot.segments:
-        if segment.held_state == "held":
+        if segment.held_state in ("held", "waiting"):
             owed[f"{segment.account_id}/held"] += segment.to_held_nano
-            if segment.job_id in ended:
-                yield f"segment {segment.segment_id}", "pay is held though the job has ended"
+        over = segment.job_id in ended
+        if segment.held_state == ("held" if over else "waiting"):
+            text = f"pay is {segment.held_state}, and its job has {'' if over else 'not '}ended"
+            yield f"segment {segment.segment_id}", text
+        if segment.held_state == "released" and not over:
+            yield f"segment {segment.segment_id}", "pay was released before its job ended"
     derived = _derived(snapshot)
     accounts = {account for account in derived if account.endswith("/held")} | set(owed)
     for account in sorted(accounts):
@@ -257,20 +323,22 @@ def _leases_are_exclusive(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     for lease in snapshot.leases:
         if lease.state not in LIVE_LEASE_STATES:
             continue
-        if lease.chain and lease.job_id in chains:
+        if lease.chain and not lease.audit and lease.job_id in chains:
             yield lease.lease_id, f"a second live lease of job {lease.job_id}"
         if lease.offer_id in offers:
             yield lease.lease_id, f"a second live lease of offer {lease.offer_id}"
-        chains.add(lease.job_id)
+        if not lease.audit:
+            chains.add(lease.job_id)
         offers.add(lease.offer_id)
 
 
 def _fences_rise(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, bool, int]] = set()
     for lease in snapshot.leases:
-        if (lease.job_id, lease.fence) in seen:
+        place = (lease.job_id, lease.audit, lease.fence)
+        if place in seen:
             yield lease.lease_id, f"fence {lease.fence} of job {lease.job_id} was given twice"
-        seen.add((lease.job_id, lease.fence))
+        seen.add(place)
 
 
 def _steps_do_not_overlap(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
@@ -283,7 +351,8 @@ def _steps_do_not_overlap(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
 
 
 def _sums_are_right(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-    """What a job says of its segments; how far it was verified is of use until it ends."""
+    """What a job says of its segments; how far it was verified is of use until it ends. Paid and
+    verified mean: without a gap."""
     live: Counter[str] = Counter()
     waiting: Counter[str] = Counter()
     position: Counter[str] = Counter()
@@ -296,7 +365,8 @@ def _sums_are_right(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         waiting[item.job_id] += item.state is SegmentState.COMMITTED
         if item.state in verified and item.first_step == position[item.job_id]:
             position[item.job_id] += item.steps
-        settled[item.job_id] += item.steps if item.state is SegmentState.SETTLED else 0
+        if item.state is SegmentState.SETTLED and item.first_step == settled[item.job_id]:
+            settled[item.job_id] += item.steps
     for job in snapshot.jobs:
         name = job.job_id
         stated = (job.settled_steps, job.live_steps, job.unaudited_segments)
@@ -316,10 +386,16 @@ def _receipts_agree(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
             if job.receipt_invoice_nano is not None:
                 yield job.job_id, f"has a receipt and is {job.state}"
             continue
-        stated = (job.receipt_invoice_nano, job.receipt_fee_nano, job.receipt_segments)
-        right = (job.billed_nano, job.fee_nano, settled[job.job_id])
+        stated = (
+            job.receipt_invoice_nano,
+            job.receipt_fee_nano,
+            job.receipt_surcharge_nano or 0,
+            job.receipt_segments,
+        )
+        right = (job.billed_nano, job.fee_nano, job.surcharge_nano, settled[job.job_id])
         if stated != right:
-            yield job.job_id, f"receipt says (invoice, fee, segments) {stated}, rows say {right}"
+            text = f"receipt says (invoice, fee, surcharge, segments) {stated}, rows say {right}"
+            yield job.job_id, text
 
 
 RULES: Mapping[str, Rule] = {
@@ -331,6 +407,7 @@ RULES: Mapping[str, Rule] = {
     "hold-resolved-once": _holds_resolve_once,
     "open-hold": _open_holds_match,
     "billed": _billed_is_settled,
+    "money-returned": _money_came_back,
     "fees-collected": _fees_are_collected,
     "verdict-before-pay": _pay_follows_a_verdict,
     "held-pay": _held_pay_is_there,

@@ -54,6 +54,13 @@ class RevokeReason(StrEnum):
     JOB_FAILED = "JOB_FAILED"
     ROLLED_BACK = "ROLLED_BACK"
     KEY_BANNED = "KEY_BANNED"
+    NO_LONGER_NEEDED = "NO_LONGER_NEEDED"
+    """Nobody wants the rest of its steps; what was committed counts."""
+    KEY_REVOKED = "KEY_REVOKED"
+    """The owner ended the device's key."""
+    KEY_ROTATED = "KEY_ROTATED"
+    """Another key took the place of the device's before it had accepted."""
+    QUARANTINED = "QUARANTINED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +100,13 @@ class Range:
     index: int
 
 
-def checkpoint_due(spec: JobSpec, *, stateless: bool, index: int, end_step: int) -> bool:
-    """Whether the state at the end of this segment must be uploaded with it."""
+def checkpoint_due(
+    spec: JobSpec, *, stateless: bool, index: int, end_step: int, lease_end: int
+) -> bool:
+    """Whether the state at the end of this segment must be uploaded with it: after every so many
+    segments, and where the lease ends, whether or not the job does."""
     counted = (index + 1) % spec.checkpoint_segments == 0
-    return not stateless and (counted or end_step == spec.steps)
+    return not stateless and (counted or end_step == lease_end)
 
 
 def restart_point(

@@ -26,7 +26,7 @@ class JobState(StrEnum):
 
 
 class SegmentState(StrEnum):
-    """Where a committed segment is. Settled, rejected and void are final."""
+    """Where a committed segment is. Settled is final unless a fault is found late."""
 
     COMMITTED = "committed"
     VERIFIED = "verified"
@@ -68,8 +68,11 @@ SEGMENT_TRANSITIONS: Mapping[SegmentState, frozenset[SegmentState]] = MappingPro
         SegmentState.COMMITTED: frozenset(
             {SegmentState.VERIFIED, SegmentState.REJECTED, SegmentState.VOID}
         ),
-        SegmentState.VERIFIED: frozenset({SegmentState.SETTLED, SegmentState.VOID}),
-        SegmentState.SETTLED: frozenset(),
+        SegmentState.VERIFIED: frozenset(
+            {SegmentState.SETTLED, SegmentState.REJECTED, SegmentState.VOID}
+        ),
+        # A fault found late: what was paid is given back.
+        SegmentState.SETTLED: frozenset({SegmentState.REJECTED, SegmentState.VOID}),
         SegmentState.REJECTED: frozenset(),
         SegmentState.VOID: frozenset(),
     }

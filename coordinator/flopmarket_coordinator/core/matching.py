@@ -60,6 +60,8 @@ class Candidate:
     online: bool
     busy: bool
     banned: bool
+    proved: bool = True
+    """Whether its device proved what it can, where that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ def quotable(demand: Demand, candidate: Candidate, steps: int) -> Reason | Price
         return Reason.BANNED
     if not candidate.online:
         return Reason.OFFLINE
+    if not candidate.proved:
+        return Reason.UNPROVED
     try:
         price_bound(terms, steps)
     except MoneyError:
@@ -169,6 +173,8 @@ def leasable(work: OpenWork, candidate: Candidate, now_us: int) -> Reason | Pric
         return Reason.BANNED
     if not candidate.online:
         return Reason.OFFLINE
+    if not candidate.proved:
+        return Reason.UNPROVED
     if candidate.busy:
         return Reason.BUSY
     if candidate.offer.offer_id in work.avoid:

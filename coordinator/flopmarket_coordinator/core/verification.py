@@ -1,16 +1,12 @@
-"""What is recomputed, what the comparison means, and what falls when a segment was wrong."""
+"""What a comparison of recomputed roots means, and what falls when a segment was wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
-from flopmarket.market.money import Nano
 from flopmarket_coordinator.core.leasing import Part
-from flopmarket_coordinator.core.lifecycle import SegmentState
-from flopmarket_coordinator.core.reputation import DeviceHistory, Stake
 
 
 class VerdictCode(StrEnum):
@@ -31,30 +27,8 @@ class VoidReason(StrEnum):
     NOT_DURABLE = "NOT_DURABLE"
     OUT_OF_ORDER = "OUT_OF_ORDER"
     JOB_ENDED = "JOB_ENDED"
-
-
-@dataclass(frozen=True, slots=True)
-class AuditDecision:
-    """Whether a segment is recomputed, and the probability it was decided with."""
-
-    audited: bool
-    probability: float
-
-
-class AuditPolicy(Protocol):
-    """Port: decides what is audited."""
-
-    def decide(self, history: DeviceHistory, stake: Stake, price_nano: Nano) -> AuditDecision:
-        """The decision for one committed segment."""
-        ...
-
-
-class AuditAll:
-    """Every segment is recomputed."""
-
-    def decide(self, history: DeviceHistory, stake: Stake, price_nano: Nano) -> AuditDecision:
-        """See :class:`AuditPolicy`."""
-        return AuditDecision(audited=True, probability=1.0)
+    WORKER_SILENT = "WORKER_SILENT"
+    """The worker did not open its commitment in time: the work stands and is not paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +65,8 @@ def judge(claimed: Claimed, found: Recomputed) -> VerdictCode:
 
 
 def built_upon(rejected: Part, live: Sequence[Part], *, stateless: bool) -> tuple[Part, ...]:
-    """Segments that fall with a rejected one: the later ones of a chain, none if stateless."""
+    """Segments that fall with a rejected one, paid or not: the later ones of a chain, none if
+    stateless."""
     if stateless:
         return ()
-    return tuple(
-        part
-        for part in live
-        if part.first_step >= rejected.end_step and part.state is not SegmentState.SETTLED
-    )
+    return tuple(part for part in live if part.first_step >= rejected.end_step)

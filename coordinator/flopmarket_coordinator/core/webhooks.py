@@ -21,6 +21,7 @@ class WebhookEvent(StrEnum):
     JOB_SUCCEEDED = "job.succeeded"
     JOB_FAILED = "job.failed"
     JOB_CANCELLED = "job.cancelled"
+    JOB_CORRECTED = "job.corrected"
     TEST = "webhook.test"
 
 
@@ -32,6 +33,7 @@ EVENT_OF: Mapping[EventKind, WebhookEvent] = MappingProxyType(
         EventKind.SUCCEEDED: WebhookEvent.JOB_SUCCEEDED,
         EventKind.FAILED: WebhookEvent.JOB_FAILED,
         EventKind.CANCELLED: WebhookEvent.JOB_CANCELLED,
+        EventKind.CORRECTED: WebhookEvent.JOB_CORRECTED,
     }
 )
 """Lines of a job's story that webhooks are told; the others are for watchers."""

@@ -57,6 +57,7 @@ class Dispatcher:
                 lambda tx: backend.application.expire(tx, resumed=resumed)
             )
             await backend.tick.submit(backend.application.tend_ledger)
+            await backend.tick.submit(backend.application.release_pay)
             self._expired_at = now
             moved = bool(report.leases_expired or report.jobs_failed)
         instructions = await backend.tick.submit(backend.application.match)

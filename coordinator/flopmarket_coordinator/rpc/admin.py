@@ -78,6 +78,8 @@ def _status(status: Status, version: str) -> admin_pb2.GetStatusResponse:
         artifacts=status.artifacts,
         artifact_bytes=status.artifact_bytes,
         platform_balances_nano=status.platform_balances_nano,
+        house_accounts=status.house_accounts,
+        audits_open=status.audits_open,
         parameters=[
             admin_pb2.Parameter(name=name, value=value, overridden=name in status.overridden)
             for name, value in parameter_texts(status.parameters).items()

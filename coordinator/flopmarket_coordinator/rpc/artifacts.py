@@ -54,19 +54,22 @@ class ArtifactService(artifact_pb2_grpc.ArtifactServiceServicer):
         header = await _header(request_iterator)
         digest, size = check_digest(header.digest), check_size(header.size_bytes)
         lease_id = convert.text_of(header.lease_id, "lease_id")
+        dispute_id = convert.text_of(header.dispute_id, "dispute_id")
         self._take_quota(session.account_id, size)
         others = self._incoming.get(session.account_id, 0)
         self._incoming[session.account_id] = others + size
         try:
             await backend.query(
                 lambda tx: backend.application.artifact_may_put(
-                    tx, session, others + size, lease_id
+                    tx, session, others + size, lease_id, dispute_id
                 )
             )
             # Bytes that are here already are still read and hashed: to know a hash is not to have
             # the bytes, and whoever has them may read them.
             await backend.artifacts.write(digest, size, _chunks(request_iterator))
-            await backend.command(lambda tx: self._record(tx, session, digest, size, lease_id))
+            await backend.command(
+                lambda tx: self._record(tx, session, digest, size, lease_id, dispute_id)
+            )
         finally:
             self._incoming[session.account_id] -= size
             if not self._incoming[session.account_id]:
@@ -74,7 +77,13 @@ class ArtifactService(artifact_pb2_grpc.ArtifactServiceServicer):
         return artifact_pb2.UploadResponse(digest=digest, size_bytes=size)
 
     def _record(
-        self, tx: Transaction, session: Session, digest: str, size: int, lease_id: str
+        self,
+        tx: Transaction,
+        session: Session,
+        digest: str,
+        size: int,
+        lease_id: str,
+        dispute_id: str,
     ) -> None:
         """On the writer thread, where the collector removes files too: the bytes must be here."""
         if not self._backend.artifacts.present(digest):
@@ -83,7 +92,7 @@ class ArtifactService(artifact_pb2_grpc.ArtifactServiceServicer):
                 code="ARTIFACT_COLLECTED",
                 hint="upload it again",
             )
-        self._backend.application.artifact_put(tx, session, digest, size, lease_id)
+        self._backend.application.artifact_put(tx, session, digest, size, lease_id, dispute_id)
 
     def _take_quota(self, account_id: str, size_bytes: int) -> None:
         """Bytes off the account's quota; they come back with time, whatever became of them."""
@@ -107,8 +116,11 @@ class ArtifactService(artifact_pb2_grpc.ArtifactServiceServicer):
         digest = check_digest(request.digest)
         lease_id = convert.text_of(request.lease_id, "lease_id")
         job_id = convert.text_of(request.job_id, "job_id")
+        dispute_id = convert.text_of(request.dispute_id, "dispute_id")
         await backend.query(
-            lambda tx: backend.application.artifact_may_read(tx, session, digest, lease_id, job_id)
+            lambda tx: backend.application.artifact_may_read(
+                tx, session, digest, lease_id, job_id, dispute_id
+            )
         )
         async for chunk in backend.artifacts.stream(digest):
             yield artifact_pb2.DownloadResponse(chunk=chunk)

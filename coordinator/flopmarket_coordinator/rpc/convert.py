@@ -15,6 +15,7 @@ from flopmarket.limits import (
     MAX_HELLO_OFFERS,
     MAX_PAGE_SIZE,
     MAX_PROGRESS_SCALARS,
+    MAX_REASON_CHARACTERS,
     MAX_REQUEST_TEXT_CHARACTERS,
 )
 from flopmarket.v1 import common_pb2, job_pb2, ledger_pb2, worker_pb2
@@ -27,7 +28,9 @@ from flopmarket_coordinator.application.types import (
     JobView,
     LeaseOffered,
     OfferRefused,
+    OpeningAsked,
     Progress,
+    SegmentOpening,
     SegmentView,
     Welcome,
 )
@@ -142,6 +145,9 @@ def job(view: JobView) -> job_pb2.Job:
         segment_count=view.segment_count,
         order=order_to_proto(view.order),
         deadline_us=view.deadline_us,
+        verification=view.verification,
+        surcharge_ppm=view.surcharge_ppm,
+        surcharge=money(view.surcharge_nano),
     )
 
 
@@ -161,11 +167,15 @@ def segment(view: SegmentView) -> job_pb2.Segment:
         outputs_artifact=view.outputs_artifact,
         checkpoint_artifact=view.checkpoint_artifact,
         reason=view.reason,
+        surcharge=money(view.surcharge_nano),
     )
 
 
 def instruction(value: Instruction) -> worker_pb2.SessionResponse:
     """An instruction to a worker."""
+    if isinstance(value, OpeningAsked):
+        asked = worker_pb2.OpeningAsked(lease_id=value.lease_id, segment_index=value.segment_index)
+        return worker_pb2.SessionResponse(opening_asked=asked)
     if not isinstance(value, LeaseOffered):
         revoked = worker_pb2.LeaseRevoked(
             lease_id=value.lease_id, fence=value.fence, reason=value.reason, detail=value.detail
@@ -193,6 +203,11 @@ def instruction(value: Instruction) -> worker_pb2.SessionResponse:
         expires_at_us=value.expires_at_us,
         grant=None if value.grant is None else envelope_to_proto(value.grant),
         buyer_public_key=value.buyer_public_key,
+        owner_links=[envelope_to_proto(link) for link in value.owner_links],
+        signer_rotations=[envelope_to_proto(item) for item in value.signer_rotations],
+        challenge_terms=None
+        if value.challenge_terms is None
+        else envelope_to_proto(value.challenge_terms),
     )
     return worker_pb2.SessionResponse(lease_offered=offered)
 
@@ -218,6 +233,18 @@ def offer_refused(value: OfferRefused) -> worker_pb2.SessionResponse:
     return worker_pb2.SessionResponse(offer_refused=message)
 
 
+def opening_of(message: worker_pb2.SegmentOpened) -> SegmentOpening:
+    """A worker's answer to an :class:`OpeningAsked`."""
+    has_secret = message.HasField("secret")
+    return SegmentOpening(
+        text_of(message.lease_id, "lease_id"),
+        message.segment_index,
+        envelope_from_proto(message.secret) if has_secret else None,
+        text_of(message.code, "code"),
+        message.message[:MAX_REASON_CHARACTERS],
+    )
+
+
 def commitment_answer(value: CommitmentAnswer) -> worker_pb2.SessionResponse:
     """Whether a commitment counts."""
     message = worker_pb2.CommitmentAnswer(
@@ -226,6 +253,9 @@ def commitment_answer(value: CommitmentAnswer) -> worker_pb2.SessionResponse:
         accepted=value.accepted,
         code=value.code,
         message=value.message,
+        challenge_value=value.challenge_value,
+        rate_ppm=value.rate_ppm,
+        audited=value.audited,
     )
     return worker_pb2.SessionResponse(commitment_answer=message)
 

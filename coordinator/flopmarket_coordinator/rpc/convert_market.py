@@ -9,6 +9,7 @@ from flopmarket.errors import LimitExceeded
 from flopmarket.limits import DEFAULT_BOOK_LEVELS, MAX_BOOK_LEVELS, MAX_OFFER_FILTERS
 from flopmarket.market.money import MAX_NANO, NANO_PER_UNIT, MoneyError, round_up_nano
 from flopmarket.market.offer import PFLOP, SECONDS_PER_HOUR
+from flopmarket.market.proof import ONE_PPM
 from flopmarket.market.tape import MICROJOULES_PER_JOULE, Trade
 from flopmarket.v1 import common_pb2, market_pb2
 from flopmarket_coordinator.application.types_market import DepthReport, OfferPage, OfferView
@@ -103,7 +104,7 @@ def offers(page: OfferPage) -> market_pb2.ListOffersResponse:
 
 
 def _offer(view: OfferView) -> market_pb2.Offer:
-    return market_pb2.Offer(
+    message = market_pb2.Offer(
         offer_id=view.offer_id,
         account_id=view.account_id,
         device_id=view.device_id,
@@ -130,6 +131,13 @@ def _offer(view: OfferView) -> market_pb2.Offer:
         flops_per_card_dollar=view.flops_per_card_dollar,
         updated_at_us=view.updated_at_us,
     )
+    if view.proof is not None:
+        message.proved_at_us = view.proof.proved_at_us
+        message.proved_flops_per_second = view.proof.flops_per_second
+        message.proved_bandwidth_bytes_per_second = view.proof.bandwidth_bytes_per_second
+        message.proved_memory_bytes = view.proof.memory_bytes
+        message.delivered = view.proof.delivered_ppm / ONE_PPM
+    return message
 
 
 def _class_price(view: OfferView, work_class: str) -> market_pb2.ClassPrice | None:

@@ -74,6 +74,7 @@ def offer_explanations(
                 state=item.state,
                 reasons=[_why(reason) for reason in item.reasons],
                 summary=item.summary,
+                proof=item.proof,
             )
             for item in values
         ],
@@ -82,5 +83,5 @@ def offer_explanations(
 
 def _why(value: Why) -> common_pb2.Reason:
     return common_pb2.Reason(
-        code=value.reason.value, text=value.text, hint=value.hint, count=value.count
+        code=str(value.reason), text=value.text, hint=value.hint, count=value.count
     )

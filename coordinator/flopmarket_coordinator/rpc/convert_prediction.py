@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flopmarket.market.accuracy import Accuracy
 from flopmarket.market.predict import PICOSECONDS_PER_SECOND
-from flopmarket.market.quote import Quote, QuotedOffer
+from flopmarket.market.price import PARTS_PER_MILLION
+from flopmarket.market.quote import Quote, QuotedLevel, QuotedOffer
 from flopmarket.v1 import common_pb2, job_pb2, market_pb2
 from flopmarket_coordinator.application.types import AccuracyReport
 from flopmarket_coordinator.rpc.convert import money
@@ -29,8 +30,8 @@ def quote(value: Quote, without_offers: str) -> job_pb2.QuoteJobResponse:
         offers=[_offer(item) for item in value.offers],
         finish_seconds_p50=value.finish_seconds_p50,
         finish_seconds_p95=value.finish_seconds_p95,
-        verification=value.assurance.level,
-        detection_probability=value.assurance.detection_probability,
+        verification=value.level.assurance.level,
+        detection_probability=value.level.assurance.detected_one_ppm / PARTS_PER_MILLION,
         joules=value.joules,
         joules_source=value.joules_source,
         ineligible=dict(value.ineligible),
@@ -45,11 +46,12 @@ def quote(value: Quote, without_offers: str) -> job_pb2.QuoteJobResponse:
         build_price=money(value.build_nano),
         storage_bytes=value.storage_bytes,
         storage_retention_us=value.storage_retention_us,
-        verification_price=money(value.assurance.price_nano),
+        verification_price=money(value.level.surcharge_nano),
         wait_seconds_p50=value.wait_seconds_p50,
         wait_seconds_p95=value.wait_seconds_p95,
         spread_segments=value.spread_segments,
         without_offers=without_offers,
+        levels=[_level(item) for item in value.levels],
     )
 
 
@@ -59,6 +61,21 @@ def accuracy(report: AccuracyReport) -> market_pb2.GetAccuracyResponse:
         as_of_us=report.as_of_us,
         overall=_accuracy(report.overall),
         rows=[_accuracy(row) for row in report.rows],
+    )
+
+
+def _level(item: QuotedLevel) -> job_pb2.QuotedLevel:
+    terms = item.assurance
+    return job_pb2.QuotedLevel(
+        level=terms.level,
+        audited_ppm=terms.audited_ppm,
+        surcharge_ppm=terms.surcharge_ppm,
+        surcharge=money(item.surcharge_nano),
+        expected=money(item.expected_nano),
+        ceiling=money(item.ceiling_nano),
+        detected_one_ppm=terms.detected_one_ppm,
+        detected_ten_ppm=terms.detected_ten_ppm,
+        detected_all_ppm=terms.detected_all_ppm,
     )
 
 

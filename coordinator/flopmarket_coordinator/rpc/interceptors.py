@@ -21,6 +21,7 @@ from grpc import aio
 from flopmarket.engine.errors import EngineError
 from flopmarket.errors import FlopmarketError, Unauthenticated, Unavailable
 from flopmarket.limits import MAX_TOKEN_CHARACTERS, MAX_UNARY_SECONDS
+from flopmarket.trust.tls import client_key_id
 from flopmarket_coordinator.application.types import Session
 from flopmarket_coordinator.rpc.errors import incident_status, status_of, to_grpc
 from flopmarket_coordinator.rpc.rates import ConcurrencyLimiter, RateLimiter
@@ -35,6 +36,14 @@ OPEN_METHODS = frozenset(
         f"/{PACKAGE}.LedgerService/GrantCoins",
         f"/{PACKAGE}.LedgerService/GetLedgerHead",  # anybody may hold the books to their past
         f"/{PACKAGE}.IdentityService/OpenSession",
+        # The document's signature is the authority; a lost key opens no session.
+        f"/{PACKAGE}.IdentityService/RotateKey",
+        f"/{PACKAGE}.IdentityService/RevokeKey",
+        f"/{PACKAGE}.IdentityService/GetOwnership",
+        f"/{PACKAGE}.IdentityService/SetRecoveryKey",
+        f"/{PACKAGE}.IdentityService/StartRecovery",
+        f"/{PACKAGE}.IdentityService/ObjectToRecovery",
+        f"/{PACKAGE}.IdentityService/Join",
     }
 )
 OPEN_SERVICES = (
@@ -45,6 +54,14 @@ OPEN_SERVICES = (
 COSTS: dict[str, float] = {
     f"/{PACKAGE}.IdentityService/Register": 5.0,
     f"/{PACKAGE}.IdentityService/OpenSession": 5.0,
+    f"/{PACKAGE}.IdentityService/RotateKey": 5.0,
+    f"/{PACKAGE}.IdentityService/RevokeKey": 5.0,
+    f"/{PACKAGE}.IdentityService/GetOwnership": 5.0,
+    f"/{PACKAGE}.IdentityService/SetRecoveryKey": 5.0,
+    f"/{PACKAGE}.IdentityService/StartRecovery": 5.0,
+    f"/{PACKAGE}.IdentityService/ObjectToRecovery": 5.0,
+    f"/{PACKAGE}.IdentityService/Join": 5.0,
+    f"/{PACKAGE}.IdentityService/IssueCertificate": 5.0,
     f"/{PACKAGE}.JobService/QuoteJob": 5.0,
     f"/{PACKAGE}.JobService/SubmitJob": 10.0,
     f"/{PACKAGE}.JobService/ExplainJob": 10.0,  # looks at the whole book
@@ -114,6 +131,8 @@ class Gate:
     """Seconds, monotonic."""
     ended: Callable[[EndedCall], None]
     """Hears of every call when it is over; must not wait."""
+    certified: tuple[str, ...] = ()
+    """Beginnings of methods that take a client certificate of the session's key."""
 
 
 class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -174,6 +193,10 @@ class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
         code, reason = grpc.StatusCode.OK, ""
         try:
             identity = await self._identify(method, metadata)
+            if identity is not None:
+                _check_certificate(
+                    identity, context, demanded=method.startswith(gate.certified or ("\0",))
+                )
             name = identity.key_id if identity else name
             limiter = gate.known if identity else gate.strangers
             limiter.take(name, COSTS.get(method, 1.0))
@@ -238,6 +261,28 @@ async def _in_time(work: Awaitable[Any]) -> Any:
             code="DEADLINE_EXCEEDED",
             hint="the request may have taken effect: repeat it with the same request id",
         ) from error
+
+
+def _check_certificate(identity: Session, context: Any, *, demanded: bool) -> None:
+    """The key that a client certificate is bound to is the session's.
+
+    gRPC has checked the certificate against the coordinator's authority in the handshake. That a
+    key was revoked meanwhile shows in its session, however long the certificate lives.
+    """
+    shown = context.auth_context().get("x509_pem_cert", ())
+    if not shown:
+        if demanded:
+            raise Unauthenticated(
+                "workers of this coordinator come with a client certificate",
+                code="CERTIFICATE_MISSING",
+                hint="connect to its worker port: a newer `flop worker up` does so by itself",
+            )
+        return
+    if client_key_id(shown[0]) != identity.key_id:
+        raise Unauthenticated(
+            "the client certificate is bound to another key than the session's",
+            code="CERTIFICATE_OTHER_KEY",
+        )
 
 
 def _host(peer: str) -> str:

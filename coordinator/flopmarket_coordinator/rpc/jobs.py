@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from flopmarket.errors import LimitExceeded, Unavailable
-from flopmarket.jobs.spec import Verification
 from flopmarket.limits import MAX_INLINE_PROGRAM_BYTES, MAX_WATCH_EVENTS
 from flopmarket.market.order import OrderType
+from flopmarket.trust.audit_policy import Level
 from flopmarket.v1 import job_pb2, job_pb2_grpc
 from flopmarket.wire import envelope_from_proto
 from flopmarket_coordinator.application.types import (
@@ -24,6 +24,7 @@ from flopmarket_coordinator.application.types import (
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
 from flopmarket_coordinator.rpc import convert, convert_prediction
+from flopmarket_coordinator.rpc.convert_audits import audits_page
 from flopmarket_coordinator.rpc.convert_orders import job_explanation, order_of
 from flopmarket_coordinator.rpc.interceptors import caller
 
@@ -53,8 +54,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             steps=request.steps,
             segment_steps=request.segment_steps,
             input_bytes=request.input_bytes,
-            verification=convert.text_of(request.verification, "verification")
-            or Verification.AUDIT_ALL.value,
+            verification=convert.text_of(request.verification, "verification") or Level.DETER.value,
             order=order_of(request.order if request.HasField("order") else None),
             deadline_us=request.deadline_us,
         )
@@ -167,6 +167,18 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             segments=[convert.segment(view) for view in page.segments],
             next_page_token=page.next_page_token,
         )
+
+    async def ListAudits(
+        self, request: job_pb2.ListAuditsRequest, context: Any
+    ) -> job_pb2.ListAuditsResponse:
+        session, application = caller(), self._backend.application
+        job_id = convert.text_of(request.job_id, "job_id")
+        size = convert.page_size_of(request.page_size)
+        token = convert.text_of(request.page_token, "page_token")
+        page = await self._backend.query(
+            lambda tx: application.list_audits(tx, session, job_id, size, token)
+        )
+        return audits_page(page)
 
     async def _job(self, session: Session, job_id: str) -> JobView:
         application = self._backend.application

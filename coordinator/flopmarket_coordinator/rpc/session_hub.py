@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from flopmarket.errors import Conflict, FlopmarketError, QuotaExceeded
 from flopmarket.limits import MAX_SESSION_QUEUE_MESSAGES, MAX_WATCH_EVENTS
 from flopmarket.v1 import worker_pb2
-from flopmarket_coordinator.application.types import Instruction, JobProgress, LeaseOffered
+from flopmarket_coordinator.application.types import (
+    Instruction,
+    JobProgress,
+    LeaseOffered,
+    LeaseRevoked,
+)
 from flopmarket_coordinator.rpc import convert
 
 
 class Connection:
     """The outgoing half of one worker's stream."""
 
-    def __init__(self, key_id: str) -> None:
+    def __init__(self, key_id: str, address: str = "") -> None:
         self.key_id = key_id
+        self.address = address
+        """IP address that the worker connects from, or empty."""
         self.closed = asyncio.Event()
         """Set when the stream must end: at once, or after what is queued when it is draining."""
         self.failure: FlopmarketError | None = None
@@ -36,13 +43,13 @@ class Connection:
 
     def instruct(self, instruction: Instruction) -> None:
         """Queue an instruction; an offer that went out on this stream already is not repeated."""
-        lease = (instruction.lease_id, instruction.fence)
-        if isinstance(instruction, LeaseOffered):
-            if lease in self._offered:
-                return
-            self._offered.add(lease)
-        else:
-            self._offered.discard(lease)
+        match instruction:
+            case LeaseOffered(lease_id=lease_id, fence=fence):
+                if (lease_id, fence) in self._offered:
+                    return
+                self._offered.add((lease_id, fence))
+            case LeaseRevoked(lease_id=lease_id, fence=fence):
+                self._offered.discard((lease_id, fence))
         self._put(convert.instruction(instruction))
 
     def finish(self, last: worker_pb2.SessionResponse) -> None:
@@ -85,7 +92,7 @@ class SessionHub:
     def __len__(self) -> int:
         return len(self._connections)
 
-    def connect(self, key_id: str) -> Connection:
+    def connect(self, key_id: str, address: str = "") -> Connection:
         """A new stream of a device key; an older one of the same key ends."""
         older = self._connections.get(key_id)
         if older is not None:
@@ -94,7 +101,7 @@ class SessionHub:
                     "another connection was opened with this device key", code="SESSION_SUPERSEDED"
                 )
             )
-        connection = self._connections[key_id] = Connection(key_id)
+        connection = self._connections[key_id] = Connection(key_id, address)
         return connection
 
     def disconnect(self, connection: Connection) -> bool:
@@ -104,11 +111,43 @@ class SessionHub:
         del self._connections[connection.key_id]
         return True
 
+    def send(self, key_id: str, message: worker_pb2.SessionResponse) -> bool:
+        """Queue a message that is no record, such as one of a challenge; False without a stream."""
+        connection = self._connections.get(key_id)
+        if connection is not None:
+            connection.send(message)
+        return connection is not None
+
+    def addresses(self) -> dict[str, str]:
+        """Where connected workers are, by key; those whose address is unknown are left out."""
+        return {name: item.address for name, item in self._connections.items() if item.address}
+
     def instruct(self, instruction: Instruction) -> None:
         """Pass an instruction on; without a stream it waits in the store for the next hello."""
         connection = self._connections.get(instruction.device_key_id)
         if connection is not None:
             connection.instruct(instruction)
+
+    def tell(self, key_id: str, message: worker_pb2.SessionResponse) -> bool:
+        """Pass a message to the stream of a key; False when it has none now."""
+        connection = self._connections.get(key_id)
+        if connection is not None:
+            connection.send(message)
+        return connection is not None
+
+    def drop_keys(self, key_ids: Iterable[str], failure: FlopmarketError) -> None:
+        """End the streams of these keys with an error."""
+        for key_id in key_ids:
+            connection = self._connections.get(key_id)
+            if connection is not None:
+                connection.drop(failure)
+
+    def recall(self, key_id: str) -> None:
+        """Let the worker with this key come again at once: something of it changed."""
+        connection = self._connections.get(key_id)
+        if connection is not None:
+            drain = worker_pb2.Drain(reconnect_after_ms=0)
+            connection.finish(worker_pb2.SessionResponse(drain=drain))
 
     def drain(self, reconnect_after_ms: Callable[[], int]) -> None:
         """Tell each worker to come back after a delay of its own, and end its stream."""

@@ -14,16 +14,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import unquote
 
 from flopmarket.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from flopmarket.limits import MAX_REASON_CHARACTERS, SESSION_HELLO_SECONDS
 from flopmarket.trust.keys import KeyRole
 from flopmarket.v1 import worker_pb2, worker_pb2_grpc
 from flopmarket.wire import envelope_from_proto
+from flopmarket_coordinator.application.beating import Beat
 from flopmarket_coordinator.application.types import LeaseRevoked, SegmentCommit, TimeReport
 from flopmarket_coordinator.application.types import Session as Caller
 from flopmarket_coordinator.backend import Backend
-from flopmarket_coordinator.rpc import convert
+from flopmarket_coordinator.rpc import convert, convert_disputes
+from flopmarket_coordinator.rpc.heartbeats import Heartbeats
 from flopmarket_coordinator.rpc.interceptors import caller
 from flopmarket_coordinator.rpc.rates import RateLimiter
 from flopmarket_coordinator.rpc.session_hub import Connection
@@ -38,6 +41,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
 
     def __init__(self, backend: Backend, messages: RateLimiter) -> None:
         self._backend = backend
+        self._heartbeats = Heartbeats(backend)
         self._messages = messages
 
     async def Session(  # type: ignore[override]  # writes to the context, yields nothing
@@ -53,12 +57,14 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         if backend.hub.draining:
             raise Unavailable("the coordinator is going down", code="DRAINING")
         hello = await _hello(request_iterator)
-        connection = backend.hub.connect(session.key_id)
+        connection = backend.hub.connect(session.key_id, address_of(context.peer()))
+        backend.desk.gone(session.key_id)  # an older stream's challenges are void
         try:
             greeting = await self._greet(session, hello, connection)
             await self._exchange(session, connection, greeting, request_iterator, context)
         finally:
             if backend.hub.disconnect(connection):
+                backend.desk.gone(session.key_id)
                 await asyncio.shield(self._gone(session))
 
     async def _gone(self, session: Caller) -> None:
@@ -80,7 +86,10 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         for instruction in welcome.again:
             connection.instruct(instruction)
         refused = [convert.offer_refused(item) for item in welcome.refused]
-        return [convert.welcome(welcome), *refused]
+        questions = await self._backend.query(
+            lambda tx: application.dispute_questions(tx, session.key_id)
+        )
+        return [convert.welcome(welcome), *refused, *map(convert_disputes.asked, questions)]
 
     async def _exchange(
         self,
@@ -143,6 +152,16 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 await self._segment_committed(session, connection, request.segment_committed)
             case "offer_changed":
                 await self._offer_changed(session, connection, request.offer_changed)
+            case "segment_opened":
+                await self._segment_opened(session, request.segment_opened)
+            case "dispute_moved":
+                await self._dispute_moved(session, request.dispute_moved)
+            case "benchmark_stage":
+                now_us = self._backend.clock_us()
+                self._backend.desk.stage(session.key_id, request.benchmark_stage, now_us)
+            case "benchmark_opening":
+                now_us = self._backend.clock_us()
+                self._backend.desk.opening(session.key_id, request.benchmark_opening, now_us)
             case "hello":
                 raise InvalidInput("a second hello on one stream", code="SESSION_HELLO_TWICE")
             case _:
@@ -155,9 +174,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     ) -> None:
         backend = self._backend
         held, progress = convert.held_of(message.held), convert.progress_of(message.progress)
-        answer = await backend.command(
-            lambda tx: backend.application.worker_heartbeat(tx, session, held, progress)
-        )
+        answer = await self._heartbeats.beat(Beat(session, held, progress))
         for report in answer.progress:
             backend.board.publish(report)
         if answer.progress:
@@ -234,6 +251,25 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         )
         if refused is not None:
             connection.send(convert.offer_refused(refused))
+
+    async def _segment_opened(self, session: Caller, message: worker_pb2.SegmentOpened) -> None:
+        """An opening that nobody waits for (any more), or a wrong one, changes nothing."""
+        application, opening = self._backend.application, convert.opening_of(message)
+        try:
+            await self._backend.command(lambda tx: application.segment_opened(tx, session, opening))
+        except (Conflict, NotFound) as error:
+            _log.info("opening by key %s: %s", session.key_id, error)
+
+    async def _dispute_moved(self, session: Caller, message: worker_pb2.DisputeMoved) -> None:
+        application, move = self._backend.application, convert_disputes.move_of(message)
+        await self._backend.command(lambda tx: application.dispute_moved(tx, session, move))
+
+
+def address_of(peer: str) -> str:
+    """The IP address in gRPC's name of a peer (``ipv4:10.0.0.7:41532``); empty for other names."""
+    kind, _, rest = unquote(peer).partition(":")
+    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+    return host if kind in ("ipv4", "ipv6") else ""
 
 
 async def _hello(requests: AsyncIterator[worker_pb2.SessionRequest]) -> worker_pb2.Hello:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import sqlalchemy as sa
 
 from flopmarket.market.calibrate import NO_FACTORS, Factors
 from flopmarket.market.offer import offer_from_terms
+from flopmarket.market.proof import cut_rates
 from flopmarket.trust.documents import OfferTerms
 from flopmarket.trust.encoding import decode
 from flopmarket_coordinator.core.book.table import Listing
 from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES
-from flopmarket_coordinator.store import prediction, schema
+from flopmarket_coordinator.core.proving import Standing
+from flopmarket_coordinator.store import benchmarks, prediction, schema
 from flopmarket_coordinator.store.engine import Transaction
 
 _offer = schema.offer
@@ -30,9 +33,10 @@ _LISTING = (
         sa.func.coalesce(_worker.c.connected, sa.false()).label("connected"),
         sa.func.coalesce(_worker.c.last_seen_us, 0).label("seen_us"),
         _key.c.revoked.label("banned"),
-        sa.exists()
-        .where(_lease.c.offer_id == _offer.c.offer_id, _lease.c.state.in_(_LIVE))
-        .label("busy"),
+        sa.or_(
+            sa.exists().where(_lease.c.offer_id == _offer.c.offer_id, _lease.c.state.in_(_LIVE)),
+            benchmarks.is_challenged(_offer.c.offer_id),
+        ).label("busy"),
     )
     .join(_key, _key.c.key_id == _offer.c.device_key_id)
     .outerjoin(_worker, _worker.c.device_key_id == _offer.c.device_key_id)
@@ -42,16 +46,20 @@ _LISTING = (
 
 def listings(tx: Transaction) -> Iterator[Listing]:
     """Every listed offer, by id."""
-    factors = prediction.all_factors(tx)
+    factors, standings = prediction.all_factors(tx), benchmarks.all_standings(tx)
     for row in tx.connection.execute(_LISTING.order_by(_offer.c.offer_id)).mappings():
-        yield _listing(row, factors.get(row["offer_id"], NO_FACTORS))
+        offer_id = row["offer_id"]
+        yield _listing(row, factors.get(offer_id, NO_FACTORS), standings.get(offer_id))
 
 
 def listing(tx: Transaction, offer_id: str) -> Listing | None:
     """One offer, if it is listed."""
     query = _LISTING.where(_offer.c.offer_id == offer_id)
     row = tx.connection.execute(query).mappings().first()
-    return None if row is None else _listing(row, prediction.factors_of(tx, offer_id))
+    if row is None:
+        return None
+    factors = prediction.factors_of(tx, offer_id)
+    return _listing(row, factors, benchmarks.standing(tx, offer_id))
 
 
 def presence(
@@ -67,16 +75,26 @@ def presence(
 def leased(tx: Transaction, lease_ids: Collection[str]) -> list[tuple[str, str, bool]]:
     """Offer, job, and whether the offer has a live lease now: of each of these leases."""
     other = _lease.alias()
-    busy = sa.exists().where(other.c.offer_id == _lease.c.offer_id, other.c.state.in_(_LIVE))
+    busy = sa.or_(
+        sa.exists().where(other.c.offer_id == _lease.c.offer_id, other.c.state.in_(_LIVE)),
+        benchmarks.is_challenged(_lease.c.offer_id),
+    )
     query = sa.select(_lease.c.offer_id, _lease.c.job_id, busy.label("busy")).where(
         _lease.c.lease_id.in_(list(lease_ids))
     )
     return [(offer, job, bool(held)) for offer, job, held in tx.connection.execute(query)]
 
 
-def _listing(row: sa.RowMapping, factors: Factors) -> Listing:
+def _listing(row: sa.RowMapping, factors: Factors, standing: Standing | None) -> Listing:
+    offer = offer_from_terms(decode(OfferTerms, row["terms"]), factors)
+    measured = None if standing is None else standing.measured
+    if measured is not None:
+        cut = cut_rates(offer.rates, measured)
+        offer = replace(offer, rates=cut, delivered_ppm=measured.delivered_ppm)
+    # A rotated device key keeps its offer: the id is that of the device's first key.
+    offer = replace(offer, offer_id=row["offer_id"])
     return Listing(
-        offer=offer_from_terms(decode(OfferTerms, row["terms"]), factors),
+        offer=offer,
         connected=bool(row["connected"]),
         seen_us=row["seen_us"],
         busy=bool(row["busy"]),
@@ -84,4 +102,5 @@ def _listing(row: sa.RowMapping, factors: Factors) -> Listing:
         verified_segments=row["verified_segments"],
         rejected_segments=row["rejected_segments"],
         updated_at_us=row["updated_at_us"],
+        proof=None if standing is None else standing.proof,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,6 +17,8 @@ _grant = schema.artifact_grant
 _job = schema.job
 _segment = schema.segment
 _lease = schema.lease
+_dispute = schema.dispute
+_dispute_event = schema.dispute_event
 _INPUTS = (_job.c.program_artifact, _job.c.frozen_artifact, _job.c.state_artifact,
            _job.c.data_artifact)  # fmt: skip
 
@@ -76,6 +79,20 @@ def unknown(tx: Transaction, digests: Collection[str]) -> list[str]:
     return sorted(set(digests) - set(tx.connection.execute(known).scalars()))
 
 
+def _disputed(recent: sa.ColumnElement[bool]) -> tuple[sa.Select[Any], ...]:
+    """Transcripts of such jobs; states and uploaded lists of disputes that last."""
+    lasts = _dispute.c.ended_at_us == 0
+    return (
+        sa.select(_dispute.c.transcript_artifact)
+        .join(_job, _job.c.job_id == _dispute.c.job_id)
+        .where(recent),
+        sa.select(_dispute.c.replay_artifact).where(lasts),
+        sa.select(_dispute_event.c.payload_artifact)
+        .join(_dispute, _dispute.c.dispute_id == _dispute_event.c.dispute_id)
+        .where(lasts),
+    )
+
+
 def _needed(tx: Transaction, ended_before_us: int) -> set[str]:
     """Artifacts of jobs that run, or ended a short time ago."""
     recent = sa.or_(_job.c.ended_at_us == 0, _job.c.ended_at_us >= ended_before_us)
@@ -89,6 +106,8 @@ def _needed(tx: Transaction, ended_before_us: int) -> set[str]:
     )
     for row in tx.connection.execute(segments):
         needed.update(row)
+    for query in _disputed(recent):
+        needed.update(tx.connection.execute(query).scalars())
     live = [state.value for state in LIVE_LEASE_STATES]
     leases = sa.select(_lease.c.state_artifact).where(_lease.c.state.in_(live))
     needed.update(tx.connection.execute(leases).scalars())

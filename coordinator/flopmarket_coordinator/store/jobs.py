@@ -21,16 +21,26 @@ from flopmarket_coordinator.core.lifecycle import (
 from flopmarket_coordinator.store import schema, webhooks
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, JobSums, SegmentRow, to_record
-from flopmarket_coordinator.store.schema.base import LIVE_SEGMENT
+from flopmarket_coordinator.store.schema.base import HOUSE_TASK, LIVE_SEGMENT
 
 _job = schema.job
 _segment = schema.segment
 _event = schema.event
+_dispute = schema.dispute
 # As the partial index over live segments spells it, so that the index serves these queries.
 _IS_LIVE = sa.text(f"segment.{LIVE_SEGMENT}")
 _UNFINISHED = [state.value for state in JobState if state not in FINAL_JOB_STATES]
 _COLUMNS = [column for column in _job.c if column is not _job.c.receipt]
 """A receipt may have 64 MiB; only who asks for it reads it."""
+# Asked for by nearly every command: building a statement costs more than running it.
+_BY_ID = sa.select(*_COLUMNS).where(_job.c.job_id == sa.bindparam("name"))
+_ONE_EVENT_MORE = (
+    sa.update(_job)
+    .where(_job.c.job_id == sa.bindparam("name"))
+    .values(event_count=_job.c.event_count + 1)
+    .returning(_job.c.event_count)
+)
+_SEGMENT_BY_ID = sa.select(_segment).where(_segment.c.segment_id == sa.bindparam("number"))
 
 
 def add(tx: Transaction, values: Mapping[str, Any]) -> None:
@@ -41,9 +51,14 @@ def add(tx: Transaction, values: Mapping[str, Any]) -> None:
 
 def get(tx: Transaction, job_id: str) -> JobRow | None:
     """The job with this id."""
-    query = sa.select(*_COLUMNS).where(_job.c.job_id == job_id)
-    row = tx.connection.execute(query).mappings().first()
+    row = tx.connection.execute(_BY_ID, {"name": job_id}).mappings().first()
     return None if row is None else to_record(JobRow, row)
+
+
+def receipt_file(tx: Transaction, job_id: str) -> bytes:
+    """The receipt of a job that has ended, all of it."""
+    query = sa.select(_job.c.receipt).where(_job.c.job_id == job_id)
+    return bytes(tx.connection.execute(query).scalar_one())
 
 
 def receipt_bytes(tx: Transaction, job_id: str) -> int:
@@ -117,9 +132,19 @@ def taken(tx: Transaction, job_id: str, from_step: int = 0) -> list[tuple[int, i
     query = sa.select(
         _segment.c.first_step,
         _segment.c.steps,
-        sa.case((settled, 0), else_=_segment.c.price_nano),
+        sa.case((settled, 0), else_=_segment.c.price_nano + _segment.c.surcharge_nano),
     ).where(_segment.c.job_id == job_id, _segment.c.first_step >= from_step, _IS_LIVE)
     return [(first, steps, owed) for first, steps, owed in tx.connection.execute(query)]
+
+
+def count_reasons(tx: Transaction, job_id: str) -> dict[str, int]:
+    """How many segments of a job were rejected, void or left unpaid for each reason."""
+    query = (
+        sa.select(_segment.c.reason, sa.func.count())
+        .where(_segment.c.job_id == job_id, _segment.c.reason != "")
+        .group_by(_segment.c.reason)
+    )
+    return {reason: int(count) for reason, count in tx.connection.execute(query)}
 
 
 def count_by_state(tx: Transaction) -> dict[str, int]:
@@ -171,13 +196,15 @@ def _count(tx: Transaction, job_id: str, *, live_steps: int, unaudited: int) -> 
         )
 
 
-def cut_checked(tx: Transaction, job_id: str, first_step: int) -> None:
-    """A segment that begins at this step counts no more: the job is verified up to it at most."""
-    tx.connection.execute(
-        sa.update(_job)
-        .where(_job.c.job_id == job_id, _job.c.checked_steps > first_step)
-        .values(checked_steps=first_step)
-    )
+def cut(tx: Transaction, job_id: str, first_step: int) -> None:
+    """A segment that begins at this step counts no more: the job is verified and paid without a
+    gap up to it at most."""
+    for column in (_job.c.checked_steps, _job.c.settled_steps):
+        tx.connection.execute(
+            sa.update(_job)
+            .where(_job.c.job_id == job_id, column > first_step)
+            .values({column.name: first_step})
+        )
 
 
 def segments(
@@ -247,17 +274,18 @@ def live_from(
 
 
 def newest_checkpoint(
-    tx: Transaction, job_id: str, before_step: int, *, audited: bool
+    tx: Transaction, job_id: str, before_step: int, *, checked: bool
 ) -> SegmentRow | None:
-    """The last live segment, begun before a step, whose end state is durable."""
+    """The last live segment, begun before a step, whose end state is durable; ``checked``: and
+    whose file was read and holds what was committed."""
     query = sa.select(_segment).where(
         _segment.c.job_id == job_id,
         _segment.c.first_step < before_step,
         _segment.c.checkpoint_artifact != "",
         _IS_LIVE,
     )
-    if audited:
-        query = query.where(_segment.c.state != SegmentState.COMMITTED.value)
+    if checked:
+        query = query.where(_segment.c.files_checked)
     query = query.order_by(_segment.c.first_step.desc()).limit(1)
     row = tx.connection.execute(query).mappings().first()
     return None if row is None else to_record(SegmentRow, row)
@@ -265,8 +293,7 @@ def newest_checkpoint(
 
 def segment(tx: Transaction, segment_id: int) -> SegmentRow | None:
     """The segment with this id."""
-    query = sa.select(_segment).where(_segment.c.segment_id == segment_id)
-    row = tx.connection.execute(query).mappings().first()
+    row = tx.connection.execute(_SEGMENT_BY_ID, {"number": segment_id}).mappings().first()
     return None if row is None else to_record(SegmentRow, row)
 
 
@@ -277,13 +304,105 @@ def segment_of_commitment(tx: Transaction, digest: bytes) -> SegmentRow | None:
     return None if row is None else to_record(SegmentRow, row)
 
 
-def waiting_for_audit(tx: Transaction, exclude: Collection[str]) -> SegmentRow | None:
-    """The committed segment that was waiting longest, the first of its job."""
-    committed = SegmentState.COMMITTED.value
+def waiting_for_files(tx: Transaction, exclude: Collection[str]) -> SegmentRow | None:
+    """The committed segment that was waiting longest for somebody to read its files."""
+    query = (
+        sa.select(_segment)
+        .where(
+            sa.text(f"segment.{HOUSE_TASK}"),
+            _segment.c.state == SegmentState.COMMITTED.value,
+            sa.not_(_segment.c.files_checked),
+            _segment.c.job_id.not_in(list(exclude)),
+        )
+        .order_by(_segment.c.segment_id)
+        .limit(1)
+    )
+    row = tx.connection.execute(query).mappings().first()
+    return None if row is None else to_record(SegmentRow, row)
+
+
+def unread_before(tx: Transaction, job_id: str, step: int) -> bool:
+    """Whether nobody has read the files of the live segment that ends at a step."""
+    query = sa.select(_segment.c.segment_id).where(
+        _segment.c.job_id == job_id,
+        _segment.c.first_step < step,
+        _segment.c.first_step + _segment.c.steps == step,
+        sa.not_(_segment.c.files_checked),
+        _IS_LIVE,
+    )
+    return tx.connection.execute(query).first() is not None
+
+
+def update_segment(tx: Transaction, row: SegmentRow, **values: Any) -> None:
+    """Change columns other than the state."""
+    tx.connection.execute(
+        sa.update(_segment).where(_segment.c.segment_id == row.segment_id).values(**values)
+    )
+    tx.note(SegmentChanged(row.segment_id, row.job_id))
+
+
+def path_between(
+    tx: Transaction, job_id: str, first_step: int, end_step: int, limit: int
+) -> list[tuple[int, int, int, bytes, bytes, str]]:
+    """Live segments that begin between two steps, in order, without their documents: id, first
+    step, steps, root after, root of the outputs, who recomputed it."""
+    query = (
+        sa.select(
+            _segment.c.segment_id,
+            _segment.c.first_step,
+            _segment.c.steps,
+            _segment.c.root_after,
+            _segment.c.outputs_root,
+            _segment.c.auditor,
+        )
+        .where(
+            _segment.c.job_id == job_id,
+            _segment.c.first_step >= first_step,
+            _segment.c.first_step < end_step,
+            _IS_LIVE,
+        )
+        .order_by(_segment.c.first_step)
+        .limit(limit)
+    )
+    return [(*row,) for row in tx.connection.execute(query)]
+
+
+def waiting_for_audit(
+    tx: Transaction, exclude: Collection[str], house_key_id: str
+) -> SegmentRow | None:
+    """The segment that was waiting longest for the house to recompute it, the first of its job.
+
+    One that the house disputes waits for the outcome, and so do later segments of its chain.
+    """
+    disputed = _segment.alias()
+    in_dispute = (
+        sa.select(_dispute.c.number)
+        .join(disputed, disputed.c.segment_id == _dispute.c.segment_id)
+        .join(_job, _job.c.job_id == _dispute.c.job_id)
+        .where(
+            _dispute.c.ended_at_us == 0,
+            _dispute.c.auditor_key_id == house_key_id,
+            _dispute.c.job_id == _segment.c.job_id,
+            sa.or_(
+                disputed.c.segment_id == _segment.c.segment_id,
+                sa.and_(
+                    sa.not_(_job.c.stateless), disputed.c.first_step < _segment.c.first_step
+                ),
+            ),
+        )
+        .correlate(_segment)
+        .exists()
+    )
+    mine = sa.and_(
+        _segment.c.house_task == "recompute",
+        sa.text(f"segment.{HOUSE_TASK}"),
+        _IS_LIVE,
+        sa.not_(in_dispute),
+    )
     # Of a job, only the first unaudited step counts: later ones are relative to it.
     first = (
         sa.select(_segment.c.job_id, sa.func.min(_segment.c.first_step).label("first_step"))
-        .where(_segment.c.state == committed)
+        .where(mine)
         .group_by(_segment.c.job_id)
         .subquery()
     )
@@ -293,7 +412,7 @@ def waiting_for_audit(tx: Transaction, exclude: Collection[str]) -> SegmentRow |
             first,
             (first.c.job_id == _segment.c.job_id) & (first.c.first_step == _segment.c.first_step),
         )
-        .where(_segment.c.state == committed, _segment.c.job_id.not_in(list(exclude)))
+        .where(mine, _segment.c.job_id.not_in(list(exclude)))
         .order_by(_segment.c.segment_id)
         .limit(1)
     )
@@ -310,10 +429,12 @@ def move_segment(tx: Transaction, row: SegmentRow, target: SegmentState, **value
         name=f"segment {row.segment_index} of job {row.job_id}",
         story=_story(tx, row.job_id),
     )
+    waits_on = target in LIVE_SEGMENT_STATES and row.state is not SegmentState.COMMITTED
+    dropped = {} if waits_on else {"house_task": ""}
     tx.connection.execute(
         sa.update(_segment)
         .where(_segment.c.segment_id == row.segment_id)
-        .values(state=target.value, **values)
+        .values(**{**dropped, **values, "state": target.value})
     )
     _count(
         tx,
@@ -326,38 +447,9 @@ def move_segment(tx: Transaction, row: SegmentRow, target: SegmentState, **value
         tx.note(SegmentSettled(row.segment_id))
 
 
-def mark_held(tx: Transaction, job_id: str, account_id: str, target: str) -> int:
-    """Move the held pay of an account for a job to ``released`` or ``forfeited``; the sum."""
-    mine = sa.and_(
-        _segment.c.job_id == job_id,
-        _segment.c.account_id == account_id,
-        _segment.c.held_state == "held",
-    )
-    query = sa.select(sa.func.coalesce(sa.func.sum(_segment.c.to_held_nano), 0)).where(mine)
-    total = int(tx.connection.execute(query).scalar_one())
-    tx.connection.execute(sa.update(_segment).where(mine).values(held_state=target))
-    return total
-
-
-def holders_of_pay(tx: Transaction, job_id: str) -> list[str]:
-    """Accounts with held pay of a job, in order of id."""
-    query = (
-        sa.select(_segment.c.account_id)
-        .where(_segment.c.job_id == job_id, _segment.c.held_state == "held")
-        .distinct()
-        .order_by(_segment.c.account_id)
-    )
-    return list(tx.connection.execute(query).scalars())
-
-
 def record(tx: Transaction, job_id: str, kind: EventKind, text: str, cause: str = "") -> None:
     """Add a line to the story of a job."""
-    sequence = tx.connection.execute(
-        sa.update(_job)
-        .where(_job.c.job_id == job_id)
-        .values(event_count=_job.c.event_count + 1)
-        .returning(_job.c.event_count)
-    ).scalar_one()
+    sequence = tx.connection.execute(_ONE_EVENT_MORE, {"name": job_id}).scalar_one()
     tx.connection.execute(
         sa.insert(_event).values(
             job_id=job_id,

@@ -173,6 +173,12 @@ def overdue(tx: Transaction, limit: int) -> list[Transfer]:
     return [Transfer.of_row(row) for row in tx.connection.execute(query).mappings()]
 
 
+def free(tx: Transaction, ledger_account: str) -> Nano:
+    """What may leave an account now, when it may not go below zero."""
+    held, reserved = balance(tx, ledger_account)
+    return max(held - reserved, 0)
+
+
 def _execute_chunk(tx: Transaction, chunk: Sequence[Transfer]) -> None:
     tx.at_commit(_end_batch)
     if tx.connection.dialect.name == "postgresql":

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import sqlalchemy as sa
 
 from flopmarket.limits import MAX_CALIBRATED_PROGRAMS
-from flopmarket.market.calibrate import NO_FACTORS, PROGRAM, Factors, Running
+from flopmarket.market.calibrate import NO_FACTORS, PROGRAM, Factors, Running, restated
 from flopmarket.market.work import Promise
 from flopmarket_coordinator.core.changes import CalibrationChanged
 from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES
@@ -114,6 +114,24 @@ def remember(tx: Transaction, scope: str, changed: Mapping[str, Running]) -> Non
             tx.connection.execute(insert.values(scope=scope, family=family, deliveries=1, **values))
             if family.startswith(PROGRAM):
                 _forget_programs(tx, scope)
+
+
+def restate(tx: Transaction, scope: str, was: int, now: int) -> None:
+    """A proof moved an offer's rate: see :func:`flopmarket.market.calibrate.restated`."""
+    families = tx.connection.execute(
+        sa.select(_calibration.c.family).where(_calibration.c.scope == scope)
+    ).scalars()
+    known = running(tx, scope, list(families))
+    for family, item in restated(known, was, now).items():
+        tx.connection.execute(
+            sa.update(_calibration)
+            .where(_calibration.c.scope == scope, _calibration.c.family == family)
+            .values(
+                ratios_ppm=json.dumps(item.ratios_ppm, separators=(",", ":")),
+                factor_ppm=item.factor_ppm,
+            )
+        )
+    tx.note(CalibrationChanged(scope))
 
 
 def factors_of(tx: Transaction, scope: str) -> Factors:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from flopmarket.trust.audit_policy import Level
 from flopmarket_coordinator.core.escrow import Hold
 from flopmarket_coordinator.core.leasing import Part
 from flopmarket_coordinator.core.lifecycle import JobState, LeaseState, SegmentState
@@ -54,6 +55,17 @@ class JobRow:
     checked_steps: int
     live_steps: int
     unaudited_segments: int
+    audit_fence: int
+    verification: str
+    surcharge_ppm: int
+    surcharge_nano: int
+    returned_nano: int
+    unreturned_nano: int
+
+    @property
+    def level(self) -> Level:
+        """How much of it is recomputed."""
+        return Level(self.verification)
 
     @property
     def hold(self) -> Hold | None:
@@ -111,6 +123,7 @@ class LeaseRow:
     setup_predicted_us: int
     accepted_at_us: int
     measured_us: int
+    audit_id: str
 
     @property
     def end_step(self) -> int:
@@ -152,6 +165,17 @@ class SegmentRow:
     committed_at_us: int
     settled_at_us: int
     trade_number: int
+    house_task: str
+    files_checked: bool
+    auditor: str
+    challenge_digest: bytes | None
+    surcharge_nano: int
+    to_audit_nano: int
+
+    @property
+    def bill_nano(self) -> int:
+        """What its buyer pays: price and surcharge."""
+        return self.price_nano + self.surcharge_nano
 
     def part(self) -> Part:
         """What the chain rules need of it."""
@@ -184,8 +208,48 @@ class OfferRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ChallengeRow:
+    """What a lease's draws follow from; documents are named by their digests."""
+
+    lease_id: str
+    envelope: bytes
+    rules: bytes
+    candidates: bytes
+    house: bytes
+    right_verdicts: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorRow:
+    """An offer of a device that may audit, and the bond of its account."""
+
+    offer_id: str
+    device_key_id: str
+    account_id: str
+    bond_nano: int
+    updated_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnRow:
+    """A commitment and what was drawn for it: an encoded record, envelopes in binary form."""
+
+    segment_index: int
+    state: str
+    auditor: str
+    device_key_id: str
+    record: bytes
+    commitment: bytes
+    verdict: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A registered key. A banned key may be shown to the world and act for nobody."""
+    """A registered key. A banned key may be shown to the world and act for nobody.
+
+    ``lineage`` is the first key of those that took each other's place, empty for itself;
+    ``successor`` took this key's place; ``ended_at_us`` is when its owner ended it, 0 for never.
+    """
 
     key_id: str
     account_id: str
@@ -195,6 +259,10 @@ class KeyRow:
     created_at_us: int
     revoked: bool
     banned_reason: str
+    lineage: str
+    successor: str
+    ended_at_us: int
+    ended_by: bytes | None
 
 
 _ENUMS: Mapping[type, Any] = {

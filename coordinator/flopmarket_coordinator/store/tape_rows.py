@@ -48,7 +48,13 @@ def facts(
         .where(where)
     )
     if time_us is None:
-        query = query.where(_segment.c.state == SegmentState.SETTLED.value)
+        # What was printed stays printed, also when the segment turned out wrong afterwards.
+        query = query.where(
+            sa.or_(
+                _segment.c.state == SegmentState.SETTLED.value,
+                _segment.c.trade_number > 0,
+            )
+        )
     order = (_segment.c.trade_number, _segment.c.settled_at_us, _segment.c.segment_id)
     for row in tx.connection.execute(query.order_by(*order)):
         flops: Mapping[str, int] = json.loads(row.work)["flops"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +21,7 @@ from flopmarket_coordinator.core.lifecycle import (
 )
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.parts import parts
 from flopmarket_coordinator.store.records import LeaseRow, OfferRow, to_record
 
 _offer = schema.offer
@@ -30,6 +31,8 @@ _artifact = schema.artifact
 _grant = schema.artifact_grant
 _meta = schema.meta
 _LIVE = [state.value for state in LIVE_LEASE_STATES]
+# Asked for by nearly every command: building a statement costs more than running it.
+_LEASE_BY_ID = sa.select(_lease).where(_lease.c.lease_id == sa.bindparam("name"))
 
 
 def put_offer(tx: Transaction, offer_id: str, values: Mapping[str, Any]) -> None:
@@ -113,6 +116,18 @@ def count_outcome(tx: Transaction, offer_id: str, *, right: bool) -> None:
     tx.note(OfferChanged(offer_id))
 
 
+def end_streak(tx: Transaction, keys: Collection[str]) -> None:
+    """A device was found wrong in something that is no segment of its own."""
+    ended = tx.connection.execute(
+        sa.update(_offer)
+        .where(_offer.c.device_key_id.in_(keys))
+        .values(streak=0)
+        .returning(_offer.c.offer_id)
+    )
+    for offer_id in ended.scalars():
+        tx.note(OfferChanged(offer_id))
+
+
 def put_worker(tx: Transaction, device_key_id: str, session_id: str, agent_version: str) -> None:
     """A worker said hello."""
     values = {
@@ -140,6 +155,18 @@ def saw_worker(tx: Transaction, device_key_id: str, *, connected: bool) -> None:
     tx.note(PresenceChanged(device_key_id))
 
 
+def saw_workers(tx: Transaction, device_key_ids: Sequence[str]) -> None:
+    """Signs of life of many."""
+    for some in parts(device_key_ids):
+        tx.connection.execute(
+            sa.update(_worker)
+            .where(_worker.c.device_key_id.in_(some))
+            .values(connected=True, last_seen_us=tx.now_us)
+        )
+    for device_key_id in device_key_ids:
+        tx.note(PresenceChanged(device_key_id))
+
+
 def forget_connections(tx: Transaction) -> None:
     """Nobody is connected: a process that just started has no streams."""
     tx.connection.execute(sa.update(_worker).values(connected=False))
@@ -162,11 +189,7 @@ def add_lease(tx: Transaction, values: Mapping[str, Any]) -> None:
 
 def lease(tx: Transaction, lease_id: str) -> LeaseRow | None:
     """The lease with this id."""
-    row = (
-        tx.connection.execute(sa.select(_lease).where(_lease.c.lease_id == lease_id))
-        .mappings()
-        .first()
-    )
+    row = tx.connection.execute(_LEASE_BY_ID, {"name": lease_id}).mappings().first()
     return None if row is None else to_record(LeaseRow, row)
 
 
@@ -195,14 +218,34 @@ def count_live_leases(tx: Transaction) -> int:
     return int(tx.connection.execute(query).scalar_one())
 
 
+def count_live_leases_of_account(tx: Transaction, account_id: str) -> int:
+    """How many leases the devices of an account hold or are offered, of audits too."""
+    query = (
+        sa.select(sa.func.count())
+        .select_from(_lease)
+        .where(_lease.c.state.in_(_LIVE), _lease.c.account_id == account_id)
+    )
+    return int(tx.connection.execute(query).scalar_one())
+
+
 def live_leases_of_job(tx: Transaction, job_id: str) -> list[LeaseRow]:
-    """Live leases of a job."""
-    return _leases(tx, _lease.c.state.in_(_LIVE), _lease.c.job_id == job_id)
+    """Live leases of a job, those of audits left out."""
+    return _leases(
+        tx, _lease.c.state.in_(_LIVE), _lease.c.job_id == job_id, _lease.c.audit_id == ""
+    )
 
 
 def live_leases_of_key(tx: Transaction, device_key_id: str) -> list[LeaseRow]:
     """Live leases of a worker."""
     return _leases(tx, _lease.c.state.in_(_LIVE), _lease.c.device_key_id == device_key_id)
+
+
+def live_leases_of_keys(tx: Transaction, device_key_ids: Sequence[str]) -> list[LeaseRow]:
+    """Live leases of many workers."""
+    found: list[LeaseRow] = []
+    for some in parts(device_key_ids):
+        found += _leases(tx, _lease.c.state.in_(_LIVE), _lease.c.device_key_id.in_(some))
+    return found
 
 
 def expired_leases(tx: Transaction) -> list[LeaseRow]:
@@ -213,6 +256,24 @@ def expired_leases(tx: Transaction) -> list[LeaseRow]:
 def untold_revocations(tx: Transaction) -> list[LeaseRow]:
     """Leases that the coordinator ended and whose worker does not know yet."""
     return _leases(tx, sa.text(schema.UNTOLD_LEASE))
+
+
+def offer_is_leased(tx: Transaction, offer_id: str) -> bool:
+    """Whether a device has a live lease."""
+    query = sa.select(_lease.c.lease_id).where(
+        _lease.c.state.in_(_LIVE), _lease.c.offer_id == offer_id
+    )
+    return tx.connection.execute(query).first() is not None
+
+
+def untold_audit_offers(tx: Transaction) -> list[LeaseRow]:
+    """Leases of audits that are offered, and whose worker was not told yet."""
+    return _leases(
+        tx,
+        _lease.c.state == LeaseState.OFFERED.value,
+        sa.not_(_lease.c.told),
+        _lease.c.audit_id != "",
+    )
 
 
 def recent_returns(tx: Transaction, job_id: str, since_us: int) -> dict[str, int]:
@@ -230,10 +291,18 @@ def recent_returns(tx: Transaction, job_id: str, since_us: int) -> dict[str, int
     return {offer_id: int(ended_us) for offer_id, ended_us in tx.connection.execute(query)}
 
 
+def had_lease(tx: Transaction, job_id: str, account_id: str) -> bool:
+    """Whether a worker of this account ever had a lease of this job."""
+    query = sa.select(_lease.c.lease_id).where(
+        _lease.c.job_id == job_id, _lease.c.account_id == account_id
+    )
+    return tx.connection.execute(query.limit(1)).first() is not None
+
+
 def refusing_owners(tx: Transaction, job_id: str, reason: str) -> int:
     """Accounts whose workers gave this job back for a reason."""
     query = sa.select(sa.func.count(sa.distinct(_lease.c.account_id))).where(
-        _lease.c.job_id == job_id, _lease.c.reason == reason
+        _lease.c.job_id == job_id, _lease.c.reason == reason, _lease.c.audit_id == ""
     )
     return int(tx.connection.execute(query).scalar_one())
 

@@ -76,6 +76,8 @@ def _offer(one: results_prices.Offer) -> Offer:
         suited_for=one.suited_for,
         verified_segments=one.verified_segments,
         rejected_segments=one.rejected_segments,
+        proved_at_us=one.proved_at_us,
+        proved_flops_per_second=one.proved_flops_per_second,
     )
 
 
@@ -173,6 +175,8 @@ def job(found: results.JobInfo) -> Job:
         reason=found.reason,
         segments=tuple(_segment(segment) for segment in found.segments),
         segment_count=found.segment_count or len(found.segments),
+        verification=found.verification,
+        surcharge_nano=found.surcharge.nano if found.surcharge else 0,
     )
 
 

@@ -172,6 +172,9 @@ class Offer:
     suited_for: tuple[str, ...]
     verified_segments: int
     rejected_segments: int
+    proved_at_us: int = 0
+    """When its device last passed a benchmark challenge; 0 for an unproved one."""
+    proved_flops_per_second: int = 0
 
     @property
     def reliability(self) -> float | None:
@@ -263,6 +266,9 @@ class Job:
     segments: tuple[Segment, ...]
     """The first few hundred of ``segment_count``."""
     segment_count: int
+    verification: str = ""
+    """The level; what it added to the prices so far is in ``surcharge_nano``, within the bill."""
+    surcharge_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)

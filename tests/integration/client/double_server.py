@@ -148,7 +148,25 @@ class _Jobs(_Servicer, job_pb2_grpc.JobServiceServicer):
                 finish_seconds_p50=15.0,
                 finish_seconds_p95=95.0,
                 verification=request.verification,
-                detection_probability=1.0,
+                detection_probability=0.01,
+                levels=[
+                    job_pb2.QuotedLevel(
+                        level=name,
+                        audited_ppm=audited,
+                        surcharge_ppm=extra,
+                        surcharge=money(nano=4_500_000 * extra // 1_000_000),
+                        expected=money(nano=4_500_000 * (1_000_000 + extra) // 1_000_000),
+                        ceiling=money(nano=9_000_000 * (1_000_000 + extra) // 1_000_000),
+                        detected_one_ppm=audited,
+                        detected_ten_ppm=ten,
+                        detected_all_ppm=all_of_them,
+                    )
+                    for name, audited, extra, ten, all_of_them in (
+                        ("deter", 10_000, 0, 95_618, 999_957),
+                        ("check", 200_000, 178_000, 892_626, 1_000_000),
+                        ("dual", 1_000_000, 970_000, 1_000_000, 1_000_000),
+                    )
+                ],
                 joules=4200.0,
                 joules_source="declared",
                 ineligible={"MEMORY": 2},

@@ -27,16 +27,18 @@ from flopmarket.jobs.spec import (
     JobSpec,
     Mode,
     OrderKind,
-    Verification,
     job_id,
 )
 from flopmarket.market.order import MARKET_ORDER, OrderTerms
+from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.encoding import encode
 from flopmarket.trust.envelope import Envelope, Opened, Signature, open_envelope
 from flopmarket.trust.keys import KeyPair, PublicKey
 from flopmarket.trust.receipt import (
+    HOUSE,
     AuditOutcome,
     Outcome,
+    ReceiptDevice,
     ReceiptSegment,
     build_receipt,
     sign_receipt,
@@ -82,6 +84,7 @@ class TinyJob:
         deadline_us: int,
         nonce: bytes,
         order: OrderTerms = MARKET_ORDER,
+        verification: Level = Level.DETER,
     ) -> JobSpec:
         return JobSpec(
             kind=JobKind.INFERENCE if self.stateless else JobKind.TRAINING,
@@ -99,7 +102,7 @@ class TinyJob:
             max_memory_bytes=1 << 20,
             max_price_nano=max_price_nano,
             order=order,
-            verification=Verification.AUDIT_ALL,
+            verification=verification,
             deadline_us=deadline_us,
             buyer=buyer,
             nonce=nonce,
@@ -239,7 +242,11 @@ class FakeCoordinator:
                     outputs_root=outputs_root,
                     commitment_digest=bytes(32),
                     audit=AuditOutcome.CONFIRMED,
+                    auditor=HOUSE,
+                    verdict_digest=bytes([1]) * 32,
+                    challenge_digest=b"",
                     price_nano=SEGMENT_PRICE_NANO,
+                    surcharge_nano=0,
                 )
             )
             listed.append(
@@ -267,11 +274,13 @@ class FakeCoordinator:
             buyer_account_id=account,
             program_digest=spec.program_digest,
             profile=spec.profile,
+            verification=spec.verification,
             data_root=spec.data_root,
             seed=spec.seed,
             steps=spec.steps,
             outcome=_OUTCOMES[ended],
             initial_state_root=spec.state_root,
+            devices=[ReceiptDevice("d" * 64, "card-1", "Radeon RX", "test")] if segments else [],
             segments=segments,
             currency="USD",
             ceiling_nano=min(CEILING_NANO, spec.max_price_nano),

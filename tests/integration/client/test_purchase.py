@@ -102,7 +102,7 @@ def test_a_budget_below_the_market_is_refused_with_the_reason(client: Client) ->
 
 def test_an_unknown_verification_level_is_refused_here(client: Client) -> None:
     with pytest.raises(InvalidInput) as caught:
-        client.run(TinyJob(), verify="trust-me")
+        client.run(TinyJob(), verification="trust-me")
     assert caught.value.code == "VERIFICATION_UNKNOWN"
 
 

@@ -11,6 +11,14 @@ from flopmarket.engine.errors import EngineError
 from flopmarket.errors import FlopmarketError
 from flopmarket.jobs.host import EngineProcessDied, JobRefused, SegmentDone, StepDone
 from flopmarket.jobs.process import EngineServer
+from flopmarket.jobs.questions import (
+    TraceQuestion,
+    TraceStart,
+    trace_answer_command,
+    trace_end_command,
+    trace_open_command,
+)
+from flopmarket.trust.dispute_port import Place
 
 
 class InProcessEngine:
@@ -64,6 +72,16 @@ class InProcessEngine:
                 for name in ("state_root_before", "state_root_after", "outputs_root", "inner")
             ),
         )
+
+    async def trace_open(self, folder: Path, spec: bytes, start: TraceStart) -> None:
+        self._call(**trace_open_command(folder, spec, start))
+
+    async def trace_answer(self, question: TraceQuestion, path: Path) -> None:
+        self._call(**trace_answer_command(question, path))
+
+    async def trace_end(self, place: Place, tile_path: Path) -> tuple[bytes, bytes]:
+        answer = self._call(**trace_end_command(place, tile_path))
+        return bytes.fromhex(answer["state_root"]), bytes.fromhex(answer["outputs_root"])
 
     async def interrupt(self) -> None:
         raise NotImplementedError

@@ -8,6 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from grpc_status import rpc_status
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.limits import ARTIFACT_CHUNK_BYTES
+from flopmarket.trust.audit_policy import RULES
 from flopmarket.trust.documents import (
     AccountRegistration,
     Deposit,
@@ -45,13 +47,20 @@ from flopmarket.v1 import (
 )
 from flopmarket_coordinator.auditor import StartEngine
 from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
+from flopmarket_coordinator.daemons.challenger import StartPlaceEngine, start_reference
 from flopmarket_coordinator.parameters import Parameters
 from flopmarket_coordinator.server import Coordinator
 from tests.integration.coordinator.engines import InProcessEngine
 
 HOUR_US = 3_600_000_000
 CALL_SECONDS = 10.0
-FAST = Parameters(heartbeat_ms=200, lease_ttl_us=30_000_000)
+FAST = Parameters(
+    heartbeat_ms=200,
+    lease_ttl_us=30_000_000,
+    held_us=0,
+    house_disputes=False,
+    audit_rules=replace(RULES, own_audit_units=0),  # all pay is the worker's
+)
 
 
 def sha256(data: bytes) -> str:
@@ -114,7 +123,12 @@ class Market:
 
 @contextlib.asynccontextmanager
 async def running_market(
-    folder: Path, *, audit: bool = True, start_engine: StartEngine | None = None, **config: Any
+    folder: Path,
+    *,
+    audit: bool = True,
+    start_engine: StartEngine | None = None,
+    start_place_engine: StartPlaceEngine = start_reference,
+    **config: Any,
 ) -> AsyncIterator[Market]:
     """Start on a free port; stop at the end."""
     engines: list[InProcessEngine] = []
@@ -131,7 +145,9 @@ async def running_market(
         **config,
     }
     coordinator = Coordinator(
-        CoordinatorConfig(audit=audit, **options), start_engine=start_engine or start_in_process
+        CoordinatorConfig(audit=audit, **options),
+        start_engine=start_engine or start_in_process,
+        start_place_engine=start_place_engine,
     )
     await coordinator.start()
     try:

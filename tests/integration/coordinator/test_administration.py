@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from flopmarket.cli.main import main
 from flopmarket.client.admin import AdminClient
@@ -16,7 +16,7 @@ from flopmarket.errors import Conflict, Forbidden, Unauthenticated
 from flopmarket.trust.administration import AdminOrder
 from flopmarket.trust.keys import KeyPair
 from flopmarket_coordinator.config import ListenAddress
-from tests.integration.coordinator.market import Market, with_market
+from tests.integration.coordinator.market import Market, Person, with_market
 
 
 def test_orders_trail_and_figures(tmp_path: Path) -> None:
@@ -58,3 +58,35 @@ def _operate(market: Market, tmp_path: Path) -> None:
     assert 'flopmarket_calls_total{code="OK",method="/flopmarket.v1.AdminService/Act"} 3.0' in text
     assert "flopmarket_workers_connected 0.0" in text
     assert 'code="FAILED_PRECONDITION",method="/flopmarket.v1.AdminService/Act"} 1.0' in text
+
+
+def test_accounts_of_the_house(tmp_path: Path) -> None:
+    async def scenario(market: Market) -> None:
+        owner = await Person(market).join("operator at home")
+        await asyncio.to_thread(_house, market, tmp_path, owner.account_id)
+        await owner.close()
+
+    with_market(tmp_path / "market", scenario)
+
+
+def _house(market: Market, tmp_path: Path, account: str) -> None:
+    coordinator, runner = market.coordinator, CliRunner()
+    key = tmp_path / "operator.pem"
+    coordinator.directory.operator_key.save(key)
+    common = ["--operator-key", str(key), "--address", coordinator.address]
+
+    def house(*words: str) -> Result:
+        return runner.invoke(main, ["admin", "house", *words, *common])
+
+    assert house("list").stdout == ""
+    added = house("add", account, "--reason", "our own cards", "--json")
+    assert json.loads(added.stdout)["kind"] == "add-house", added.output
+    assert house("list").stdout == f"{account}\n"
+    assert json.loads(house("list", "--json").stdout) == {"accounts": [account]}
+    assert house("add", account, "--reason", "again").exit_code == 5
+    assert house("add", "nobody", "--reason", "unknown").exit_code == 4
+    removed = house("remove", account, "--reason", "sold")
+    assert removed.exit_code == 0, removed.output
+    assert house("list").stdout == ""
+    status = runner.invoke(main, ["admin", "status", *common])
+    assert "audits by others" in status.stdout, status.output

@@ -23,8 +23,10 @@ from flopmarket.limits import (
 from flopmarket.market.order import OrderTerms, OrderType
 from flopmarket.trust.encoding import encode
 from flopmarket.trust.receipt import (
+    HOUSE,
     AuditOutcome,
     Outcome,
+    ReceiptDevice,
     ReceiptSegment,
     build_receipt,
     sign_receipt,
@@ -90,7 +92,11 @@ def receipt_of(market: Market, spec: JobSpec) -> bytes:
             outputs_root=hashlib.sha256(b"%d" % index).digest(),
             commitment_digest=hashlib.sha256(b"commitment %d" % index).digest(),
             audit=AuditOutcome.CONFIRMED,
+            auditor=HOUSE,
+            verdict_digest=hashlib.sha256(b"verdict %d" % index).digest(),
+            challenge_digest=hashlib.sha256(b"challenge %d" % index).digest(),
             price_nano=PRICE_NANO,
+            surcharge_nano=0,
         )
         for index in range(spec.steps)
     ]
@@ -100,11 +106,13 @@ def receipt_of(market: Market, spec: JobSpec) -> bytes:
         buyer_account_id=spec.buyer,
         program_digest=spec.program_digest,
         profile=spec.profile,
+        verification=spec.verification,
         data_root=spec.data_root,
         seed=spec.seed,
         steps=spec.steps,
         outcome=Outcome.COMPLETED,
         initial_state_root=spec.state_root,
+        devices=[ReceiptDevice("d" * 64, "e" * 64, "card", "driver")],
         segments=segments,
         currency="USD",
         ceiling_nano=spec.max_price_nano,

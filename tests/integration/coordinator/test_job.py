@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from grpc import aio
 
+from flopmarket.client.auditing import audits_from_proto
 from flopmarket.jobs import bundle
 from flopmarket.jobs.prepared import Result, run_local
 from flopmarket.jobs.spec import JobSpec, job_id
 from flopmarket.market.order import MARKET_ORDER, OrderTerms, OrderType
+from flopmarket.trust.audit_records import check
+from flopmarket.trust.challenge import ChallengeRecord
 from flopmarket.trust.documents import CancelRequest, Commitment, LeaseAcceptance
 from flopmarket.trust.encoding import decode, digest
 from flopmarket.trust.keys import KeyPair, KeyRole
@@ -146,7 +149,7 @@ class ScriptedWorker:
             first_step=first,
             steps_done=segment.steps,
             state_root_before=before,
-            inner=os.urandom(32),
+            sealed_inner=os.urandom(32),
             **claim,
         )
         await self.send(
@@ -316,6 +319,17 @@ def test_a_job_from_quote_to_receipt(tmp_path: Path) -> None:
         assert verified.receipt.outputs_root == worker.result.outputs_root
         assert verified.receipt.invoice_nano == job.billed.nano
         assert {item.audit for item in verified.receipt.segments} == {AuditOutcome.CONFIRMED}
+        pages, token = [], ""
+        while not pages or token:
+            request = job_pb2.ListAuditsRequest(job_id=job.job_id, page_size=1, page_token=token)
+            pages.append(await buyer.call(buyer.jobs.ListAudits, request))
+            token = pages[-1].next_page_token
+        draws = audits_from_proto(pages)
+        assert sum(len(lease.segments) for lease in draws) == len(verified.receipt.segments)
+        assert check(draws, verified.receipt.coordinator_key) == ()
+        drawn = [item for lease in draws for item in lease.segments]
+        shown = {digest(decode(ChallengeRecord, item.record)) for item in drawn}
+        assert shown == {item.challenge_digest for item in verified.receipt.segments}
 
         anybody = Caller(market)  # how good the prediction was is public
         accuracy = await anybody.call(anybody.prices.GetAccuracy, market_pb2.GetAccuracyRequest())

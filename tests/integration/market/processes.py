@@ -161,6 +161,7 @@ class Market:
             *("--listen", self.address, "--address-file", str(self._address_file)),
             *("--heartbeat", str(self.heartbeat_seconds), "--lease-ttl", str(LEASE_TTL_SECONDS)),
             *("--decline-pause", "1", "--bond-target", "0.00001"),
+            "--no-benchmark",  # the workers share one processor
             *("--cache-dir", str(self.cache / "kernels")),
         )
 

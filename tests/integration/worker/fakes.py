@@ -20,8 +20,10 @@ from grpc import aio
 from flopmarket.engine.exact import PROFILE
 from flopmarket.jobs import bundle
 from flopmarket.jobs.host import EngineProcessDied, JobRefused, SegmentDone, StepDone
-from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode, OrderKind, Verification, job_id
+from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode, OrderKind, job_id
 from flopmarket.market.order import MARKET_ORDER
+from flopmarket.trust.audit_policy import RULES, Level
+from flopmarket.trust.challenge import Chain, ChainName, ChallengeTerms, Purpose
 from flopmarket.trust.documents import (
     Commitment,
     DeviceGrant,
@@ -29,11 +31,14 @@ from flopmarket.trust.documents import (
     OfferTerms,
     SessionRequest,
 )
+from flopmarket.trust.encoding import digest
 from flopmarket.trust.envelope import open_envelope, seal
 from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
+from flopmarket.trust.sealing import InnerSecret
 from flopmarket.v1 import (
     artifact_pb2,
     artifact_pb2_grpc,
+    common_pb2,
     identity_pb2,
     identity_pb2_grpc,
     worker_pb2,
@@ -72,7 +77,7 @@ def spec_for(steps: int, segment_steps: int, checkpoint_segments: int = 2) -> Jo
         max_memory_bytes=1 << 20,
         max_price_nano=10**9,
         order=MARKET_ORDER,
-        verification=Verification.AUDIT_ALL,
+        verification=Level.DETER,
         deadline_us=2**62,
         buyer=BUYER.key_id,
         nonce=b"n" * 16,
@@ -168,6 +173,12 @@ class LeaseBook:
     commitments: dict[int, Commitment] = field(default_factory=dict)
     checkpoints: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def chain(self) -> Chain:
+        """What its audits are drawn from."""
+        name = ChainName(self.message.lease_id, Purpose.AUDIT)
+        return Chain(b"x" * 32, name, self.message.step_count)
+
 
 class FakeCoordinator:
     """Offers what a test tells it to, accepts commitments that follow each other."""
@@ -181,11 +192,14 @@ class FakeCoordinator:
         self.accepted: list[LeaseAcceptance] = []
         self.offers: list[OfferTerms] = []
         self.withdrawn: list[str] = []
+        self.opened: list[worker_pb2.SegmentOpened] = []
         self.granted: set[str] = set()
         self.registered: set[str] = set()
         self.tokens: dict[str, str] = {}
         self.refuse_commit: Callable[[Commitment], str] = lambda _: ""
         self.answers_held = False
+        self.false_values: set[int] = set()
+        """Segments whose commitments are answered with values of no chain."""
         self.corrupt: set[str] = set()
         self.port = 0
         self.changed = asyncio.Event()
@@ -244,8 +258,34 @@ class FakeCoordinator:
             first_segment=0,
         )
         book = self.leases[lease_id] = LeaseBook(message)
+        message.challenge_terms.CopyFrom(self.terms(book))
         self.send(worker_pb2.SessionResponse(lease_offered=message))
         return book
+
+    def terms(self, book: LeaseBook, signer: KeyPair = COORDINATOR) -> common_pb2.Envelope:
+        """The challenge terms of a lease; every segment is audited."""
+        terms = ChallengeTerms(
+            lease_id=book.message.lease_id,
+            device_key_id="d" * 64 if self.device_key is None else self.device_key.key_id,
+            anchor=book.chain.anchor,
+            cross_anchor=bytes(32),
+            values=book.message.step_count,
+            rules=digest(RULES),
+            level=Level.DETER,
+            streak=0,
+            stake_nano=0,
+            candidates=bytes(32),
+            house=bytes(32),
+        )
+        envelope = seal(
+            terms,
+            signer,
+            audience=COORDINATOR.key_id,
+            nonce=b"t" * 16,
+            issued_at_us=1,
+            expires_at_us=2**62,
+        )
+        return envelope_to_proto(envelope)
 
     def revoke(self, lease_id: str) -> None:
         book = self.leases[lease_id]
@@ -254,6 +294,13 @@ class FakeCoordinator:
             lease_id=lease_id, fence=book.message.fence, reason="CANCELLED"
         )
         self.send(worker_pb2.SessionResponse(lease_revoked=revoked))
+
+    def ask_opening(self, lease_id: str, segment_index: int) -> None:
+        asked = worker_pb2.OpeningAsked(lease_id=lease_id, segment_index=segment_index)
+        self.send(worker_pb2.SessionResponse(opening_asked=asked))
+
+    def secret(self, opened: worker_pb2.SegmentOpened) -> InnerSecret:
+        return self._open(opened.secret, InnerSecret)  # type: ignore[no-any-return]
 
     def send(self, message: worker_pb2.SessionResponse) -> None:
         for queue in self._calls:
@@ -296,6 +343,8 @@ class FakeCoordinator:
                     self.leases[message.lease_released.lease_id].state = "released"
             case "segment_committed":
                 self._commit(message.segment_committed, reply)
+            case "segment_opened":
+                self.opened.append(message.segment_opened)
             case "offer_changed":
                 changed = message.offer_changed
                 if changed.withdrawn:
@@ -344,8 +393,16 @@ class FakeCoordinator:
             segment_index=body.segment_index,
             accepted=not code,
             code=code,
+            challenge_value=self._value(book, body.segment_index),
+            rate_ppm=1_000_000,
+            audited=True,
         )
         reply(worker_pb2.SessionResponse(commitment_answer=answer))
+
+    def _value(self, book: LeaseBook, segment_index: int) -> bytes:
+        if segment_index in self.false_values:
+            return bytes(32)
+        return book.chain.value(segment_index - book.message.first_segment + 1)
 
     def _open(self, envelope: Any, kind: type[Any]) -> Any:
         assert self.device_key is not None

@@ -64,8 +64,9 @@ def test_a_missing_key_says_how_to_make_one(flop: Flop, fake: FakeCoordinator) -
 
 
 def test_account(flop: Flop, buyer: FakeCoordinator, home: Path) -> None:
-    assert flop("account", "register").exit_code == 0  # a name is for people and may be left out
-    assert flop("account", "register", "Ada").stdout.strip() == BUYER_KEY.key_id
+    register = ("account", "register", "--no-recovery")
+    assert flop(*register).exit_code == 0  # a name is for people and may be left out
+    assert flop(*register, "Ada").stdout.strip() == BUYER_KEY.key_id
     OPERATOR_KEY.save(home / "operator.pem")
     operator = ("--operator-key", str(home / "operator.pem"))
     deposited = flop("account", "deposit", "$12.345", *operator, "--request-id", "d1")
@@ -130,18 +131,46 @@ def test_quote(flop: Flop, buyer: FakeCoordinator, job_file: str) -> None:
         "$0.0045",
         "$0.009",
         "15 s likely, 1 min 35 s",
-        "audit-all",
-        "probability 1",
+        "deter, no surcharge; choose another with --verify",
         "4.2 kJ (declared)",
         "Radeon RX 7900 XTX",
     ):
         assert part in shown, part
+    assert [line.split() for line in shown.splitlines() if line.startswith(("check", "dual"))] == [
+        ["check", "$0.005301", "$0.010602", "20", "%", "20", "%", "89.26", "%", "100", "%"],
+        ["dual", "$0.008865", "$0.01773", "100", "%", "100", "%", "100", "%", "100", "%"],
+    ]
+    assert "deter <" in shown and "99.99 %" in shown
+    assert "does not stop one malicious segment" in flop("quote", job_file).stderr
     (found,) = json_lines(flop("quote", job_file, "--json"))
     assert found["ceiling_nano"] == 9_000_000
     assert found["offers"][0]["total_nano"] == 4_500_000
     assert found["work"] == [{"work_class": "dot-f32", "flops_per_step": 2_000_000_000}]
     assert found["offers"][0]["calibration_ppm"] == 1_250_000
     assert (found["kernel_builds"], found["without_offers"]) == (12, "refuse")
+    assert [level["level"] for level in found["levels"]] == ["deter", "check", "dual"]
+    (found,) = json_lines(flop("quote", job_file, "--json", "--verify", "dual"))
+    assert found["verification"] == "dual"
+    assert flop("quote", job_file, "--verify", "all").exit_code == 2
+
+
+def test_a_job_file_chooses_a_level_and_the_command_line_another(
+    flop: Flop, buyer: FakeCoordinator, job_file: str
+) -> None:
+    def bought(*arguments: str) -> str:
+        made = flop("submit", job_file, *arguments)
+        assert made.exit_code == 0, made.stderr
+        return buyer.jobs[made.stdout.strip()].spec.verification
+
+    assert bought() == "deter"
+    with Path(job_file).open("a") as file:
+        file.write('\nverification = "check"\n')
+    assert bought() == "check"
+    assert bought("--verify", "dual") == "dual"
+    with Path(job_file).open("a") as file:
+        file.write('\nverification = "trust-me"\n')
+    wrong = flop("submit", job_file)
+    assert wrong.exit_code != 0 and "VERIFICATION_UNKNOWN" in wrong.stderr
 
 
 def test_run_writes_what_was_proven(

@@ -81,6 +81,9 @@ def test_a_restored_market_is_the_one_that_was_copied(place: Place, tmp_path: Pa
     place.world.account("came after the backup")
     backup.restore(tmp_path / "copy", tmp_path / "again")
     again = DataDirectory.open(tmp_path / "again")
+    secret = tmp_path / "again" / "keys" / "chains.secret"
+    assert again.chain_secret == secret.read_bytes()
+    assert secret.stat().st_mode & 0o777 == 0o600
     assert again.key.key_id == place.directory.key.key_id
     assert again.authority_file.read_bytes() == place.directory.authority_file.read_bytes()
     for digest in place.digests:

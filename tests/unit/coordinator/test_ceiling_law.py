@@ -23,7 +23,7 @@ from flopmarket.market.order import (
     over_limit,
     unmet,
 )
-from flopmarket.market.price import PriceTerms, price, price_bound, split_fee
+from flopmarket.market.price import PriceTerms, bill, most_work, price, price_bound, split_fee
 from flopmarket.market.quote import quote_offer
 from flopmarket.market.reasons import Reason
 from flopmarket.market.work import DeviceRates, JobWork, StepWork
@@ -103,16 +103,18 @@ def test_no_invoice_passes_the_ceiling(
 ) -> None:
     book = {name: data.draw(offers(name), name) for name in "abcdef"}
     demand = Demand("buyer", "FX1", 100, work, order.constraints)
-    ceiling = _ceiling(demand, order, list(book.values()), budget)
+    extra_ppm = data.draw(st.sampled_from([0, 1, 178_000, 970_000]), "surcharge of the level")
+    ceiling = _ceiling(demand, order, list(book.values()), budget, extra_ppm)
     if ceiling is None:
         return
-    money, done = Ledger(ceiling), 0
+    money, done, paid = Ledger(ceiling), 0, 0
     for _ in range(40):
         if done == work.steps:
             break
         at = data.draw(st.integers(done, work.steps - 1), "not every range is in order")
         count = data.draw(st.integers(1, work.steps - done), "steps of the lease")
-        open_work = OpenWork("job", at, count, demand, money.left(), work.steps - done, DEADLINE_US)
+        left = most_work(money.left(), work.steps - done, extra_ppm)
+        open_work = OpenWork("job", at, count, demand, left, work.steps - done, DEADLINE_US)
         admitted: list[tuple[Offer, PriceTerms]] = []
         for offer in book.values():
             terms = leasable(open_work, Candidate(offer, True, False, False), NOW_US)
@@ -126,10 +128,11 @@ def test_no_invoice_passes_the_ceiling(
         returned = data.draw(st.integers(0, count), "steps before it gives the lease back")
         while returned:
             segment = data.draw(st.integers(1, returned), "where a segment ends")
-            bill = price(terms, segment)
-            split = split_fee(bill, 30_000)
-            assert split.worker_nano + split.fee_nano == bill
-            money.billed += bill
+            cost = price(terms, segment)
+            split = split_fee(cost, 30_000)
+            assert split.worker_nano + split.fee_nano == cost
+            paid += cost
+            money.billed += bill(cost, extra_ppm)
             done += segment
             returned -= segment
             assert money.billed <= ceiling
@@ -138,30 +141,30 @@ def test_no_invoice_passes_the_ceiling(
     assert money.billed <= ceiling
     if order.constraints.max_unit_price_nano:
         limit = order.constraints.max_unit_price_nano
-        assert money.billed * 10**15 <= limit * work.step.flops[CLASS] * done + 10**15
+        assert paid * 10**15 <= limit * work.step.flops[CLASS] * done + 10**15
 
 
 def _ceiling(
-    demand: Demand, order: OrderTerms, book: list[Offer], budget: int | None
+    demand: Demand, order: OrderTerms, book: list[Offer], budget: int | None, extra_ppm: int
 ) -> int | None:
     """What the coordinator holds for the order, None when it is refused."""
     work = demand.work
     if order.kind is OrderType.LIMIT:
         most = 10**18 if budget is None else budget
-        return order_ceiling_nano(order.constraints, work.step, work.steps, most)
+        return order_ceiling_nano(order.constraints, work.step, work.steps, most, extra_ppm)
     fitting = []
     for offer in book:
         unbounded = OpenWork("job", 0, 1, demand, 2**62, 1, DEADLINE_US)
         terms = leasable(unbounded, Candidate(offer, True, True, False), NOW_US)
         if terms is Reason.BUSY:  # fits, were it idle: a quote looks at busy offers too
             with suppress(MoneyError):  # the whole has no price there: UNPRICEABLE
-                fitting.append(quote_offer(offer, work, 1))
+                fitting.append(quote_offer(offer, work, 1, 0, extra_ppm))
     fitting.sort(key=lambda item: (item.total_nano, item.seconds, item.offer_id))
     bounds = [item.bound_nano for item in fitting[:QUOTED]]
     if not bounds:
         return None
     for item in fitting[:QUOTED]:
-        assert item.total_nano <= item.bound_nano == price_bound(item.terms, work.steps)
+        assert item.total_nano <= item.bound_nano == price_bound(item.terms, work.steps, extra_ppm)
     if budget is not None and budget < min(bounds):
         return None
     return max(bounds) if budget is None else min(max(bounds), budget)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from flopmarket.demo.economics import Tables, warm_up
 from flopmarket.errors import InvalidInput
 from flopmarket.trust.audit_policy import RULES
 from flopmarket_coordinator.cli import coordinator
 from flopmarket_coordinator.core.planning import Market, onboarding, plan
-from tests.sim.economics import Tables, warm_up
 
 CLUB = Market(workers=50)
 

@@ -47,7 +47,7 @@ def test_work_of_a_commitment_and_a_verdict_is_the_same_at_every_length(
             del rows_read[:]
     assert len(counts) == SEGMENTS
     settled = counts[5 : SEGMENTS - 1]  # the last one ends the job, with a receipt of all
-    assert max(settled) == min(settled)
+    assert max(settled) == settled[0], "what is not drawn takes less, and nothing ever more"
 
 
 @pytest.mark.parametrize("stateless", [False, True])

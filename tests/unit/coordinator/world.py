@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -23,10 +23,10 @@ from flopmarket.jobs.spec import (
     JobSpec,
     Mode,
     OrderKind,
-    Verification,
     job_id,
 )
 from flopmarket.market.order import OrderTerms, OrderType
+from flopmarket.trust.audit_policy import RULES, Level
 from flopmarket.trust.documents import (
     AccountRegistration,
     CancelRequest,
@@ -44,18 +44,24 @@ from flopmarket.trust.encoding import Document
 from flopmarket.trust.envelope import Envelope, seal
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket.trust.merkle import state_root
+from flopmarket.trust.sealing import InnerSecret, Waits, seal_inner
 from flopmarket_coordinator.application import Application
 from flopmarket_coordinator.application.types import (
+    AuditKind,
     AuditOutcome,
     AuditResult,
     AuditTask,
     CommitmentAnswer,
+    FilesResult,
     HeldLease,
     Hello,
     Instruction,
     JobView,
     LeaseOffered,
+    OpeningAsked,
+    PathDiffers,
     SegmentCommit,
+    SegmentOpening,
     Session,
     SubmitRequest,
 )
@@ -71,6 +77,8 @@ DOLLAR = 1_000_000_000
 ASK = 360_000_000  # 0.36 an hour: 100,000 nano a second
 RESTS = OrderTerms(OrderType.LIMIT)
 """An order that waits for offers: most stories submit before a worker comes."""
+SPENT_AT_ONCE = replace(RULES, own_audit_units=0)
+"""Rules by which all pay is the worker's: with ``held_us = 0`` it is free at a job's end."""
 RATE = 1_000  # operations per second: a step takes seconds, so prices are far from rounding
 
 
@@ -129,7 +137,13 @@ class World:
         self.key = KeyPair.from_seed(digest_of("coordinator"))
         self.operator = KeyPair.from_seed(digest_of("operator"))
         self.parameters = parameters or Parameters(
-            bond_target_nano=0, decline_pause_us=0, presence_ttl_us=3_600 * SECOND_US
+            held_us=0,
+            audit_rules=SPENT_AT_ONCE,
+            house_disputes=False,
+            audit_waits=Waits(jitter_us=0),
+            bond_target_nano=0,
+            decline_pause_us=0,
+            presence_ttl_us=3_600 * SECOND_US,
         )
         self.artifacts = MemoryArtifacts()
         self.now_us = 1_000_000 * SECOND_US
@@ -146,6 +160,7 @@ class World:
             artifacts=self.artifacts,
             entropy=self.entropy,
             operator_keys=[self.operator.public],
+            chain_secret=digest_of("chains"),
         )
         self.see(self.application.keeper.reset)
 
@@ -231,21 +246,37 @@ class World:
         return worker
 
     def match(self) -> tuple[Instruction, ...]:
+        self.read_files()
         return self.do(self.application.match)
+
+    def read_files(self) -> list[AuditOutcome]:
+        """The house reads what was uploaded, as its own loop does beside everything else."""
+        done = []
+        while task := self.see(self.application.next_audit, (), AuditKind.FILES):
+            done.append(self.do(self.application.audit_finished, task, self.recomputed(task)))
+        return done
 
     def offers(self) -> list[LeaseOffered]:
         """Match, and the leases that were offered."""
         return [item for item in self.match() if isinstance(item, LeaseOffered)]
 
     def audit(self, task: AuditTask | None = None) -> AuditOutcome | None:
-        """Recompute the next waiting segment."""
+        """What the house does next: recompute a waiting segment, or else read one's files."""
         task = task or self.see(self.application.next_audit)
         if task is None:
             return None
         return self.do(self.application.audit_finished, task, self.recomputed(task))
 
-    def recomputed(self, task: AuditTask) -> AuditResult:
+    def recomputed(self, task: AuditTask) -> AuditResult | FilesResult | PathDiffers:
         """What an honest auditor finds."""
+        if task.kind is AuditKind.FILES:
+            return FilesResult(
+                self._root_in(task.outputs_artifact), self._root_in(task.checkpoint_artifact)
+            )
+        for part in task.path:
+            right = (state(part.end_step), outputs(part.first_step, part.steps))
+            if (part.root_after, part.outputs_root) != right:
+                return PathDiffers(part.segment_id, *right)
         stateless = task.state_root_before == EMPTY
         return AuditResult(
             state_root=EMPTY if stateless else state(task.first_step + task.steps),
@@ -304,7 +335,7 @@ class Buyer:
             "max_memory_bytes": 1 << 30,
             "max_price_nano": 100 * DOLLAR,
             "order": RESTS,
-            "verification": Verification.AUDIT_ALL,
+            "verification": Level.DETER,
             "deadline_us": self.world.now_us + 86_400 * SECOND_US,
             "buyer": self.account,
             "nonce": digest_of(name)[:16],
@@ -359,6 +390,8 @@ class Worker:
     lie: Callable[[int], bytes] | None = None
     """Root it claims after a step, where it lies."""
     position: dict[str, tuple[int, int, bytes]] = field(default_factory=dict)
+    committed: dict[tuple[str, int], int] = field(default_factory=dict)
+    """First step of what it committed, by lease and segment."""
 
     @property
     def device_id(self) -> str:
@@ -449,10 +482,26 @@ class Worker:
             state_root_before=before,
             state_root_after=after,
             outputs_root=claimed,
-            inner=digest_of(f"inner {self.name} {lease.lease_id} {first}"),
+            sealed_inner=seal_inner(self.secret(lease.lease_id, index, first)),
         )
         self.position[lease.lease_id] = (end, index + 1, after)
+        self.committed[lease.lease_id, index] = first
         return SegmentCommit(self.world.sign(body, self.key), out, saved)
+
+    def secret(self, lease_id: str, index: int, first_step: int) -> InnerSecret:
+        """What the commitment of a segment hides. The hash follows from the work, so that two
+        honest workers find the same."""
+        inner = digest_of(f"inner {self.name if self.lie else 'right'} {first_step}")
+        return InnerSecret(self.key.key_id, digest_of(f"salt {lease_id} {index}"), inner)
+
+    def open(self, asked: OpeningAsked, secret: InnerSecret | None = None) -> None:
+        """Show what a commitment hides, the truth by default."""
+        first = self.committed[asked.lease_id, asked.segment_index]
+        secret = secret or self.secret(asked.lease_id, asked.segment_index, first)
+        opening = SegmentOpening(
+            asked.lease_id, asked.segment_index, self.world.sign(secret, self.key)
+        )
+        self.world.do(self.world.application.segment_opened, self.session, opening)
 
     def send(self, commit: SegmentCommit) -> CommitmentAnswer:
         return self.world.do(self.world.application.segment_committed, self.session, commit)

@@ -25,7 +25,14 @@ from flopmarket.market.headline import unit_price_nano
 from flopmarket.market.order import Constraints, OrderTerms, OrderType
 from flopmarket.trust.encoding import decode, encode
 from flopmarket.trust.keys import KeyPair
-from flopmarket.trust.receipt import AuditOutcome, Outcome, ReceiptSegment, build_receipt
+from flopmarket.trust.receipt import (
+    HOUSE,
+    AuditOutcome,
+    Outcome,
+    ReceiptDevice,
+    ReceiptSegment,
+    build_receipt,
+)
 
 DEVICE = "ab" * 32
 PRICE = 700
@@ -70,7 +77,8 @@ def buy(
     )
     segment = ReceiptSegment(
         0, 0, STEPS, DEVICE, "cd" * 32, local.state_root, local.state_root,
-        local.segments[0].outputs_root, bytes([name]) * 32, AuditOutcome.CONFIRMED, PRICE,
+        local.segments[0].outputs_root, bytes([name]) * 32, AuditOutcome.CONFIRMED, HOUSE,
+        bytes(32), b"", PRICE, 0,
     )  # fmt: skip
     receipt = build_receipt(
         job_id=bytes([name]) * 32,
@@ -78,11 +86,13 @@ def buy(
         buyer_account_id="buyer",
         program_digest=spec.program_digest,
         profile=spec.profile,
+        verification=spec.verification,
         data_root=spec.data_root,
         seed=0,
         steps=STEPS,
         outcome=Outcome.CANCELLED if leased is None else Outcome.COMPLETED,
         initial_state_root=local.state_root,
+        devices=[] if leased is None else [ReceiptDevice(DEVICE, "cd" * 32, "card", "driver")],
         segments=[] if leased is None else [segment],
         currency="USD",
         ceiling_nano=1_000,

@@ -138,7 +138,7 @@ def test_orders_have_one_encoding() -> None:
 
 def test_the_example_of_the_design() -> None:
     """300 PFLOP dot-f32 at most at 0.02 a PFLOP is a ceiling of 6.00."""
-    assert ceiling_of_limit_nano(20_000_000, 300 * PFLOP) == 6_000_000_000
+    assert ceiling_of_limit_nano(20_000_000, 3 * PFLOP, 100) == 6_000_000_000
 
 
 def test_a_limit_must_be_in_a_class_that_the_program_has() -> None:

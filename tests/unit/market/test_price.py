@@ -15,12 +15,17 @@ from flopmarket.market.offer import Offer
 from flopmarket.market.predict import DeviceRates, JobWork, NoRate, StepWork, step_picoseconds
 from flopmarket.market.price import (
     PriceTerms,
+    bill,
+    most_price,
+    most_work,
     price,
     price_bound,
     price_of_segments,
     split_fee,
+    surcharge,
 )
 from flopmarket.market.quote import Assurance, Quote, QuotedJob, Standing, build_quote
+from flopmarket.trust.audit_policy import RULES, Level, surcharge_ppm
 
 WORK = StepWork({"dot-f32": 1_000_003, "integer": 17}, 4_096, 3)
 RATES = DeviceRates({"dot-f32": 10**9, "integer": 10**8}, 10**10, 500)
@@ -55,30 +60,73 @@ def job_of(steps: int) -> JobWork:
     return JobWork(WORK, steps, download_bytes=1_000_000, kernels=20, program="ab")
 
 
-def quoted(eligible: list[Offer], steps: int, segment_steps: int) -> Quote:
+LEVELS = tuple(
+    Assurance(level.value, 10_000, surcharge_ppm(RULES, level, 30_000), 10_000, 95_618, 1_000_000)
+    for level in Level
+)
+
+
+def quoted(
+    eligible: list[Offer], steps: int, segment_steps: int, level: str = Level.DETER
+) -> Quote:
     job = QuotedJob(job_of(steps), segment_steps, 1, 8, 64, independent=False)
     standing = Standing([(offer, 0) for offer in eligible], len(eligible), {}, 0)
     return build_quote(
         quote_id="q", as_of_us=0, expires_at_us=1, job=job, standing=standing, fee_ppm=30_000,
-        assurance=Assurance("audit-all", 1.0), storage_retention_us=1,
+        level=level, assurances=LEVELS, storage_retention_us=1,
     )  # fmt: skip
 
 
-@given(offers, st.integers(1, 500), st.integers(1, 100), st.data())
+@given(offers, st.integers(1, 500), st.integers(1, 100), st.sampled_from(Level), st.data())
 def test_no_invoice_is_above_its_quote(
-    eligible: list[Offer], steps: int, segment_steps: int, data: st.DataObject
+    eligible: list[Offer], steps: int, segment_steps: int, level: Level, data: st.DataObject
 ) -> None:
-    """Any split into segments, each on any of the quoted offers, transfer and builds included."""
-    quote = quoted(eligible, steps, segment_steps)
+    """Any split into segments, each on any of the quoted offers, transfer and builds included, and
+    the surcharge of any level."""
+    quote = quoted(eligible, steps, segment_steps, level)
+    extra_ppm = quote.level.assurance.surcharge_ppm
     invoice = done = 0
     while done < steps:
         count = data.draw(st.integers(1, min(segment_steps, steps - done)))
         terms = data.draw(st.sampled_from(eligible)).terms_for(job_of(steps))
-        invoice += price(terms, count)
+        invoice += bill(price(terms, count), extra_ppm)
         done += count
     assert invoice <= quote.ceiling_nano
     assert quote.expected_nano <= quote.ceiling_nano
     assert quote.transfer_nano + quote.build_nano <= quote.expected_nano + 2
+    assert quote.ceiling_nano == quote.level.ceiling_nano
+    assert quote.expected_nano == quote.level.expected_nano
+
+
+@given(offers, st.integers(1, 500), st.integers(1, 100))
+def test_a_quote_shows_every_level_as_it_would_be_quoted(
+    eligible: list[Offer], steps: int, segment_steps: int
+) -> None:
+    shown = quoted(eligible, steps, segment_steps).levels
+    assert [item.assurance for item in shown] == list(LEVELS)
+    for item in shown:
+        asked = quoted(eligible, steps, segment_steps, item.assurance.level)
+        assert asked.level == item
+        assert item.expected_nano <= item.ceiling_nano
+        assert item.surcharge_nano == item.expected_nano - shown[0].expected_nano
+    assert [item.surcharge_nano == 0 for item in shown] == [True, False, False]
+
+
+@given(st.integers(0, 2**62), st.integers(1, 1_000), st.integers(0, 1_000_000))
+def test_what_may_be_billed_leaves_the_most_for_prices(
+    money: int, steps: int, extra_ppm: int
+) -> None:
+    of_step = money // steps
+    most = most_price(of_step, extra_ppm)
+    assert bill(most, extra_ppm) <= of_step < bill(most + 1, extra_ppm)
+    work = most_work(money, steps, extra_ppm)
+    assert work // steps == most and steps * bill(work // steps, extra_ppm) <= money
+
+
+def test_an_amount_without_a_surcharge_is_all_for_prices() -> None:
+    assert most_work(1_003, 10, 0) == 1_003
+    assert surcharge(1, 178_000) == 1
+    assert surcharge(10**6, 178_000) == 178_000
 
 
 @given(asks, st.integers(1, 10**12), st.integers(1, 10**4), st.integers(1, 10**4))

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from flopmarket.trust import documents, policy
+from flopmarket.trust import benchmark, challenge, documents, key_documents, policy, sealing
 from flopmarket.trust.administration import AdminAction
 from flopmarket.trust.dispute_documents import DisputeMove, DisputeVerdict
 from flopmarket.trust.documents import (
     AccountRegistration,
+    BondWithdrawal,
     BudgetChange,
     CancelRequest,
     CoinGrant,
@@ -61,6 +62,13 @@ OFFER = OfferTerms(
     admission_digest=H,
 )
 COMMITMENT = Commitment(H, "lease", 3, KEY.key_id, 1, 100, 50, H, b"i" * 32, b"o" * 32, b"n" * 32)
+KEY_DOCUMENTS = {
+    value
+    for value in vars(key_documents).values()
+    if isinstance(value, type) and value.__module__ == key_documents.__name__
+}
+AUDIT_DOCUMENTS = {challenge.AuditorList, challenge.ChallengeRecord, challenge.ChallengeTerms}
+AUDIT_DOCUMENTS |= {sealing.InnerSecret, benchmark.BenchmarkReport}
 SAMPLES: list[Any] = [
     AccountRegistration(KEY.public.raw, "Grete"),
     DeviceGrant("a", KEY.public.raw, "cellar", KeyRole.DEVICE),
@@ -75,6 +83,7 @@ SAMPLES: list[Any] = [
     WithdrawalDecision("w", True, "wire 9"),
     CoinGrant("a", DepositTarget.AVAILABLE, 1, "welcome", "r"),
     LedgerHead(2, 7, H, "USD", 5),
+    BondWithdrawal("a", 1, "USD", "DE00 1234", "r"),
     BudgetChange("a", 50),
     DeviceGrant("a", KEY.public.raw, "nightly", KeyRole.CI, 20, 5, 1_000),
 ]
@@ -105,6 +114,7 @@ def test_no_two_documents_share_a_tag_and_none_lacks_a_sample_or_a_rule() -> Non
     assert len(tags) == len(declared)
     elsewhere = {policy.JOB_SPEC_DOMAIN, domain_of(AdminAction)}
     elsewhere |= {domain_of(DisputeMove), domain_of(DisputeVerdict)}
+    elsewhere |= {domain_of(cls) for cls in KEY_DOCUMENTS | AUDIT_DOCUMENTS}
     assert set(policy.ALLOWED_ROLES) - tags == elsewhere
 
 
@@ -177,6 +187,7 @@ ALLOWED = {
     ("CancelRequest", "ci"),
     ("Deposit", "operator"),
     ("Withdrawal", "owner"),
+    ("BondWithdrawal", "owner"),
     ("WithdrawalDecision", "operator"),
     ("CoinGrant", "operator"),
     ("LedgerHead", "coordinator"),
@@ -199,7 +210,7 @@ def test_who_may_sign_what(sample: Any, role: KeyRole) -> None:
     assert caught.value.code == "KEY_REVOKED"
 
 
-@document("flopmarket.job-spec.v2")
+@document("flopmarket.job-spec.v3")
 class StandInJobSpec:
     a: int
 

@@ -171,7 +171,7 @@ def offered(**changes: Any) -> Any:
 
 def test_a_lease_that_fits_its_spec_is_read() -> None:
     offer = read_offer(offered(), audience=COORDINATOR.key_id)
-    assert (offer.terms.segment_steps, offer.terms.job_steps) == (10, 100)
+    assert (offer.terms.segment_steps, offer.terms.end_step) == (10, 100)
     assert offer.spec == spec_for(100, 10)
     assert not offer.terms.stateless
 

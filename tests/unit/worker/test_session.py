@@ -28,7 +28,6 @@ def terms(key: e.LeaseKey = KEY, **changes: object) -> e.LeaseTerms:
         first_segment=0,
         segment_steps=10,
         checkpoint_segments=3,
-        job_steps=100,
         state_root=root(0),
         stateless=False,
     )

@@ -75,12 +75,13 @@ class MeasuredCard:
 
 class FakeLink:
     device_key = KeyPair.from_seed(b"d" * 32)
+    lineage = device_key.key_id
 
     def __init__(self, currency: str) -> None:
         self.currency = currency
 
     async def coordinator(self) -> Coordinator:
-        return Coordinator("c" * 64, self.currency)
+        return Coordinator("c" * 64, self.currency, KeyPair.generate().public, worker_port=0)
 
 
 @pytest.fixture

@@ -47,7 +47,6 @@ class LeaseTerms:
     first_segment: int
     segment_steps: int
     checkpoint_segments: int
-    job_steps: int
     state_root: bytes
     stateless: bool
 

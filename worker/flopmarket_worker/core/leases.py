@@ -148,7 +148,7 @@ class Lease:
     def is_due(self, index: int, end_step: int) -> bool:
         """Whether a checkpoint is due at the end of this segment."""
         counted = (index + 1) % self.terms.checkpoint_segments == 0
-        return not self.terms.stateless and (counted or end_step == self.terms.job_steps)
+        return not self.terms.stateless and (counted or end_step == self.terms.end_step)
 
     def _keeps_state(self, index: int, end_step: int) -> bool:
         # A small state is written after every segment: cheap, and a restart repeats nothing.

@@ -88,6 +88,10 @@ class SessionMachine:
         """Whether no lease is left, so that the worker may stop."""
         return not self._by_device and not self._next
 
+    def has_work(self, device_id: str) -> bool:
+        """Whether a device has a lease, or one that waits for it."""
+        return device_id in self._by_device or device_id in self._next
+
     @property
     def draining(self) -> bool:
         """Whether no further lease is taken."""

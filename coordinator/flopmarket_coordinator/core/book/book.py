@@ -42,23 +42,29 @@ class Ranked:
 
 
 class Book:
-    """Offers and orders in memory. ``presence_ttl_us`` is how long a sign of life counts.
+    """Offers and orders in memory. ``presence_ttl_us`` is how long a sign of life counts;
+    ``requires_proof`` leaves unproved devices without work.
 
     ``lock`` keeps threads apart and may be taken again by the one that holds it; without one the
     book is for one thread.
     """
 
     def __init__(
-        self, presence_ttl_us: int, lock: AbstractContextManager[object] | None = None
+        self,
+        presence_ttl_us: int,
+        lock: AbstractContextManager[object] | None = None,
+        *,
+        requires_proof: bool = False,
     ) -> None:
         self._presence_ttl_us = presence_ttl_us
+        self._requires_proof = requires_proof
         self._lock = lock or nullcontext()
         self.clear_all()
 
     def clear_all(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._offers = OfferTable()
+            self._offers = OfferTable(requires_proof=self._requires_proof)
             self._orders = OrderTable()
             self._index: OfferIndex | None = None
             self._fresh: set[int] = set()
@@ -159,7 +165,7 @@ class Book:
         if now_us < self._cleared_us:  # a clock that was set back: devices may be present again
             with self._lock:
                 orders.wake_all()
-        idle = table.present(slice(0, table.size), now_us - self._presence_ttl_us)
+        idle = table.tradable(slice(0, table.size), now_us - self._presence_ttl_us)
         idle &= ~table.busy[: table.size]
         fresh = np.fromiter(self._fresh, np.int64, len(self._fresh))
         fresh = fresh[idle[fresh]]
@@ -228,7 +234,7 @@ class Book:
                 table,
                 demand,
                 Source(index.parts(), index),
-                table.present(slice(0, table.size), now_us - self._presence_ttl_us),
+                table.tradable(slice(0, table.size), now_us - self._presence_ttl_us),
                 resources=resources,
                 most_picoseconds=most_picoseconds if most_picoseconds < NO_CAP else 0,
             )
@@ -288,7 +294,7 @@ class Book:
         """Where each class stands that has a live offer or an order, and its cheapest offer."""
         with self._lock:
             table = self._offers
-            live = table.present(slice(0, table.size), now_us - self._presence_ttl_us)
+            live = table.tradable(slice(0, table.size), now_us - self._presence_ttl_us)
             found: dict[str, tuple[depths.Best, Offer | None]] = {}
             for work_class in WORK_CLASSES:
                 best = depths.best(self._offers, self._orders, live, work_class)
@@ -340,6 +346,7 @@ class Book:
             verified_segments=int(table.verified[row]),
             rejected_segments=int(table.rejected[row]),
             updated_at_us=int(table.updated[row]),
+            proof=table.proof(row),
         )
 
     def _touch(self, row: int) -> None:
@@ -364,9 +371,10 @@ class Book:
 
 
 def _priced_by(offer: Offer) -> tuple[object, ...]:
-    return offer.rates, offer.ask_nano_per_hour, offer.factors
+    return offer.rates, offer.ask_nano_per_hour, offer.factors, offer.delivered_ppm
 
 
 def _may_suit(listing: Listing) -> tuple[object, ...]:
     """Everything that decides which orders an offer suits, but for how long ago it was seen."""
-    return listing.offer, listing.connected, listing.busy, listing.banned
+    proved = listing.proof is not None
+    return listing.offer, listing.connected, listing.busy, listing.banned, proved

@@ -119,13 +119,13 @@ def count_below(offers: OfferTable, rows: Rows, work_class: str, price_nano: Nan
 
 
 def live_rows(offers: OfferTable, since_us: int) -> Rows:
-    """Offers whose devices are there, idle or busy."""
-    return np.flatnonzero(offers.present(slice(0, offers.size), since_us))
+    """Offers whose devices are there and may take work, idle or busy."""
+    return np.flatnonzero(offers.tradable(slice(0, offers.size), since_us))
 
 
 def _asks(offers: OfferTable, live: Rows, work_class: str) -> tuple[Rows, Integers, Integers]:
     """Rows with a price in a class, their prices and their rates."""
-    rates = offers.exact[:, CLASS_COLUMN[work_class]][live]
+    rates = offers.shown[:, CLASS_COLUMN[work_class]][live]
     able = rates > 0
     rows, rates = live[able], rates[able]
     prices = pflop_prices(offers.exact[:, ASK][rows], rates)

@@ -80,7 +80,8 @@ class _Columns:
 
     @property
     def rate(self) -> npt.NDArray[np.int64]:
-        return self.exact(CLASS_COLUMN[self.work_class])
+        rates: npt.NDArray[np.int64] = self.table.shown[:, CLASS_COLUMN[self.work_class]]
+        return rates[self.rows]
 
     def per(self, of: Numbers, by: Numbers, scale: float, without: float = 0.0) -> Floats:
         """``of * scale / by``; ``without`` where ``by`` is zero."""
@@ -168,7 +169,7 @@ def list_rows(
     rows = table.rows()
     rows = rows[table.present(rows, since_us)]
     if needs_rate:
-        rows = rows[table.exact[rows, CLASS_COLUMN[work_class]] > 0]
+        rows = rows[table.shown[rows, CLASS_COLUMN[work_class]] > 0]
     for condition in filters:
         rows = rows[_holds(_Columns(table, rows, work_class), condition)]
     matching = len(rows)

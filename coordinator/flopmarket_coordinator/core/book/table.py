@@ -21,6 +21,7 @@ from flopmarket.engine.cost import WORK_CLASSES
 from flopmarket.market.calibrate import NO_FACTORS, ONE_PPM, SETUP, Factors
 from flopmarket.market.offer import PFLOP, SECONDS_PER_HOUR, Offer
 from flopmarket.market.predict import DeviceRates
+from flopmarket.market.proof import Proof, shown_rate
 
 Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -66,6 +67,8 @@ class Listing:
     verified_segments: int = 0
     rejected_segments: int = 0
     updated_at_us: int = 0
+    proof: Proof | None = None
+    """What its device proved; None for an unproved one."""
 
 
 class Codes:
@@ -91,7 +94,9 @@ class Codes:
 class OfferTable:
     """Columns over all offers. Rows are reused; a row without an offer has ``used`` False."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, requires_proof: bool = False) -> None:
+        self.requires_proof = requires_proof
+        """Whether an unproved device takes no work."""
         self.size = NO_ROW + 1
         """Rows up to here were used at some time."""
         self.row_of: dict[str, int] = {}
@@ -106,6 +111,7 @@ class OfferTable:
         self._sorted_ranks: list[int] = []
         self._rows_of_key: dict[int, set[int]] = {}
         self._offers: dict[int, Offer] = {}
+        self._proofs: dict[int, Proof] = {}
         self._allocate(_FIRST_ROWS)
 
     def _allocate(self, rows: int) -> None:
@@ -120,6 +126,7 @@ class OfferTable:
 
         self.exact: Integers = column("exact", np.int64, EXACT_COLUMNS)  # type: ignore[assignment]
         self.cost: Floats = column("cost", np.float64, COST_COLUMNS)  # type: ignore[assignment]
+        self.shown: Integers = column("shown", np.int64, CLASSES)  # type: ignore[assignment]
         self.asked: Floats = column("asked", np.float64, CLASSES)  # type: ignore[assignment]
         self.spread = column("spread", np.float64)  # type: ignore[assignment]
         for name in _INTEGERS:
@@ -143,6 +150,7 @@ class OfferTable:
     rejected: Integers
     updated: Integers
     seen: Integers
+    delivered: Integers
     id_rank: Integers
     """Ascends with the offer id."""
     asked: Floats
@@ -153,6 +161,9 @@ class OfferTable:
     connected: Flags
     busy: Flags
     banned: Flags
+    unproved: Flags
+    shown: Integers
+    """Rates of the classes as lists show them: those of ``exact`` times what was delivered."""
 
     def __len__(self) -> int:
         return len(self.row_of)
@@ -176,10 +187,17 @@ class OfferTable:
         exact[ASK] = offer.ask_nano_per_hour
         self._put_factors(row, offer.factors)
         self.cost[row] = _costs(offer)
+        shown = [shown_rate(rate, offer.delivered_ppm) for rate in exact[:CLASSES].tolist()]
+        self.shown[row] = shown
         self.asked[row] = [
-            offer.ask_nano_per_hour * _PFLOP_HOURS / rate if rate else np.inf
-            for rate in exact[:CLASSES].tolist()
+            offer.ask_nano_per_hour * _PFLOP_HOURS / rate if rate else np.inf for rate in shown
         ]
+        self.delivered[row] = offer.delivered_ppm
+        self.unproved[row] = listing.proof is None
+        if listing.proof is None:
+            self._proofs.pop(row, None)
+        else:
+            self._proofs[row] = listing.proof
         factors = (ONE_PPM, *offer.factors.ppm_by_family.values())
         self.spread[row] = max(factors) / min(factors)
         self.memory[row] = offer.memory_bytes
@@ -213,6 +231,7 @@ class OfferTable:
         if row is None:
             return None
         self.used[row] = False
+        self._proofs.pop(row, None)
         self._rows_of_key[int(self.key[row])].discard(row)
         self._offers.pop(row, None)
         self._factors.pop(int(self.exact[row, FACTORS]) or -1, None)
@@ -243,6 +262,15 @@ class OfferTable:
             & ~self.banned[rows]
         )
         return here
+
+    def tradable(self, rows: Rows | slice, since_us: int) -> Flags:
+        """Which of these are there and may take work, idle or not."""
+        here = self.present(rows, since_us)
+        return here & ~self.unproved[rows] if self.requires_proof else here
+
+    def proof(self, row: int) -> Proof | None:
+        """What the device of a row proved."""
+        return self._proofs.get(row)
 
     def offer(self, row: int) -> Offer:
         """The offer of a row, whole and exact; the same as was put in."""
@@ -280,6 +308,7 @@ class OfferTable:
             card_price_nano=int(self.card_price[row]),
             region=self.regions.texts[self.region[row]],
             factors=self._factors[exact[FACTORS]],
+            delivered_ppm=int(self.delivered[row]),
         )
 
     def _put_factors(self, row: int, factors: Factors) -> None:
@@ -329,9 +358,9 @@ class OfferTable:
 
 _INTEGERS: Sequence[str] = (
     "memory", "milliwatts", "card_price", "upload", "account", "key", "region", "name", "driver",
-    "profile", "source", "verified", "rejected", "updated", "seen", "id_rank",
+    "profile", "source", "verified", "rejected", "updated", "seen", "delivered", "id_rank",
 )  # fmt: skip
-_FLAGS: Sequence[str] = ("used", "connected", "busy", "banned")
+_FLAGS: Sequence[str] = ("used", "connected", "busy", "banned", "unproved")
 
 
 def _costs(offer: Offer) -> list[float]:

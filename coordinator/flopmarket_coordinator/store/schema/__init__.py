@@ -8,13 +8,28 @@ from __future__ import annotations
 from flopmarket_coordinator.store.schema.accounts import (
     account,
     account_key,
+    invitation,
     meta,
+    ownership_link,
+    recovery,
     request,
     session,
     used_nonce,
 )
 from flopmarket_coordinator.store.schema.artifacts import artifact, artifact_grant
-from flopmarket_coordinator.store.schema.base import UNFINISHED_JOB, UNTOLD_LEASE, metadata
+from flopmarket_coordinator.store.schema.audits import (
+    OPEN_AUDIT,
+    UNTOLD_AUDIT,
+    audit,
+    audit_commitment,
+)
+from flopmarket_coordinator.store.schema.base import (
+    UNFINISHED_JOB,
+    UNTOLD_LEASE,
+    WAITING_PAY,
+    metadata,
+)
+from flopmarket_coordinator.store.schema.benchmarks import benchmark, benchmark_challenge
 from flopmarket_coordinator.store.schema.buyers import (
     budget,
     job_grant,
@@ -22,6 +37,12 @@ from flopmarket_coordinator.store.schema.buyers import (
     webhook,
     webhook_delivery,
 )
+from flopmarket_coordinator.store.schema.challenges import (
+    challenge,
+    challenge_document,
+    challenge_record,
+)
+from flopmarket_coordinator.store.schema.disputes import dispute, dispute_event
 from flopmarket_coordinator.store.schema.jobs import event, job, lease, segment
 from flopmarket_coordinator.store.schema.money import (
     ledger_account,
@@ -34,22 +55,37 @@ from flopmarket_coordinator.store.schema.money import (
 )
 from flopmarket_coordinator.store.schema.offers import offer, worker
 from flopmarket_coordinator.store.schema.operators import decision, operator_key
+from flopmarket_coordinator.store.schema.penalties import audit_pay, quarantine, strike
 from flopmarket_coordinator.store.schema.prediction import calibration, delivery, promise
 from flopmarket_coordinator.store.schema.tape import candle, price_snapshot, trade
 
 __all__ = [
+    "OPEN_AUDIT",
     "UNFINISHED_JOB",
+    "UNTOLD_AUDIT",
     "UNTOLD_LEASE",
+    "WAITING_PAY",
     "account",
     "account_key",
     "artifact",
     "artifact_grant",
+    "audit",
+    "audit_commitment",
+    "audit_pay",
+    "benchmark",
+    "benchmark_challenge",
     "budget",
     "calibration",
     "candle",
+    "challenge",
+    "challenge_document",
+    "challenge_record",
     "decision",
     "delivery",
+    "dispute",
+    "dispute_event",
     "event",
+    "invitation",
     "job",
     "job_grant",
     "key_grant",
@@ -62,12 +98,16 @@ __all__ = [
     "metadata",
     "offer",
     "operator_key",
+    "ownership_link",
     "price_snapshot",
     "promise",
+    "quarantine",
+    "recovery",
     "request",
     "segment",
     "session",
     "setting",
+    "strike",
     "trade",
     "transfer",
     "used_nonce",

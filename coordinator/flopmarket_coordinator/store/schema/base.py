@@ -15,6 +15,8 @@ from enum import StrEnum
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, LargeBinary, Text
 
+from flopmarket.trust.audit_policy import RULES
+
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -29,6 +31,9 @@ Serial = BigInteger().with_variant(sa.Integer(), "sqlite")
 LIVE_LEASE = "state IN ('offered', 'running')"
 LIVE_SEGMENT = "state IN ('committed', 'verified', 'settled')"
 UNFINISHED_JOB = "state IN ('queued', 'running', 'verifying')"
+AUDITOR = f"listed AND streak >= {RULES.onboarding_streak}"
+HOUSE_TASK = "house_task <> ''"
+WAITING_PAY = "held_state = 'waiting'"
 UNTOLD_LEASE = "state IN ('revoked', 'expired') AND NOT told"
 
 

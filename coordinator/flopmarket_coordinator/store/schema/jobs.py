@@ -7,10 +7,12 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, Index, LargeBinary, 
 
 from flopmarket_coordinator.core.lifecycle import JobState, LeaseState, SegmentState
 from flopmarket_coordinator.store.schema.base import (
+    HOUSE_TASK,
     LIVE_LEASE,
     LIVE_SEGMENT,
     UNFINISHED_JOB,
     UNTOLD_LEASE,
+    WAITING_PAY,
     Serial,
     big,
     blob,
@@ -63,6 +65,15 @@ job = sa.Table(
     big("checked_steps", 0),
     big("live_steps", 0),
     big("unaudited_segments", 0),
+    big("audit_fence", 0),  # audits count theirs apart
+    # Level of verification; its share of every price and what it came to, which is billed too.
+    Column("verification", Text, nullable=False, server_default=sa.text("'deter'")),
+    big("surcharge_ppm", 0),
+    big("surcharge_nano", 0),
+    # Of what was paid for segments that turned out wrong: what the buyer got back, and what even
+    # the reserve lacked.
+    big("returned_nano", 0),
+    big("unreturned_nano", 0),
     CheckConstraint("billed_nano <= ceiling_nano", name="within_ceiling"),
     one_of("state", JobState),
 )
@@ -108,10 +119,13 @@ lease = sa.Table(
     big("setup_predicted_us", 0),
     big("accepted_at_us", 0),
     big("measured_us", 0),  # what was believed of the worker's reports so far
-    sa.UniqueConstraint("job_id", "fence"),
+    # The audit that the lease is for. On the wire it looks like any other.
+    Column("audit_id", Text, nullable=False, server_default=sa.text("''")),
     one_of("state", LeaseState),
 )
-partial("uq_lease_one_live_per_chain", f"chain AND {LIVE_LEASE}", lease.c.job_id)
+partial("uq_lease_one_live_per_chain", f"chain AND audit_id = '' AND {LIVE_LEASE}", lease.c.job_id)
+partial("uq_lease_job_id_fence", "audit_id = ''", lease.c.job_id, lease.c.fence)
+partial("uq_lease_audit_fence", "audit_id <> ''", lease.c.job_id, lease.c.fence)
 partial("uq_lease_one_live_per_offer", LIVE_LEASE, lease.c.offer_id)
 Index("ix_lease_state_expires", lease.c.state, lease.c.expires_at_us)
 some("ix_lease_untold", UNTOLD_LEASE, lease.c.created_at_us)
@@ -136,7 +150,9 @@ segment = sa.Table(
     big("fee_nano"),
     big("to_bond_nano"),
     big("to_held_nano"),
-    text("held_state"),  # '', held, released, forfeited: where to_held_nano is
+    # Where to_held_nano is: '', held, waiting (the job ended), released, forfeited. The last one
+    # before it is settled: the worker's part will go to the reserve.
+    text("held_state"),
     blob("root_before"),
     blob("root_after"),
     blob("outputs_root"),
@@ -149,11 +165,24 @@ segment = sa.Table(
     big("committed_at_us"),
     big("settled_at_us", 0),  # 0 until it is paid
     big("trade_number", 0),  # 0 when nothing was printed on the tape
+    # What the house still owes it ('', files, recompute), whether the house read its files and
+    # found the committed roots in them, and whose key recomputed it ('' nobody's).
+    Column("house_task", Text, nullable=False, server_default=sa.text("''")),
+    Column("files_checked", sa.Boolean(), nullable=False, server_default=sa.false()),
+    Column("auditor", Text, nullable=False, server_default=sa.text("''")),
+    Column("challenge_digest", LargeBinary, nullable=True),
+    big("surcharge_nano", 0),  # what the job's level of verification adds to the price
+    big("to_audit_nano", 0),  # of its pay, what went to its worker's audits
     one_of("state", SegmentState),
 )
+Index("ix_segment_account", segment.c.account_id, segment.c.segment_id)
+Index("ix_segment_device", segment.c.device_key_id, segment.c.segment_id)
+some("ix_segment_waiting_account", WAITING_PAY, segment.c.account_id, segment.c.segment_id)
+some("ix_segment_waiting_settled", WAITING_PAY, segment.c.settled_at_us)
 partial("uq_segment_live_step", LIVE_SEGMENT, segment.c.job_id, segment.c.first_step)
 partial("uq_segment_trade_number", "trade_number > 0", segment.c.trade_number)
 Index("ix_segment_state", segment.c.state, segment.c.segment_id)
+some("ix_segment_house_task", HOUSE_TASK, segment.c.house_task, segment.c.segment_id)
 
 event = sa.Table(
     "event",

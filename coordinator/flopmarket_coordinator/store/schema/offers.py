@@ -5,7 +5,16 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import Column, Text
 
-from flopmarket_coordinator.store.schema.base import big, blob, flag, metadata, reference, text
+from flopmarket_coordinator.store.schema.base import (
+    AUDITOR,
+    big,
+    blob,
+    flag,
+    metadata,
+    reference,
+    some,
+    text,
+)
 
 offer = sa.Table(
     "offer",
@@ -21,7 +30,9 @@ offer = sa.Table(
     big("verified_segments"),
     big("rejected_segments"),
     big("streak"),
+    big("audit_lot", 0),  # where its key stands among those that audits are drawn from
 )
+some("ix_offer_auditors", AUDITOR, offer.c.audit_lot)
 
 worker = sa.Table(
     "worker",

@@ -154,7 +154,10 @@ class Histories(RuleBasedStateMachine):
 
 def _parameters() -> Parameters:
     return Parameters(
-        bond_target_nano=0, decline_pause_us=60 * SECOND_US, presence_ttl_us=3_600 * SECOND_US
+        bond_target_nano=0,
+        decline_pause_us=60 * SECOND_US,
+        presence_ttl_us=3_600 * SECOND_US,
+        house_disputes=False,
     )
 
 

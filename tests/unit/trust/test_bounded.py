@@ -1,0 +1,69 @@
+"""What is bounded and not prevented: a single wrong segment, and steering inside a tolerance."""
+
+from __future__ import annotations
+
+import hashlib
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from flopmarket.jobs.spec import Mode
+from flopmarket.trust.audit_policy import RULES, Level, detection_ppm, rate_ppm
+from flopmarket.trust.challenge import Chain, ChainName, Purpose, draw, is_drawn
+from flopmarket.trust.tolerance import (
+    PROFILES,
+    SAFETY,
+    UNIT,
+    Opinion,
+    OpKind,
+    judge,
+    most_steering,
+)
+
+ONE = 1_000_000
+SEGMENTS = 100
+JOBS = 4_000
+WELL_KNOWN = 1_000
+"""Audited right segments: far beyond every schedule for newcomers."""
+
+
+@pytest.mark.parametrize("level", Level)
+def test_one_wrong_segment_of_a_hundred_is_seen_as_often_as_the_quote_says(level: Level) -> None:
+    """A worker of good standing with its whole stake spoils one segment of each of 4,000 jobs."""
+    stake = (RULES.bond_units + RULES.held_units) * 1_000
+    rate = rate_ppm(RULES, level, WELL_KNOWN, 1_000, stake)
+    seen = 0
+    for job in range(JOBS):
+        wrong = 1 + job % SEGMENTS
+        secret = hashlib.sha256(f"secret {job}".encode()).digest()
+        value = Chain(secret, ChainName(f"lease {job}", Purpose.AUDIT), SEGMENTS).value(wrong)
+        commitment = hashlib.sha256(f"spoilt {job}".encode()).digest()
+        seen += is_drawn(draw(Purpose.AUDIT, value, commitment), rate)
+    said = detection_ppm(RULES, rate, 1) / ONE
+    print(f"{level}: seen {seen} of {JOBS}, said {said:.4f}")
+    assert abs(seen - said * JOBS) <= 3.3 * sqrt(JOBS * said * (1 - said))
+    assert {Level.DETER: said < 0.015, Level.CHECK: said == 0.2, Level.DUAL: said == 1}[level]
+
+
+def test_steering_inside_a_tolerance_adds_up_and_never_passes_equality_of_bits() -> None:
+    """Twenty products, each nudged one way inside its profile: all accepted, and the sum grows in
+    proportion, below the bound of the page. Bits differ at the first. So tolerance decides about no
+    job: the only mode that a specification can name is exact.
+    """
+    terms, count, rounds = 1_024, 4_096, 20
+    profile = next(p for p in PROFILES if p.kind is OpKind.DOT and p.most_terms >= terms)
+    magnitude, right = np.ones(count), np.full(count, 0.5, np.float32)
+    within = (profile.quantiles_milli[0] * SAFETY // 1_000) * UNIT
+    claimed = (right + within).astype(np.float32)
+    total = np.zeros(count)
+    for _ in range(rounds):
+        assert judge(OpKind.DOT, claimed, right, magnitude, terms).opinion is Opinion.INSIDE
+        assert claimed.tobytes() != right.tobytes()
+        total += claimed.astype(np.float64) - right
+    drift = float(np.sqrt(np.mean(total**2)))
+    assert drift == rounds * within > 0, "nothing cancels"
+    assert drift <= rounds * most_steering(profile) * UNIT
+    far = (right + 2 * within).astype(np.float32)
+    assert judge(OpKind.DOT, far, right, magnitude, terms).opinion is Opinion.SECOND_OPINION
+    assert list(Mode) == [Mode.EXACT]
