@@ -15,7 +15,8 @@ def demo(arguments: tuple[str, ...]) -> int:
     With --market a market day instead: 40 simulated owners with tariffs and schedules, three real
     workers, buyers with market and limit orders, and every claim derived again afterwards.
     --currency USD|flopcoin, --minutes N (of 24 hours), --owners N, --orders N, --seed N, --board.
-    Both: --keep DIR, --cache-dir DIR.
+    With --attacks a league of bots that cheat, each caught, refused, or shown to lose money.
+    All: --keep DIR, --cache-dir DIR.
     """
     from flopmarket.errors import FlopmarketError
 

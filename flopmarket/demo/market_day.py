@@ -194,6 +194,7 @@ class MarketDay:
             "coordinator",
             *("coordinator", "serve", "--data-dir", str(self._market)),
             *("--listen", "127.0.0.1:0", "--address-file", str(address_file)),
+            "--no-benchmark",  # simulated cards have no device of their own to prove
             *("--heartbeat", HEARTBEAT_SECONDS, "--bond-target", BOND_TARGET),
             *(
                 "--strangers",

@@ -68,6 +68,16 @@ class Cast:
         self._children[name] = child
         return child
 
+    def end(self, name: str) -> None:
+        """End one child in good order, or by force after a while."""
+        child = self._children.pop(name)
+        child.terminate()
+        try:
+            child.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
     def check(self) -> None:
         """Raise Unavailable, with the end of its log, when a child has ended by itself."""
         for name, child in self._children.items():

@@ -124,6 +124,7 @@ class Demo:
             "127.0.0.1:0",
             "--address-file",
             str(address_file),
+            "--no-benchmark",  # the workers share one processor
             "--heartbeat",
             "0.5",
             "--bond-target",
@@ -371,8 +372,9 @@ class Demo:
             f"{quote.finish_seconds_p95:.0f} s (p95); {quote.eligible} eligible offers"
         )
         self._say(
-            f"  checked   {quote.verification}, detects one wrong segment with probability "
-            f"{quote.detection_probability:.0%}; {quote.joules:.0f} J ({quote.joules_source})"
+            f"  checked   {quote.verification}: one wrong segment is found with at least "
+            f"{quote.detection_probability:.0%}, a newcomer's always; "
+            f"{quote.joules:.0f} J ({quote.joules_source})"
         )
 
     def _device_key(self, name: str) -> str:

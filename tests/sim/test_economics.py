@@ -12,9 +12,7 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from flopmarket.trust.audit_policy import RULES, Level, audit_load_ppm, detection_ppm
-from flopmarket_coordinator.core.planning import Market, plan
-from tests.sim.economics import (
+from flopmarket.demo.economics import (
     Estimate,
     Floats,
     Tables,
@@ -26,7 +24,9 @@ from tests.sim.economics import (
     warm_up,
     when_unwatched,
 )
-from tests.sim.scenarios import club, flaky, flips, lazy_auditor, own_buyer, vanish, wash
+from flopmarket.demo.scenarios import club, flaky, flips, lazy_auditor, own_buyer, vanish, wash
+from flopmarket.trust.audit_policy import RULES, Level, audit_load_ppm, detection_ppm
+from flopmarket_coordinator.core.planning import Market, plan
 
 ONE = 1_000_000
 
