@@ -1,0 +1,360 @@
+"""Small bugs planted in the real code, to see that the laws would notice.
+
+Each is one change, in place for as long as a run: a check left out, an amount off by one, a
+consequence forgotten. :func:`hunt` plays seeds until a law breaks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from flopmarket_coordinator.application import (
+    Application,
+    auditing,
+    judging,
+    paying,
+    sampling,
+    settling,
+    working,
+)
+from flopmarket_coordinator.core import escrow, faults
+from flopmarket_coordinator.core.leasing import CommitCode
+from flopmarket_coordinator.core.lifecycle import LeaseState
+from flopmarket_coordinator.core.verification import VerdictCode
+from flopmarket_coordinator.store import identity, jobs, work
+from tests.sim.scenario import play
+
+Change = Callable[[contextlib.ExitStack], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A bug and what it is about."""
+
+    name: str
+    plant: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """Which law a mutant broke, and in which seed (counted from one)."""
+
+    law: str
+    seeds: int
+    text: str
+
+
+def hunt(mutant: Mutant, seeds: Iterable[int]) -> Caught | None:
+    """Play ``seeds`` with the bug in place; None when all of them were clean."""
+    with contextlib.ExitStack() as stack:
+        mutant.plant(stack)
+        for count, seed in enumerate(seeds, 1):
+            outcome = play(seed)
+            if outcome.broken is not None:
+                return Caught(outcome.broken.law, count, outcome.broken.text)
+    return None
+
+
+def _instead(where: Any, name: str, make: Callable[[Any], Any]) -> Change:
+    """Put ``make(original)`` in the place of ``where.name``."""
+
+    def plant(stack: contextlib.ExitStack) -> None:
+        stack.enter_context(patch.object(where, name, make(getattr(where, name))))
+
+    return plant
+
+
+def _all(*changes: Change) -> Change:
+    def plant(stack: contextlib.ExitStack) -> None:
+        for change in changes:
+            change(stack)
+
+    return plant
+
+
+# --- commitments ----------------------------------------------------------------------------------
+
+
+def _without(code: CommitCode) -> Callable[[Any], Any]:
+    """The check of commitments without one of its refusals. What comes after it goes, too."""
+
+    def make(original: Any) -> Any:
+        def check(job: Any, lease: Any, body: Any) -> None:
+            try:
+                original(job, lease, body)
+            except working._Refusal as refusal:
+                if refusal.code is not code:
+                    raise
+
+        return check
+
+    return make
+
+
+def _ended_leases_run(original: Any) -> Any:
+    return lambda job, lease, body: original(job, replace(lease, state=LeaseState.RUNNING), body)
+
+
+def _any_device(original: Any) -> Any:
+    """A commitment counts for whatever lease it names."""
+
+    def commit(self: Any, tx: Any, session: Any, signer: str, commit: Any, body: Any) -> Any:
+        lease = work.lease(tx, body.lease_id)
+        if lease is None:
+            return original(self, tx, session, signer, commit, body)
+        key = lease.device_key_id
+        session, body = replace(session, key_id=key), replace(body, device_key_id=key)
+        return original(self, tx, session, key, commit, body)
+
+    return commit
+
+
+def _unknown_commitments(original: Any) -> Any:
+    return lambda tx, digest: None
+
+
+# --- money ----------------------------------------------------------------------------------------
+
+
+def _settle(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``settle_segment`` with some arguments changed."""
+
+    def make(original: Any) -> Any:
+        def settle(**given: Any) -> Any:
+            return original(**given | {name: run(given) for name, run in changes.items()})
+
+        return settle
+
+    return make
+
+
+def _hold_again(original: Any) -> Any:
+    """The hold that was just resolved is kept as the one to resolve next."""
+
+    def settle(**given: Any) -> Any:
+        done = original(**given)
+        return replace(done, hold=given["hold"]) if done.hold else done
+
+    return settle
+
+
+def _twice(pick: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """Some transfers of a slash happen twice."""
+
+    def make(original: Any) -> Any:
+        def slash(*arguments: Any, **given: Any) -> Any:
+            done = original(*arguments, **given)
+            again = tuple(
+                replace(item, transfer_id=item.transfer_id + "-again")
+                for item in done.transfers
+                if pick(item)
+            )
+            return replace(done, transfers=(*done.transfers, *again))
+
+        return slash
+
+    return make
+
+
+def _to_available(item: Any) -> bool:
+    return str(item.credit).endswith("/available")
+
+
+# --- what follows ---------------------------------------------------------------------------------
+
+
+def _nothing(original: Any) -> Any:
+    return lambda *arguments, **more: None
+
+
+def _none_of(original: Any) -> Any:
+    return lambda *arguments, **more: []
+
+
+def _no_tuple(original: Any) -> Any:
+    return lambda *arguments, **more: ()
+
+
+def _streak_stays(original: Any) -> Any:
+    return lambda tx, offer_id, *, right: original(tx, offer_id, right=True)
+
+
+def _drawn_pass_on_files(original: Any) -> Any:
+    """What was drawn counts as soon as its files were read."""
+
+    def record_of(tx: Any, segment_id: int) -> Any:
+        record = original(tx, segment_id)
+        return None if record is None else replace(record, audited=False)
+
+    return record_of
+
+
+def _files_are_right(original: Any) -> Any:
+    def judge(claimed: Any, found: Any) -> VerdictCode:
+        code: VerdictCode = original(claimed, found)
+        files = (VerdictCode.OUTPUTS_FILE_DIFFERS, VerdictCode.CHECKPOINT_FILE_DIFFERS)
+        return VerdictCode.EQUAL if code in files else code
+
+    return judge
+
+
+def _all_equal(original: Any) -> Any:
+    return lambda claimed, found: VerdictCode.EQUAL
+
+
+def _accuses(original: Any) -> Any:
+    """One outputs root in sixteen is read wrongly."""
+
+    def judge(claimed: Any, found: Any) -> VerdictCode:
+        if claimed.outputs_root[0] < 16:
+            return VerdictCode.OUTPUTS_DIFFER
+        return VerdictCode(original(claimed, found))
+
+    return judge
+
+
+def _own_draw(original: Any) -> Any:
+    """The draw looks at the commitment alone."""
+    return lambda purpose, value, subject: original(purpose, bytes(32), subject)
+
+
+def _other_rate(original: Any) -> Any:
+    return lambda rules, level, streak, price, stake: original(
+        rules, level, streak + 100, price, stake
+    )
+
+
+def _anybody(original: Any) -> Any:
+    """Candidates, whoever they belong to."""
+    return lambda self, tx, job, account, unit: original(self, tx, job, "", unit)
+
+
+def _lease_to_anybody(original: Any) -> Any:
+    return lambda self, tx, audit, row, key_id: original(
+        self, tx, audit, replace(row, account_id=""), key_id
+    )
+
+
+def _durable_already(original: Any) -> Any:
+    """Pay does not wait for a checkpoint."""
+    return lambda following, checked, *, stateless, every: original(
+        following, checked, stateless=stateless, every=True
+    )
+
+
+def _never_void(original: Any) -> Any:
+    def void(self: Any, tx: Any, rows: Any, reason: Any) -> None:
+        """The first of the rows is forgotten."""
+        original(self, tx, list(rows)[1:], reason)
+
+    return void
+
+
+def _same_fence(original: Any) -> Any:
+    def update(tx: Any, job_id: str, **values: Any) -> None:
+        if set(values) == {"fence"}:
+            values = {"fence": max(values["fence"] - 1, 1)}
+        original(tx, job_id, **values)
+
+    return update
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "no-fence-check", _instead(working, "_check_commitment", _without(CommitCode.STALE_FENCE))
+    ),
+    Mutant("ended-leases-commit", _instead(working, "_check_commitment", _ended_leases_run)),
+    Mutant(
+        "range-unchecked", _instead(working, "_check_commitment", _without(CommitCode.WRONG_RANGE))
+    ),
+    Mutant(
+        "start-state-unchecked",
+        _instead(working, "_check_commitment", _without(CommitCode.WRONG_STATE)),
+    ),
+    Mutant(
+        "anybody-commits",
+        _all(
+            _instead(Application, "_commit", _any_device),
+            _instead(work, "may_read", lambda original: lambda *given: True),
+        ),
+    ),
+    Mutant(
+        "repeated-commitment-is-new", _instead(jobs, "segment_of_commitment", _unknown_commitments)
+    ),
+    Mutant(
+        "nonce-reused",
+        _instead(identity.StoredReplayCache, "remember", lambda original: lambda *given: True),
+    ),
+    Mutant("request-answered-anew", _instead(identity, "answered", _nothing)),
+    Mutant(
+        "escrow-off-by-one",
+        _instead(escrow, "settle_segment", _settle(price_nano=lambda g: g["price_nano"] - 1)),
+    ),
+    Mutant(
+        "fee-off-by-one",
+        _instead(
+            paying,
+            "split_fee",
+            lambda original: (
+                lambda price, ppm: replace(
+                    (split := original(price, ppm)), worker_nano=split.worker_nano - 1
+                )
+            ),
+        ),
+    ),
+    Mutant("hold-resolved-twice", _instead(escrow, "settle_segment", _hold_again)),
+    Mutant(
+        "hold-kept-at-end",
+        _instead(
+            escrow,
+            "close_hold",
+            lambda original: (
+                lambda job, buyer, hold: replace(
+                    original(job, buyer, hold), amount_nano=hold.amount_nano - 1
+                )
+            ),
+        ),
+    ),
+    Mutant("refund-twice", _instead(faults, "slash", _twice(_to_available))),
+    Mutant(
+        "slash-burns-money",
+        _instead(
+            faults,
+            "slash",
+            lambda original: (
+                lambda *a, **k: replace((done := original(*a, **k)), transfers=done.transfers[:-1])
+            ),
+        ),
+    ),
+    Mutant("auditor-never-paid", _instead(Application, "_pay_auditor", _nothing)),
+    Mutant("audit-pay-kept", _instead(Application, "_free_audit_pay", _nothing)),
+    Mutant("expiry-ignored", _instead(work, "expired_leases", _none_of)),
+    Mutant("ban-ignored", _instead(identity, "ban_key", _none_of)),
+    Mutant("banned-keep-leases", _instead(Application, "_ban", _nothing)),
+    Mutant("streak-never-reset", _instead(work, "count_outcome", _streak_stays)),
+    Mutant("rollback-forgets-what-was-built", _instead(judging, "built_upon", _no_tuple)),
+    Mutant("rollback-forgets-a-segment", _instead(Application, "_void", _never_void)),
+    Mutant("checkpoint-rule-skipped", _instead(settling, "checked_run", _durable_already)),
+    Mutant(
+        "drawn-pays-without-verdict",
+        _instead(auditing.challenges, "record_of", _drawn_pass_on_files),
+    ),
+    Mutant("files-not-compared", _instead(auditing, "judge", _files_are_right)),
+    Mutant("audit-says-yes", _instead(auditing, "judge", _all_equal)),
+    Mutant("audit-accuses", _instead(auditing, "judge", _accuses)),
+    Mutant("draw-ignores-the-chain", _instead(sampling, "draw", _own_draw)),
+    Mutant("rate-by-reputation", _instead(sampling, "rate_ppm", _other_rate)),
+    Mutant(
+        "auditor-of-the-same-account",
+        _all(
+            _instead(Application, "_candidates", _anybody),
+            _instead(Application, "_lease_audit", _lease_to_anybody),
+        ),
+    ),
+    Mutant("fence-stands-still", _instead(jobs, "update", _same_fence)),
+)
+"""All of them must be caught within 200 seeds."""
