@@ -129,6 +129,15 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
         else:
             self._roll_back(tx, row, len(fallen))
             self._refresh(tx, row.job_id)
+        self._expose(tx, row, auditor)
+
+    def _expose(self, tx: Transaction, row: SegmentRow, auditor: str) -> None:
+        """Another owner's auditor had found this segment right, which it was not: it loses what a
+        producer of it would. ``auditor`` is the key that found it wrong now."""
+        agreed = row.auditor if row.verdict_accepted else ""
+        if agreed and agreed not in (auditor, self._key.key_id):
+            cause = f"segment {row.segment_index} of job {row.job_id} is wrong"
+            self._auditor_wrong(tx, agreed, job_id=row.job_id, cause=cause)
 
     def _forfeit(
         self,
