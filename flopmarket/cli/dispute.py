@@ -25,7 +25,6 @@ _FOLLOWS = {
     "segment, since only its first difference was judged",
     "both-wrong": "neither is paid, both bonds answer for it; somebody else computes the segment",
     "third-run": "nobody is slashed; a third account or the house computes the segment",
-    "void": "nothing: the segment counts no more, or a party was banned and the house decides",
 }
 
 

@@ -78,8 +78,8 @@ class DisputeCalls:
     def _checked(self, dispute_id: str) -> dispute_pb2.Dispute:
         request = dispute_pb2.GetDisputeRequest(dispute_id=dispute_id)
         found = self._session.call(self._dispute_service.GetDispute, request).dispute
-        if not found.ended_at_us or found.outcome == "void":
-            return found  # there is no verdict
+        if not found.ended_at_us:
+            return found
         key = self._session.coordinator().public_key
         try:
             verdict = open_envelope(

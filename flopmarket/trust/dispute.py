@@ -63,6 +63,8 @@ REMEDIES: dict[Reason, str] = {
     "third account runs the segment",
     Reason.UNDECIDABLE: "nobody is slashed: lists cannot decide this segment, so a third account "
     "runs it",
+    Reason.SEGMENT_VOID: "nothing: the segment counts no more, whoever was right",
+    Reason.PARTY_BANNED: "one of the two may not act any more, so the house decides",
 }
 """What people can do about each reason."""
 

@@ -119,7 +119,9 @@ class AuditingUseCases(ExchangingUseCases):
         in which it did.
         """
         row = jobs.segment(tx, task.segment_id)
-        if row is None or not _waits(row) or self._in_house_dispute(tx, row):
+        if row is None or not _waits(row):
+            return AuditOutcome(False, False, "NOT_WAITING")
+        if self._in_house_dispute(tx, row) and not isinstance(result, FilesResult):
             return AuditOutcome(False, False, "NOT_WAITING")
         match result:
             case JobRefusedByAuditor():
@@ -147,7 +149,8 @@ class AuditingUseCases(ExchangingUseCases):
             self._reject(tx, row, code, verdict, auditor=self._key.key_id)
             return AuditOutcome(True, False, code)
         record = challenges.record_of(tx, row.segment_id)
-        if record is not None and not record.audited:
+        in_dispute = self._in_house_dispute(tx, row)
+        if record is not None and not record.audited and not in_dispute:
             self._accept(tx, row, None, auditor="")
         else:
             left = AuditKind.RECOMPUTE if row.house_task == AuditKind.RECOMPUTE else ""
@@ -200,13 +203,17 @@ class AuditingUseCases(ExchangingUseCases):
             return False
         if (found.state_root, found.outputs_root) == (row.root_after, row.outputs_root):
             return False
-        files = (
-            (found.checkpoint_artifact_root, row.root_after),
-            (found.outputs_artifact_root, row.outputs_root),
-        )
-        if any(root is not None and root != committed for root, committed in files):
+        files = [
+            (found.checkpoint_artifact_root, row.root_after, row.checkpoint_artifact),
+            (found.outputs_artifact_root, row.outputs_root, row.outputs_artifact),
+        ]
+        if any(root is not None and root != committed for root, committed, _ in files):
             return False
-        return bool(self._open_house_dispute(tx, row, found))
+        if not self._open_house_dispute(tx, row, found):
+            return False
+        if all(root is not None for root, _, file in files if file):
+            jobs.update_segment(tx, row, files_checked=True)
+        return True
 
     def _in_house_dispute(self, tx: Transaction, row: SegmentRow) -> bool:
         return disputes.is_disputed_by(tx, row.segment_id, self._key.key_id)

@@ -32,6 +32,7 @@ from flopmarket.trust.dispute_documents import (
     Level,
     Outcome,
     Party,
+    Reason,
 )
 from flopmarket.trust.dispute_documents import DisputeMove as SignedMove
 from flopmarket.trust.dispute_port import Place
@@ -44,12 +45,10 @@ from flopmarket_coordinator.application.dispute_access import roles_of
 from flopmarket_coordinator.application.judging import VERDICT_LIFETIME_US, JudgingUseCases
 from flopmarket_coordinator.application.types import AuditKind, AuditResult, ExpireReport, Session
 from flopmarket_coordinator.application.types_disputes import (
-    VOID_OUTCOME,
     DisputeAsked,
     DisputeMove,
     DisputePage,
     DisputeView,
-    DisputeVoid,
     RefereeFinding,
     RefereeTask,
 )
@@ -214,19 +213,12 @@ class DisputingUseCases(JudgingUseCases):
 
     # ------------------------------------------------------------ ends without a verdict
 
-    def _drop_dispute(self, tx: Transaction, row: DisputeRow, reason: DisputeVoid) -> None:
+    def _drop_dispute(self, tx: Transaction, row: DisputeRow, reason: Reason) -> None:
         """Nothing is left to decide, or nobody to ask."""
         disputes.forget_lists(tx, row.dispute_id)
-        disputes.update(
-            tx,
-            row.dispute_id,
-            handled_count=row.event_count,
-            ended_at_us=tx.now_us,
-            outcome=VOID_OUTCOME,
-            reason=reason.value,
-        )
-        text = f"dispute {row.dispute_id[:16]}: {VOID_OUTCOME} ({reason})"
-        jobs.record(tx, row.job_id, EventKind.DISPUTED, text, row.dispute_id)
+        finding = RefereeFinding.undecided(row, reason, "nothing is left to decide")
+        assert finding.verdict is not None, "it was made with one"
+        self._note_end(tx, row, finding, finding.verdict)
 
     def _without_party(self, tx: Transaction, row: DisputeRow) -> None:
         """A party may not act any more. Where the house is the other one, its word stands; audits
@@ -237,10 +229,10 @@ class DisputingUseCases(JudgingUseCases):
 
     def _drop_disputes(self, tx: Transaction) -> None:
         for row in disputes.of_banned(tx):
-            self._drop_dispute(tx, row, DisputeVoid.PARTY_BANNED)
+            self._drop_dispute(tx, row, Reason.PARTY_BANNED)
             self._without_party(tx, row)
         for row in disputes.pointless(tx):
-            self._drop_dispute(tx, row, DisputeVoid.SEGMENT_VOID)
+            self._drop_dispute(tx, row, Reason.SEGMENT_VOID)
 
     # ------------------------------------------------------------ parties
 
@@ -413,9 +405,10 @@ class DisputingUseCases(JudgingUseCases):
             deadline_us=tx.now_us + row.question.answer_us,
         )
 
-    def _end_dispute(
+    def _note_end(
         self, tx: Transaction, row: DisputeRow, finding: RefereeFinding, verdict: DisputeVerdict
-    ) -> None:
+    ) -> DisputeRow:
+        """Sign and keep a verdict; the dispute as it is now."""
         sealed = seal(
             verdict,
             self._key,
@@ -443,6 +436,12 @@ class DisputingUseCases(JudgingUseCases):
         ended = self._dispute(tx, row.dispute_id)
         text = f"dispute {row.dispute_id[:16]}: {verdict.outcome} ({verdict.reason})"
         jobs.record(tx, row.job_id, EventKind.DISPUTED, text, row.dispute_id)
+        return ended
+
+    def _end_dispute(
+        self, tx: Transaction, row: DisputeRow, finding: RefereeFinding, verdict: DisputeVerdict
+    ) -> None:
+        ended = self._note_end(tx, row, finding, verdict)
         signatures = finding.signatures or {}
         segment = self._disputed(tx, ended)
         if segment is not None and verdict.outcome in (Outcome.PRODUCER_WRONG, Outcome.BOTH_WRONG):

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from flopmarket.trust.audit_policy import Signature
-from flopmarket.trust.dispute_documents import DisputeVerdict, Level, Party
+from flopmarket.trust.dispute import REMEDIES
+from flopmarket.trust.dispute_documents import (
+    NOWHERE,
+    DisputeVerdict,
+    Level,
+    Outcome,
+    Party,
+    Reason,
+)
 from flopmarket.trust.dispute_port import Place
+from flopmarket.trust.encoding import digest
 from flopmarket.trust.envelope import Envelope
 from flopmarket_coordinator.application.types import LeaseOffered
 from flopmarket_coordinator.store.disputes import DisputeRow, EventRow
-
-VOID_OUTCOME = "void"
-"""Of a dispute that ended without a verdict."""
-
-
-class DisputeVoid(StrEnum):
-    """Why a dispute ended without a verdict."""
-
-    SEGMENT_VOID = "DISPUTE_SEGMENT_VOID"
-    """Its segment counts no more, whoever was right."""
-    PARTY_BANNED = "DISPUTE_PARTY_BANNED"
-    """One of the two may not act any more: the house decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +76,31 @@ class RefereeFinding:
     transcript_artifact: str = ""
     transcript_bytes: int = 0
     signatures: Mapping[Party, Signature] | None = None
+
+    @classmethod
+    def undecided(cls, row: DisputeRow, reason: Reason, seen: str) -> RefereeFinding:
+        """Nobody is found wrong. There is no transcript: nobody could replay it."""
+        verdict = DisputeVerdict(
+            digest(row.question),
+            Outcome.THIRD_RUN,
+            reason,
+            *(NOWHERE,) * 3,
+            0,
+            0,
+            0,
+            0,
+            seen[:1000],
+            REMEDIES[reason],
+        )
+        return cls(
+            row.dispute_id,
+            row.event_count,
+            (),
+            Level(row.level),
+            Place(),
+            row.deadline_us,
+            verdict,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,17 +29,9 @@ from flopmarket.limits import (
     MAX_REFEREED_DISPUTES,
 )
 from flopmarket.trust.audit_policy import AuditRules, Signature, is_flip
-from flopmarket.trust.dispute import REMEDIES
-from flopmarket.trust.dispute_documents import (
-    NOWHERE,
-    DisputeVerdict,
-    Level,
-    Outcome,
-    Party,
-    Reason,
-)
+from flopmarket.trust.dispute_documents import NOWHERE, Party, Reason
 from flopmarket.trust.dispute_port import Place
-from flopmarket.trust.encoding import decode, digest
+from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.transcript import Recorder, RecordKind
 from flopmarket_coordinator.application import Application
@@ -124,8 +116,8 @@ class Referee:
         return busy
 
     async def _tell_over(self, dispute_id: str) -> None:
-        backend = self._backend
-        for over in await backend.query(lambda tx: backend.application.dispute_over(tx, dispute_id)):
+        backend, over_of = self._backend, self._backend.application.dispute_over
+        for over in await backend.query(lambda tx: over_of(tx, dispute_id)):
             backend.hub.tell(over.device_key_id, convert_disputes.asked(over))
 
     async def _ask(self, row: DisputeRow) -> None:
@@ -225,7 +217,7 @@ class Referee:
         try:
             played = self._played.get(row.dispute_id) or self._begun(task)
         except LimitExceeded as error:
-            return _third_run(row, handled, error.message), b""
+            return RefereeFinding.undecided(row, Reason.UNDECIDABLE, error.message), b""
         try:
             refused = [
                 event.sequence for event in task.events if not self._take(played.recorder, event)
@@ -233,7 +225,8 @@ class Referee:
         except Exception as error:  # no list of a stranger may stop the referee
             _log.exception("dispute %s cannot be judged", row.dispute_id)
             self._played.pop(row.dispute_id, None)
-            return _third_run(row, handled, f"the referee failed: {type(error).__name__}"), b""
+            seen = f"the referee failed: {type(error).__name__}"
+            return RefereeFinding.undecided(row, Reason.UNDECIDABLE, seen), b""
         played.handled = handled
         dispute = played.recorder.dispute
         finding = RefereeFinding(
@@ -288,25 +281,6 @@ class Referee:
 
 def _questions(application: Application, key_id: str, tx: Transaction) -> tuple[DisputeAsked, ...]:
     return application.dispute_questions(tx, key_id)
-
-
-def _third_run(row: DisputeRow, handled: int, seen: str) -> RefereeFinding:
-    """Lists cannot decide it. There is no transcript: nobody could replay it."""
-    verdict = DisputeVerdict(
-        digest(row.question),
-        Outcome.THIRD_RUN,
-        Reason.UNDECIDABLE,
-        *(NOWHERE,) * 3,
-        0,
-        0,
-        0,
-        0,
-        seen[:1000],
-        REMEDIES[Reason.UNDECIDABLE],
-    )
-    return RefereeFinding(
-        row.dispute_id, handled, (), Level(row.level), Place(), row.deadline_us, verdict
-    )
 
 
 async def chunks_of(data: bytes) -> AsyncIterator[bytes]:

@@ -385,9 +385,7 @@ def waiting_for_audit(
             _dispute.c.job_id == _segment.c.job_id,
             sa.or_(
                 disputed.c.segment_id == _segment.c.segment_id,
-                sa.and_(
-                    sa.not_(_job.c.stateless), disputed.c.first_step < _segment.c.first_step
-                ),
+                sa.and_(sa.not_(_job.c.stateless), disputed.c.first_step < _segment.c.first_step),
             ),
         )
         .correlate(_segment)

@@ -10,12 +10,16 @@ from flopmarket.demo.attacks.stage import HONEST, Stage
 
 @dataclass(frozen=True, slots=True)
 class Liar:
-    """A bot by its fault (``flopmarket_worker.faults``) and the codes that may convict it."""
+    """A bot by its fault (``flopmarket_worker.faults``) and the codes that may convict it.
+
+    ``keeps_bond``: what it did is what an honest card with a bad memory does, once.
+    """
 
     fault: str
     threats: tuple[int, ...]
     tried: str
     codes: tuple[str, ...]
+    keeps_bond: bool = False
 
 
 ASK = "0.0002"
@@ -29,7 +33,7 @@ LIARS = (
     Liar("lower-precision", (2,), "float16 inputs to its matrix products", _STATE),
     Liar("wrong-op", (3,), "another operation in place of one of the program's", _STATE),
     Liar("wrong-data-row", (4,), "trains on another row than the order says", _STATE),
-    Liar("flipped-bit", (22,), "one bit of one value, as a bad memory would", _STATE),
+    Liar("flipped-bit", (22,), "one bit of one value, as a bad memory would", _STATE, True),
 )
 
 
@@ -54,14 +58,17 @@ def _judge(stage: Stage, league: League, liar: Liar, name: str) -> None:
     paid = [s for s in result.receipt.receipt.segments if s.device_key_id == key]
     with stage.client(name) as owner:
         account = owner.account()
+        told = {item.reason for item in owner.disputes() if item.job_id == result.job_id}
     right = result.state_root == stage.right_root
+    found = [*sorted(rejected), *sorted(told)] or ["nothing"]
+    kept = account.bond.nano > 0
     caught = bool(rejected) and rejected <= set(liar.codes) and not paid
     league.add(
         name,
         liar.threats,
         liar.tried,
         End.CAUGHT,
-        f"{', '.join(sorted(rejected)) or 'nothing'}; bond {account.bond}, paid {len(paid)} "
+        f"{', '.join(found)}; bond {account.bond}{' kept' if kept else ''}, paid {len(paid)} "
         f"segments; the buyer's weights are {'right' if right else 'WRONG'}",
-        caught and right and account.bond.nano == 0,
+        caught and right and kept == liar.keeps_bond,
     )

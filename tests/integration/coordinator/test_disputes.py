@@ -197,12 +197,51 @@ def test_the_house_against_a_worker(tmp_path: Path, fault: str) -> None:
         else:
             # The house's engine is honest now, so its earlier claim is not what it can show.
             assert (ended.outcome, ended.reason) == (Outcome.AUDITOR_WRONG, Reason.WRONG_END)
-            assert (await built.segment(row.segment_id)).state in (
-                SegmentState.VERIFIED,
-                SegmentState.SETTLED,
-            )
+            again = await built.segment(row.segment_id)  # it has to compute the segment once more
+            assert (again.state, again.house_task) == (SegmentState.COMMITTED, "recompute")
 
     play(tmp_path, story, audit=True, start_engine=only_disputes)
+
+
+@pytest.mark.parametrize("fault", ["flipped-bit", "wrong-op-denied", ""])
+def test_what_the_houses_own_audit_finds_its_worker_answers_for(tmp_path: Path, fault: str) -> None:
+    """The house recomputes what was committed, disputes it, and no dispute meets honest work."""
+
+    async def story(built: Scene) -> None:
+        name = fault.removesuffix("-denied")
+        consistent = name == fault
+        start = built.liar(name, consistent=consistent) if fault else built.honest
+        worker = await built.worker("worker", start)
+        (row,) = await built.committed(worker)
+
+        async def decided() -> bool:
+            state = (await built.segment(row.segment_id)).state
+            return state is not SegmentState.COMMITTED
+
+        await eventually(decided, 60.0)
+        segment = await built.segment(row.segment_id)
+        if not fault:
+            assert segment.state in (SegmentState.VERIFIED, SegmentState.SETTLED)
+            return
+        assert (segment.state, segment.reason) == (SegmentState.REJECTED, "STATE_DIFFERS")
+        views = await built.query(
+            lambda tx: built.market.coordinator.backend.application.list_disputes(
+                tx, _session(built.buyer.account_id), 10, ""
+            )
+        )
+        (view,) = views.disputes
+        reason = Reason.WRONG_VALUE if consistent else Reason.WRONG_END
+        assert (view.row.outcome, view.row.reason) == (Outcome.PRODUCER_WRONG, reason)
+        assert (await built.explained(view.row.dispute_id)).verdict.reason is reason
+        key = await built.query(lambda tx: identity.key(tx, worker.key.key_id))
+        assert key.revoked == (fault != "flipped-bit")
+
+    parameters = replace(FAST, house_disputes=True)
+    play(tmp_path, story, audit=True, parameters=parameters)
+
+
+def _session(account_id: str) -> Session:
+    return Session(account_id, "", KeyRole.OWNER, 2**62)
 
 
 def test_a_restart_in_the_middle_goes_on(tmp_path: Path) -> None:

@@ -25,11 +25,7 @@ from flopmarket_coordinator.application.types import (
     JobRefusedByAuditor,
     LeaseOffered,
 )
-from flopmarket_coordinator.application.types_disputes import (
-    VOID_OUTCOME,
-    DisputeVoid,
-    RefereeFinding,
-)
+from flopmarket_coordinator.application.types_disputes import RefereeFinding
 from flopmarket_coordinator.core.auditing import AuditPhase
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
 from flopmarket_coordinator.core.verification import VerdictCode
@@ -38,16 +34,8 @@ from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
 from tests.unit.coordinator.auditors import Club, club_parameters
 from tests.unit.coordinator.test_audit_leases import auditor, market, until
-from tests.unit.coordinator.test_judging import (
-    DAY_US,
-    FLIP,
-    STAKE,
-    lie_at,
-    made,
-    rows,
-    staked,
-)
-from tests.unit.coordinator.world import DOLLAR, Buyer, Worker, World, digest_of, outputs, state
+from tests.unit.coordinator.test_judging import FLIP, STAKE, lie_at, made, rows, staked
+from tests.unit.coordinator.world import Buyer, Worker, World, digest_of, outputs, state
 
 SAVED_WORK = Signature(differing_elements=400, most_flipped_bits=12, follows=False)
 
@@ -124,6 +112,16 @@ def recompute_task(world: World) -> AuditTask | None:
     return world.see(world.application.next_audit, (), AuditKind.RECOMPUTE)
 
 
+def compute_all(world: World) -> list[str]:
+    """The house computes what it may; its files wait."""
+    codes = []
+    while (task := recompute_task(world)) is not None:
+        outcome = world.audit(task)
+        assert outcome is not None
+        codes.append(outcome.reason_code)
+    return codes
+
+
 def story(world: World, *, steps: int = 12) -> tuple[Buyer, Worker, str, LeaseOffered]:
     """A worker that went wrong in its second segment of a running chain, and did a third; the house
     looks at all of them."""
@@ -140,8 +138,7 @@ def story(world: World, *, steps: int = 12) -> tuple[Buyer, Worker, str, LeaseOf
 
 def test_while_it_lasts_the_segment_waits_and_is_not_served_again(world: World) -> None:
     buyer, cheat, job_id, _ = story(world)
-    outcomes = [outcome.reason_code for outcome in world.audit_all()]
-    assert outcomes == [VerdictCode.EQUAL, VerdictCode.STATE_DIFFERS]
+    assert compute_all(world) == [VerdictCode.EQUAL, VerdictCode.STATE_DIFFERS]
     first, wrong, later = rows(world, job_id)
     assert first.state is SegmentState.SETTLED
     assert wrong.state is later.state is SegmentState.COMMITTED
@@ -183,7 +180,7 @@ def test_what_the_lists_cannot_decide_the_house_does(world: World) -> None:
 
 
 def test_a_house_that_loses_looks_once_more_and_is_not_believed_twice(world: World) -> None:
-    buyer, cheat, job_id, lease = story(world)
+    buyer, cheat, job_id, _ = story(world)
     for _ in range(2):
         task = recompute_task(world)
         while task is not None and task.segment_index == 0:
@@ -193,10 +190,10 @@ def test_a_house_that_loses_looks_once_more_and_is_not_believed_twice(world: Wor
         world.audit(task)
         (dispute,) = open_ones(world)
         judge(world, dispute, Outcome.AUDITOR_WRONG, Reason.SILENT)
+        world.now_us += 1
     assert rows(world, job_id)[1].state in (SegmentState.VERIFIED, SegmentState.SETTLED)
     assert cheat.balances.bond_nano == STAKE and not open_ones(world)
     assert "rejected" not in buyer.kinds(job_id)
-    assert lease.lease_id
 
 
 def test_a_look_back_at_an_ended_job_is_answered_for_too(world: World) -> None:
@@ -282,7 +279,7 @@ def test_a_producer_that_is_banned_meanwhile_has_lost(world: World) -> None:
     ban(world, cheat.key.key_id)
     world.do(world.application.expire)
     found = ended(world, dispute.dispute_id)
-    assert (found.outcome, found.reason) == (VOID_OUTCOME, DisputeVoid.PARTY_BANNED)
+    assert (found.outcome, found.reason) == (Outcome.THIRD_RUN, Reason.PARTY_BANNED)
     assert rows(world, job_id)[1].state is SegmentState.REJECTED
     assert cheat.balances.bond_nano == 0
 
@@ -312,9 +309,9 @@ def test_a_dispute_whose_job_ended_ends_with_it(world: World) -> None:
     assert rows(world, job_id)[1].state is SegmentState.VOID
     world.do(world.application.expire)
     found = ended(world, dispute.dispute_id)
-    assert (found.outcome, found.reason) == (VOID_OUTCOME, DisputeVoid.SEGMENT_VOID)
+    assert (found.outcome, found.reason) == (Outcome.THIRD_RUN, Reason.SEGMENT_VOID)
     (seen,) = world.see(world.application.list_disputes, buyer.session, 10, "").disputes
-    assert seen.verdict is None and seen.row.outcome == VOID_OUTCOME
+    assert seen.verdict is not None and seen.verdict.reason is Reason.SEGMENT_VOID
     over = world.see(world.application.dispute_over, dispute.dispute_id)
     assert [item.level for item in over] == [None]
 
@@ -327,7 +324,7 @@ def test_an_auditor_that_is_banned_leaves_its_audit_to_the_house(club: Club) -> 
     (dispute,) = open_ones(club.world)
     ban(club.world, first.key.key_id)
     club.world.do(club.world.application.expire)
-    assert ended(club.world, dispute.dispute_id).reason == DisputeVoid.PARTY_BANNED
+    assert ended(club.world, dispute.dispute_id).reason == Reason.PARTY_BANNED
     assert club.audits()[0].phase is AuditPhase.HOUSE
     club.world.audit_all()
     (found,) = club.audits()
@@ -381,5 +378,3 @@ def test_a_job_that_nobody_can_compute_again_keeps_what_counted(world: World) ->
     assert recompute_task(world) is None
     assert buyer.job(running.job_id).state is JobState.RUNNING
     assert honest.commit(lease).accepted
-    assert buyer.available < 1_000 * DOLLAR
-    assert world.now_us < world.now_us + DAY_US

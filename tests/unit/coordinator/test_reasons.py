@@ -280,7 +280,10 @@ SCENARIOS: dict[Reason, Callable[[World], set[str]]] = {
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A market in which an offer that gave a job back stays away from it for a while."""
-    made = World(tmp_path, Parameters(bond_target_nano=0, presence_ttl_us=3_600 * SECOND_US))
+    parameters = Parameters(
+        bond_target_nano=0, presence_ttl_us=3_600 * SECOND_US, house_disputes=False
+    )
+    made = World(tmp_path, parameters)
     yield made
     made.check()
     made.close()
