@@ -8,6 +8,7 @@ what buyers and onlookers have in their hands.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import tempfile
 import time
@@ -195,6 +196,7 @@ class MarketDay:
             *("coordinator", "serve", "--data-dir", str(self._market)),
             *("--listen", "127.0.0.1:0", "--address-file", str(address_file)),
             "--no-benchmark",  # simulated cards have no device of their own to prove
+            *("--audit-rules", str(self._rules())),
             *("--heartbeat", HEARTBEAT_SECONDS, "--bond-target", BOND_TARGET),
             *(
                 "--strangers",
@@ -379,11 +381,13 @@ class MarketDay:
             f"{devices_asked} devices of {len(owners)} owners, {unexplained} without",
             devices_asked > 0 and not unexplained,
         )
-        unresolved = sum(each.reserved.nano + each.held.nano for each in people)
+        reserved = sum(each.reserved.nano for each in people)
+        held = sum(each.held.nano for each in people)
         claims.check(
-            "every hold is resolved: nothing is reserved, nothing held back",
-            f"{len(people)} accounts, {unresolved} nano-units",
-            unresolved == 0,
+            "every hold is resolved: nothing is reserved, and pay alone waits its day",
+            f"{len(people)} accounts, {format_amount(reserved, currency)} reserved, "
+            f"{format_amount(held, currency)} of pay held back",
+            reserved == 0,
         )
         total = sum(each.available.nano + each.held.nano + each.bond.nano for each in people)
         rest = total + self._fees_nano - self._deposited_nano
@@ -404,6 +408,13 @@ class MarketDay:
             all(each.older is not None for each in checked),
         )
         self._check_commands()
+
+    def _rules(self) -> Path:
+        """Audit rules of this day: nobody owes for first audits, so that fees and accounts, which
+        buyers and owners see themselves, are all the money there is."""
+        path = self._folder / "rules.json"
+        path.write_text(json.dumps({"own_audit_units": 0}))
+        return path
 
     def _check_commands(self) -> None:
         """The same by the commands that anybody would type."""

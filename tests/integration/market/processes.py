@@ -6,6 +6,7 @@ what buyers and owners see, the job's story, statements, `flop coordinator check
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -162,8 +163,15 @@ class Market:
             *("--heartbeat", str(self.heartbeat_seconds), "--lease-ttl", str(LEASE_TTL_SECONDS)),
             *("--decline-pause", "1", "--bond-target", "0.00001"),
             "--no-benchmark",  # the workers share one processor
+            *("--audit-rules", str(self._rules())),
             *("--cache-dir", str(self.cache / "kernels")),
         )
+
+    def _rules(self) -> Path:
+        """Nobody owes for first audits: a segment's price is its worker's pay and the fee."""
+        path = self.folder / "rules.json"
+        path.write_text(json.dumps({"own_audit_units": 0}))
+        return path
 
     # ------------------------------------------------------------ coordinator
 
