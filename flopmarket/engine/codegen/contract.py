@@ -40,7 +40,7 @@ def _packed(lowering: Lowering, kernel: Kernel, node: Node) -> None:
     batch, M, N = node.shape
     K = node.src[0].shape[2]
     target = lowering.target
-    shared_a, shared_b = (_is_shared(lowering, kernel, s) for s in node.src[:2])
+    shared_a, shared_b = (lowering.is_shared(kernel, s) for s in node.src[:2])
     store = _Store(lowering, kernel, node)
     store.render()
     spec = gemm.GemmSpec(
@@ -134,17 +134,6 @@ class _Store:
         if OPAQUE in self.text:
             declared.append(f"const uint {OPAQUE}")
         return ", ".join(declared)
-
-
-def _is_shared(lowering: Lowering, kernel: Kernel, source: Node) -> bool:
-    """Whether an operand is the same in every batch."""
-    if source.shape[0] == 1:
-        return True
-    scratch = lowering.emitter(kernel, wide=True)
-    index = views.space_index("s", source.shape, (0, 0, 0))
-    scratch.value(source, index, Scope(0, []))
-    atom = index[0].terms[0][0]
-    return not any(form.depends_on(atom) for form in scratch.forms)
 
 
 def _pack(

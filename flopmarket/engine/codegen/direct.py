@@ -9,7 +9,7 @@ contiguous and the window's taps are loops of their own instead of quotients.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -17,13 +17,14 @@ from math import prod
 from flopmarket.engine import views
 from flopmarket.engine.codegen import nest as nests
 from flopmarket.engine.codegen import opencl
-from flopmarket.engine.codegen.emit import Emitter
+from flopmarket.engine.codegen.emit import Emitter, Temp
+from flopmarket.engine.codegen.laying import lay_operands
 from flopmarket.engine.codegen.loops import Array, Assign, Let, Loop, Scope, Statement, Value
 from flopmarket.engine.codegen.lower import Lowering
 from flopmarket.engine.exact import DOT_CHUNK
 from flopmarket.engine.graph import Node, Shape
 from flopmarket.engine.schedule.fuse import Kernel
-from flopmarket.engine.views import ZERO, Linear, variable
+from flopmarket.engine.views import ZERO, Index, Linear, variable
 
 BLOCK = 64
 """Neighbouring outputs that one work-item accumulates."""
@@ -37,14 +38,16 @@ ITEM_FMAS = 32 * 1024
 
 def lower_direct(lowering: Lowering, kernel: Kernel, node: Node) -> None:
     """Append the call of a DOT kernel that reads its operands where they are."""
+    laid = lay_operands(lowering, kernel, node)
     scratch = lowering.emitter(kernel, wide=True)
-    flat = _Direct(lowering, kernel, node, scratch, _inner_length(node), (node.src[0].shape[2],))
+    whole = (node.src[0].shape[2],)
+    flat = _Direct(lowering, kernel, node, scratch, _inner_length(node), whole, laid)
     flat.body()
     run, taps = flat.inner, flat.taps
     if lowering.target.is_cpu:
         run, taps = _rows(scratch.forms, run), _taps(scratch.forms, taps[0])
     emitter = lowering.emitter(kernel, wide=nests.is_wide(scratch.forms))
-    body, size, local = _Direct(lowering, kernel, node, emitter, run, taps).body()
+    body, size, local = _Direct(lowering, kernel, node, emitter, run, taps, laid).body()
     flops = 2 * node.elements * node.src[0].shape[2]
     lowering.calls.append(nests.make_call("dot", emitter, body, size, local, flops=flops))
 
@@ -88,6 +91,7 @@ class _Direct:
     emitter: Emitter
     run: int
     taps: tuple[int, ...]
+    laid: Mapping[Node, Temp]
 
     @property
     def inner(self) -> int:
@@ -160,14 +164,23 @@ class _Direct:
         each: list[Statement] = []
         vector_scope = scope.child(each)
         m, n = place.at(vector_scope)
-        a_value = emitter.value(node.src[0], (b, m, k), vector_scope)
-        b_value = emitter.value(node.src[1], (b, k, n), vector_scope)
+        a_value = self._element(node.src[0], (b, m, k), vector_scope)
+        b_value = self._element(node.src[1], (b, k, n), vector_scope)
         text = opencl.multiply_add(node.dtype, a_value, b_value, "chunk[w]")
         if condition:
             count = emitter.value(node.src[2], (b, m), vector_scope)
             text = f"{condition} < {count.text} ? {text} : chunk[w]"
         each.append(Assign("chunk[w]", text))
         return Loop(emitter.index_type, "w", "0", str(self.width), each)
+
+    def _element(self, source: Node, index: Index, scope: Scope) -> Value:
+        """An element of an operand, from where it was laid or where it is."""
+        temp = self.laid.get(source)
+        if temp is None:
+            return self.emitter.value(source, index, scope)
+        shared = temp.elements < source.elements
+        flat = views.flatten((ZERO, *index[1:]) if shared else index, source.shape)
+        return self.emitter.load(temp, flat, scope)
 
     def _taps(self, scope: Scope, b: Linear, place: _Place) -> Loop:
         """All terms as one chunk, in nested loops over K's axes in row-major order."""

@@ -95,6 +95,16 @@ class Lowering:
         stored = self.schedule.stored
         return lambda node: node in stored and node not in own
 
+    def is_shared(self, kernel: Kernel, source: Node) -> bool:
+        """Whether an operand of a product, [batch, ...], is the same in every batch."""
+        if source.shape[0] == 1:
+            return True
+        scratch = self.emitter(kernel, wide=True)
+        index = views.space_index("s", source.shape, [0] * len(source.shape))
+        scratch.value(source, index, Scope(0, []))
+        atom = index[0].terms[0][0]
+        return not any(form.depends_on(atom) for form in scratch.forms)
+
     def temp(self, dtype: DType, elements: int) -> Temp:
         """A new temporary buffer."""
         return Temp(self.temp_name(), dtype, elements)

@@ -33,7 +33,7 @@ the grid's first axis counts panels."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Matrix:
+class Matrix:
     """Element (b, x, k) of an operand is number ``offset`` plus strides of ``node``."""
 
     node: Node
@@ -53,7 +53,7 @@ def pack_plain(
     temp: Temp,
 ) -> Call | None:
     """The launch that fills ``temp``, or None where ``source`` is no matrix in memory."""
-    matrix = _matrix(lowering, kernel, operand, source)
+    matrix = matrix_of(lowering, kernel, operand, source)
     if matrix is None:
         return None
     width = spec.tile.mr if operand == "a" else spec.tile.nr
@@ -124,7 +124,7 @@ void {nests.NAME}({out.declaration()}, {given.declaration()}, {sizes}) {{
     )
 
 
-def _matrix(lowering: Lowering, kernel: Kernel, operand: str, source: Node) -> _Matrix | None:
+def matrix_of(lowering: Lowering, kernel: Kernel, operand: str, source: Node) -> Matrix | None:
     """How the operand lies in memory, if views alone lead to it."""
     batch, rows, columns = source.shape
     x, k = (rows, columns) if operand == "a" else (columns, rows)
@@ -145,4 +145,4 @@ def _matrix(lowering: Lowering, kernel: Kernel, operand: str, source: Node) -> _
     if any(atom.kind != "var" for atom, _ in flat.terms) or nests.is_wide((flat,)):
         return None
     strides = [flat.coefficient(form.terms[0][0]) if form.terms else 0 for form in forms]
-    return _Matrix(node, flat.constant, *strides)
+    return Matrix(node, flat.constant, *strides)
