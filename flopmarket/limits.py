@@ -224,6 +224,7 @@ MAX_WORKER_DEVICES = 64  # devices of one agent
 MAX_OUTGOING_MESSAGES = 1024  # of one connection, waiting to be written
 MAX_LEASE_JOURNAL_BYTES = 256 << 20  # what one lease writes down about its segments
 MAX_KEPT_OPENINGS = 50_000  # commitments of a worker that it can still open; oldest leases first
+MAX_FORMER_KEYS = 16  # of one device, that a worker still answers for; the newest ones
 KEPT_OPENING_SECONDS = 48 * 3600  # after the end of their lease
 MAX_RECOVERED_LEASES = 256  # lease folders looked at when a worker starts
 MAX_CALIBRATION_BYTES = 1 << 20  # cached admission and benchmark of one device

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flopmarket.client.failures import AnswerRefused
 from flopmarket.client.following import check_job_id, too_many_pages
 from flopmarket.limits import CLIENT_PAGE_SIZE, MAX_CLIENT_PAGES
+from flopmarket.trust.audit_answers import AuditorAnswer
 from flopmarket.trust.audit_records import DrawnSegment, LeaseAudits, LeaseFinding, check
 from flopmarket.v1 import job_pb2
 from flopmarket.wire import envelope_from_proto
@@ -85,4 +86,17 @@ def _segment(message: job_pb2.DrawnCommitment) -> DrawnSegment:
         envelope_from_proto(message.commitment).to_bytes(),
         message.worker_public_key,
         envelope_from_proto(message.verdict).to_bytes() if verdict else b"",
+        _answer(message.answer) if message.HasField("answer") else None,
+        message.worker_account_id,
+    )
+
+
+def _answer(message: job_pb2.AuditorAnswer) -> AuditorAnswer:
+    ours, theirs = message.HasField("opening"), message.HasField("worker_opening")
+    return AuditorAnswer(
+        message.account_id,
+        message.public_key,
+        envelope_from_proto(message.commitment).to_bytes(),
+        envelope_from_proto(message.opening).to_bytes() if ours else b"",
+        envelope_from_proto(message.worker_opening).to_bytes() if theirs else b"",
     )

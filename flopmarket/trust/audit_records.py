@@ -1,9 +1,10 @@
 """What a coordinator publishes about the audits of a job, and its check by anybody, offline.
 
 Of every lease: its signed terms with the rules and lists that they name. Of every commitment: the
-commitment itself, the record of its draw, and the verdict if there is one. :func:`check` repeats
-every decision (:func:`flopmarket.trust.challenge.rederive`) and holds the records to the documents
-that were signed at the time. A file of it is JSON lines, a lease with its commitments each.
+commitment itself, the record of its draw, the verdict if there is one, and what an auditor of
+another account answered. :func:`check` repeats every decision
+(:func:`flopmarket.trust.challenge.rederive`) and holds the records to the documents that were
+signed at the time. A file of it is JSON lines, a lease with its commitments each.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from flopmarket.errors import FlopmarketError, InvalidInput
 from flopmarket.limits import MAX_AUDIT_FILE_LINE_BYTES
+from flopmarket.trust.audit_answers import Answered, AuditorAnswer, check_answer, opened
 from flopmarket.trust.audit_policy import AuditRules
 from flopmarket.trust.challenge import (
     AuditorList,
@@ -27,14 +29,8 @@ from flopmarket.trust.challenge import (
     rederive,
 )
 from flopmarket.trust.documents import Commitment, SegmentVerdict
-from flopmarket.trust.encoding import AnyDocument, decode, digest
-from flopmarket.trust.envelope import (
-    Envelope,
-    keys_by_id,
-    open_envelope,
-    payload_type_of,
-    verify_signature,
-)
+from flopmarket.trust.encoding import decode, digest
+from flopmarket.trust.envelope import Envelope, keys_by_id, payload_type_of, verify_signature
 from flopmarket.trust.keys import PublicKey
 
 FORMAT = "flopmarket-audits-1"
@@ -53,6 +49,10 @@ class DrawnSegment:
     commitment: bytes
     worker_key: bytes
     verdict: bytes
+    answer: AuditorAnswer | None = None
+    """What a worker of another account answered; None where the house alone looked."""
+    worker_account: str = ""
+    """The account that the worker's key acted for; empty in an older file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def check(leases: Sequence[LeaseAudits], coordinator: PublicKey) -> tuple[LeaseF
 
 def _check_lease(lease: LeaseAudits, coordinator: PublicKey) -> Iterator[Finding]:
     try:
-        terms = _opened(lease.terms, ChallengeTerms, coordinator, coordinator)
+        terms = opened(lease.terms, ChallengeTerms, coordinator, coordinator)
         rules = decode(AuditRules, lease.rules)
         candidates = decode(AuditorList, lease.candidates)
         house = decode(AuditorList, lease.house)
@@ -110,6 +110,7 @@ def _check_lease(lease: LeaseAudits, coordinator: PublicKey) -> Iterator[Finding
     for item, record in zip(lease.segments, records, strict=True):
         yield from _check_commitment(item, record, terms, coordinator)
         yield from _check_verdict(item, record, coordinator)
+        yield from _check_answer(item, record, coordinator)
         if record.right_verdicts > verdicts:
             message = f"{record.right_verdicts} right verdicts before it; {verdicts} are published"
             yield Finding(record.index, FindingCode.VERDICTS_IMPOSSIBLE, message)
@@ -126,7 +127,7 @@ def _check_commitment(
 
     try:
         worker = PublicKey(item.worker_key)
-        body = _opened(item.commitment, Commitment, worker, coordinator)
+        body = opened(item.commitment, Commitment, worker, coordinator)
     except FlopmarketError as error:
         yield differs(error.message)
         return
@@ -152,7 +153,7 @@ def _check_verdict(
         verify_signature(envelope, keys_by_id(coordinator))
         if envelope.payload_type != payload_type_of(SegmentVerdict):
             return  # of a dispute: its transcript is a file of its own
-        body = _opened(item.verdict, SegmentVerdict, coordinator, coordinator)
+        body = opened(item.verdict, SegmentVerdict, coordinator, coordinator)
     except FlopmarketError as error:
         yield Finding(record.index, FindingCode.VERDICT_DIFFERS, error.message)
         return
@@ -164,24 +165,29 @@ def _check_verdict(
         yield Finding(record.index, FindingCode.VERDICT_DIFFERS, message)
 
 
-def _opened(
-    data: bytes, kind: type[AnyDocument], signer: PublicKey, coordinator: PublicKey
-) -> AnyDocument:
-    """The body of an envelope of any age that ``signer`` addressed to this coordinator."""
-    return open_envelope(
-        Envelope.from_bytes(data),
-        kind,
-        keys=keys_by_id(signer),
-        audience=coordinator.key_id,
-        now_us=None,
-        replay=None,
-    ).body
+def _check_answer(
+    item: DrawnSegment, record: ChallengeRecord, coordinator: PublicKey
+) -> Iterator[Finding]:
+    """The auditor's own words; what cannot be read of the worker's was found before."""
+    try:
+        worker = PublicKey(item.worker_key)
+        claim = opened(item.commitment, Commitment, worker, coordinator)
+        verdict = None
+        if item.verdict:
+            envelope = Envelope.from_bytes(item.verdict)
+            if envelope.payload_type == payload_type_of(SegmentVerdict):
+                verdict = opened(item.verdict, SegmentVerdict, coordinator, coordinator)
+    except FlopmarketError:
+        return
+    asked = Answered(record, claim, worker, item.worker_account, item.state, item.auditor, verdict)
+    yield from check_answer(item.answer, asked, coordinator)
 
 
 # --- the file -------------------------------------------------------------------------------------
 
 _LEASE_BLOBS = ("terms", "rules", "candidates", "house")
 _SEGMENT_BLOBS = ("record", "commitment", "worker_key", "verdict")
+_ANSWER_BLOBS = ("public_key", "commitment", "opening", "worker_opening")
 
 
 def to_line(lease: LeaseAudits) -> bytes:
@@ -192,6 +198,8 @@ def to_line(lease: LeaseAudits) -> bytes:
             "state": item.state,
             "auditor": item.auditor,
             **{name: _text(getattr(item, name)) for name in _SEGMENT_BLOBS},
+            "answer": _answer_content(item.answer),
+            "worker_account": item.worker_account,
         }
         for item in lease.segments
     ]
@@ -210,10 +218,15 @@ def from_line(line: bytes) -> LeaseAudits:
             raise _malformed(f"format {str(content['format'])[:40]!r}")
         segments = tuple(
             DrawnSegment(
-                _number(item["segment_index"]),
-                _string(item["state"]),
-                _string(item["auditor"]),
-                *(_bytes(item[name]) for name in _SEGMENT_BLOBS),
+                segment_index=_number(item["segment_index"]),
+                state=_string(item["state"]),
+                auditor=_string(item["auditor"]),
+                record=_bytes(item["record"]),
+                commitment=_bytes(item["commitment"]),
+                worker_key=_bytes(item["worker_key"]),
+                verdict=_bytes(item["verdict"]),
+                answer=_answer(item.get("answer")),
+                worker_account=_string(item.get("worker_account", "")),
             )
             for item in content["segments"]
         )
@@ -222,6 +235,21 @@ def from_line(line: bytes) -> LeaseAudits:
         return LeaseAudits(lease_id, terms, rules, candidates, house, segments)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _malformed(str(error)[:200]) from error
+
+
+def _answer_content(answer: AuditorAnswer | None) -> dict[str, str] | None:
+    if answer is None:
+        return None
+    blobs = {name: _text(getattr(answer, name)) for name in _ANSWER_BLOBS}
+    return {"account_id": answer.account_id, **blobs}
+
+
+def _answer(content: Any) -> AuditorAnswer | None:
+    """None too in a file of before there were answers."""
+    if content is None:
+        return None
+    blobs = (_bytes(content[name]) for name in _ANSWER_BLOBS)
+    return AuditorAnswer(_string(content["account_id"]), *blobs)
 
 
 def _text(data: bytes) -> str:

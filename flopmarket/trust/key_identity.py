@@ -88,6 +88,15 @@ def replace_key_file(path: Path, new: KeyPair, account_id: str, role: KeyRole) -
     return kept
 
 
+def kept_key_files(path: Path) -> list[Path]:
+    """Where rotations have left the keys before the one in ``path``."""
+    return [
+        each
+        for each in path.parent.glob(f"{path.stem}.{'[0-9a-f]' * 8}.pem")
+        if KeyPair.load(each).key_id.startswith(each.name[len(path.stem) + 1 : -len(path.suffix)])
+    ]
+
+
 def next_key_path(path: Path) -> Path:
     """Where the key that is to follow is kept until the coordinator has agreed."""
     return path.with_name(f"{path.stem}.next.pem")

@@ -1174,6 +1174,8 @@ class DrawnCommitment(_message.Message):
     COMMITMENT_FIELD_NUMBER: _builtins.int
     WORKER_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    WORKER_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     segment_index: _builtins.int
     state: _builtins.str
@@ -1183,6 +1185,8 @@ class DrawnCommitment(_message.Message):
     record: _builtins.bytes
     """A ChallengeRecord in canonical bytes."""
     worker_public_key: _builtins.bytes
+    worker_account_id: _builtins.str
+    """The account that the worker's key acted for."""
     @_builtins.property
     def commitment(self) -> _common_pb2.Envelope:
         """The worker's signed Commitment, and the raw key that verifies it."""
@@ -1190,6 +1194,10 @@ class DrawnCommitment(_message.Message):
     @_builtins.property
     def verdict(self) -> _common_pb2.Envelope:
         """The signed verdict; absent when the segment was not recomputed."""
+
+    @_builtins.property
+    def answer(self) -> Global___AuditorAnswer:
+        """What a worker of another account answered; absent where the house alone looked."""
 
     def __init__(
         self,
@@ -1202,11 +1210,56 @@ class DrawnCommitment(_message.Message):
         commitment: _common_pb2.Envelope | None = ...,
         worker_public_key: _builtins.bytes = ...,
         verdict: _common_pb2.Envelope | None = ...,
+        answer: Global___AuditorAnswer | None = ...,
+        worker_account_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commitment", b"commitment", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "commitment", b"commitment", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auditor", b"auditor", "commitment", b"commitment", "lease_id", b"lease_id", "record", b"record", "segment_index", b"segment_index", "state", b"state", "verdict", b"verdict", "worker_public_key", b"worker_public_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "auditor", b"auditor", "commitment", b"commitment", "lease_id", b"lease_id", "record", b"record", "segment_index", b"segment_index", "state", b"state", "verdict", b"verdict", "worker_account_id", b"worker_account_id", "worker_public_key", b"worker_public_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrawnCommitment: _TypeAlias = DrawnCommitment  # noqa: Y015
+
+@_typing.final
+class AuditorAnswer(_message.Message):
+    """Somebody else's recomputation of one segment, in its own signed words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
+    WORKER_OPENING_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """The account that the auditor's key acted for, and the raw key that verifies what follows."""
+    public_key: _builtins.bytes
+    @_builtins.property
+    def commitment(self) -> _common_pb2.Envelope:
+        """The auditor's signed Commitment of the same segment."""
+
+    @_builtins.property
+    def opening(self) -> _common_pb2.Envelope:
+        """What it hides: the auditor's signed InnerSecret; absent when it did not open."""
+
+    @_builtins.property
+    def worker_opening(self) -> _common_pb2.Envelope:
+        """What the worker's commitment hides: its signed InnerSecret; absent when it did not open."""
+
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        commitment: _common_pb2.Envelope | None = ...,
+        opening: _common_pb2.Envelope | None = ...,
+        worker_opening: _common_pb2.Envelope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["commitment", b"commitment", "opening", b"opening", "worker_opening", b"worker_opening"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "commitment", b"commitment", "opening", b"opening", "public_key", b"public_key", "worker_opening", b"worker_opening"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditorAnswer: _TypeAlias = AuditorAnswer  # noqa: Y015

@@ -103,7 +103,7 @@ class Agent:
         )
         self._desk = DisputeDesk(
             journal.disputes,
-            link.device_key,
+            (link.device_key, *link.former_keys),
             {device.card.device_id: device.executor for device in devices},
             transfers,
             lambda moved: self._send(dispute_moved=moved),
@@ -444,14 +444,16 @@ class Agent:
         )
 
     def _on_opening_asked(self, asked: worker_pb2.OpeningAsked) -> None:
-        """Show what a commitment hides, as often as it is asked for."""
+        """Show what a commitment hides, as often as it is asked for; the key that committed signs,
+        also where another one took its place since."""
         assert self._sealer is not None
         opened = worker_pb2.SegmentOpened(
             lease_id=asked.lease_id, segment_index=asked.segment_index
         )
         secret = self._openings.find(asked.lease_id, asked.segment_index)
-        if secret is not None and secret.device_key_id == self._link.device_key.key_id:
-            opened.secret.CopyFrom(self._sealer.seal(secret, self._link.device_key))
+        keys = {key.key_id: key for key in (self._link.device_key, *self._link.former_keys)}
+        if secret is not None and secret.device_key_id in keys:
+            opened.secret.CopyFrom(self._sealer.seal(secret, keys[secret.device_key_id]))
         else:
             logger.warning(
                 "lease %s segment %d: asked to open a commitment that is not known here",

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +66,9 @@ class Question:
     work: LeaseOffer
 
 
-def read_question(message: worker_pb2.DisputeAsked, audience: str, key: KeyPair) -> Question:
-    """The question in ``message``; an error of ours when it contradicts itself or is not ours."""
+def read_question(message: worker_pb2.DisputeAsked, audience: str, *keys: KeyPair) -> Question:
+    """The question in ``message``; an error of ours when it contradicts itself, or the claim is of
+    none of ``keys``."""
     opening = decode(DisputeOpening, message.opening)
     if digest(opening).hex() != message.dispute_id or opening.audience != audience:
         raise InvalidInput("the opening is of another dispute", code="DISPUTE_OPENING")
@@ -75,7 +76,7 @@ def read_question(message: worker_pb2.DisputeAsked, audience: str, key: KeyPair)
         party, level = Party(message.party), Level(message.level)
     except ValueError as error:
         raise InvalidInput(str(error), code="DISPUTE_QUESTION") from None
-    if opening.claim(party).key != key.public.raw:
+    if opening.claim(party).key not in {key.public.raw for key in keys}:
         raise InvalidInput("the claim is another key's", code="DISPUTE_OPENING")
     work = read_offer(message.work, audience=audience)
     if work.job_id != opening.job_id or work.terms.first_step > opening.first_step:
@@ -101,15 +102,16 @@ class _Case:
 
 
 class DisputeDesk:
-    """All disputes of one device key. Its methods are called on one event loop.
+    """All disputes of one worker's keys. Its methods are called on one event loop.
 
-    ``folder`` is its own; what an earlier run left there is deleted.
+    ``keys`` are the device key and those before it: each signs for what it committed to.
+    ``folder`` is the desk's own; what an earlier run left there is deleted.
     """
 
     def __init__(
         self,
         folder: Path,
-        key: KeyPair,
+        keys: Sequence[KeyPair],
         executors: Mapping[str, JobExecutor],
         transfers: Transfers,
         send: Send,
@@ -118,7 +120,7 @@ class DisputeDesk:
         reference: EngineStarter | None = None,
     ) -> None:
         self._folder = folder
-        self._key = key
+        self._keys = {key.public.raw: key for key in keys}
         self._executors = executors
         self._transfers = transfers
         self._send = send
@@ -136,7 +138,7 @@ class DisputeDesk:
             await self._forget(message.dispute_id)
             return
         try:
-            question = read_question(message, sealer.audience, self._key)
+            question = read_question(message, sealer.audience, *self._keys.values())
         except FlopmarketError as error:
             logger.error("dispute %s: a question is refused: %s", dispute, error)
             return
@@ -222,10 +224,11 @@ class DisputeDesk:
                 await _stop(case)
                 await self._traced(question, case, self._reference, path)
         data = await asyncio.to_thread(path.read_bytes)
+        signer = self._keys[question.opening.claim(question.party).key]
         moved = worker_pb2.DisputeMoved(
             dispute_id=question.dispute_id,
             move=sealer.seal(
-                DisputeMove(digest(question.opening), level, payload_digest(data)), self._key
+                DisputeMove(digest(question.opening), level, payload_digest(data)), signer
             ),
         )
         if len(data) <= MAX_INLINE_DISPUTE_BYTES:

@@ -11,36 +11,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
-from flopmarket.jobs.host import Engine, Provable, SegmentDone, StepDone
-from flopmarket.jobs.questions import TraceQuestion, TraceStart
-from flopmarket.trust.dispute_port import Place
+from flopmarket.jobs.host import Engine, SegmentDone, StepDone
 from flopmarket_worker.lying import LIES, LyingEngine
+from flopmarket_worker.passing import PassingEngine
 
 
-class WrongWeights:
+class WrongWeights(PassingEngine):
     """An engine whose state is off by one unit in the last place at the end of each segment.
 
-    The state of a stateless program is empty; then the outputs are changed instead.
+    The state of a stateless program is empty; then the outputs are changed instead. Disputes and
+    proofs are answered honestly: nobody can show operations that lead to the changed weight, and
+    only paid work is falsified.
     """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    @property
-    def device_info(self) -> Mapping[str, Any]:
-        return self._engine.device_info
-
-    async def open(self, folder: Path, spec: bytes) -> None:
-        await self._engine.open(folder, spec)
-
-    async def load_state(self, path: Path | None, step: int) -> bytes:
-        return await self._engine.load_state(path, step)
 
     async def run(
         self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
@@ -56,43 +43,6 @@ class WrongWeights:
                 yield event
         if state_path is None:
             written.unlink(missing_ok=True)
-
-    async def trace_open(self, folder: Path, spec: bytes, start: TraceStart) -> None:
-        """Honestly: nobody can show operations that lead to the changed weight."""
-        await self._engine.trace_open(folder, spec, start)
-
-    async def trace_answer(self, question: TraceQuestion, path: Path) -> None:
-        await self._engine.trace_answer(question, path)
-
-    async def trace_end(self, place: Place, tile_path: Path) -> tuple[bytes, bytes]:
-        return await self._engine.trace_end(place, tile_path)
-
-    async def interrupt(self) -> None:
-        await self._engine.interrupt()
-
-    async def close_job(self) -> None:
-        await self._engine.close_job()
-
-    async def admission(self) -> dict[str, Any]:
-        return await self._engine.admission()
-
-    async def benchmark(self) -> dict[str, Any]:
-        return await self._engine.benchmark()
-
-    async def prove(self, step: str, document: bytes = b"") -> bytes:
-        """Honestly: only paid work is falsified."""
-        if not isinstance(self._engine, Provable):
-            raise InvalidInput("this engine answers no challenges", code="CHALLENGE_UNSUPPORTED")
-        return await self._engine.prove(step, document)
-
-    async def stop(self) -> None:
-        await self._engine.stop()
-
-    async def kill(self) -> None:
-        """End the process behind at once, where it can be."""
-        kill = getattr(self._engine, "kill", None)
-        if kill is not None:
-            await kill()
 
     async def _falsified(self, done: SegmentDone, outputs: Path, state: Path) -> SegmentDone:
         state_root, outputs_root = done.state_root_after, done.outputs_root

@@ -75,6 +75,8 @@ class Credentials:
     """The first of the device's keys, where this one took its place."""
     finishing: bool = False
     """Whether ``device`` was rotated, and has leases to finish before the new key begins."""
+    former: tuple[KeyPair, ...] = ()
+    """Keys whose place ``device`` took: what they committed to is answered for with them."""
 
     def account(self) -> str:
         """The account the device works for; InvalidInput (ACCOUNT_MISSING) when nobody said."""
@@ -143,6 +145,11 @@ class CoordinatorLink:
     def device_key(self) -> KeyPair:
         """The key that signs this worker's documents."""
         return self._credentials.device
+
+    @property
+    def former_keys(self) -> tuple[KeyPair, ...]:
+        """Keys of this device before that one; they sign openings and moves about their work."""
+        return self._credentials.former
 
     @property
     def lineage(self) -> str:

@@ -12,18 +12,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flopmarket.engine import dtypes
 from flopmarket.engine.graph import Op
 from flopmarket.engine.program import Program
-from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
 from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.dispute_problem import JobProblem
-from flopmarket.jobs.host import Engine, Provable, SegmentDone, StepDone
+from flopmarket.jobs.host import Engine, SegmentDone, StepDone
 from flopmarket.jobs.operations import Operation, Part
 from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
 from flopmarket.jobs.questions import TraceQuestion, TraceStart
@@ -31,8 +29,8 @@ from flopmarket.jobs.spec import JobSpec
 from flopmarket.jobs.tracing import Evaluate, SegmentData, SegmentTrace, by_reference
 from flopmarket.trust.dispute import Ask
 from flopmarket.trust.dispute_documents import Claim, DisputeOpening, Party
-from flopmarket.trust.dispute_port import Place
 from flopmarket.trust.encoding import decode, digest, encode, tagged_hash
+from flopmarket_worker.passing import PassingEngine
 
 _KEYS = bytes([1]) * 32, bytes([2]) * 32
 """Claims of nobody, for a replay that is no dispute."""
@@ -159,12 +157,13 @@ _LIES: Mapping[str, Callable[[Lie, int, Operation, Sequence[Array], Array], Arra
 LIES = tuple(_LIES)
 
 
-class LyingEngine:
+class LyingEngine(PassingEngine):
     """Does the work of ``engine`` with one fault in the second step of every segment (the first
-    where there is one). ``consistent``: disputes are answered from the same wrong values."""
+    where there is one). ``consistent``: disputes are answered from the same wrong values;
+    proofs are honest, for only paid work is falsified."""
 
     def __init__(self, engine: Engine, fault: str, *, consistent: bool = True) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._fault = fault
         self._consistent = consistent
         self._job: tuple[JobSpec, Program, Tensors, Tensors] | None = None
@@ -172,10 +171,6 @@ class LyingEngine:
         self._traced: tuple[SegmentTrace, Lie] | None = None
         self.places: list[tuple[int, int]] = []
         """Step of the segment and operation of every fault that was committed to."""
-
-    @property
-    def device_info(self) -> Mapping[str, Any]:
-        return self._engine.device_info
 
     async def open(self, folder: Path, spec: bytes) -> None:
         await self._engine.open(folder, spec)
@@ -218,36 +213,9 @@ class LyingEngine:
         payload = await asyncio.to_thread(trace.answer, ask)
         path.write_bytes(encode(payload))
 
-    async def trace_end(self, place: Place, tile_path: Path) -> tuple[bytes, bytes]:
-        return await self._engine.trace_end(place, tile_path)
-
-    async def interrupt(self) -> None:
-        await self._engine.interrupt()
-
     async def close_job(self) -> None:
         self._job = self._traced = None
         await self._engine.close_job()
-
-    async def admission(self) -> dict[str, Any]:
-        return await self._engine.admission()
-
-    async def benchmark(self) -> dict[str, Any]:
-        return await self._engine.benchmark()
-
-    async def prove(self, step: str, document: bytes = b"") -> bytes:
-        """Honestly: only paid work is falsified."""
-        if not isinstance(self._engine, Provable):
-            raise InvalidInput("this engine answers no challenges", code="CHALLENGE_UNSUPPORTED")
-        return await self._engine.prove(step, document)
-
-    async def stop(self) -> None:
-        await self._engine.stop()
-
-    async def kill(self) -> None:
-        """End the process behind at once, where it can be."""
-        kill = getattr(self._engine, "kill", None)
-        if kill is not None:
-            await kill()
 
     def _lied(self, first_step: int, count: int) -> tuple[Tensors, Tensors, tuple[int, int] | None]:
         assert self._job is not None, "a job is open"

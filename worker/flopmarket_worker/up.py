@@ -28,12 +28,17 @@ from flopmarket.errors import (
     Unavailable,
 )
 from flopmarket.jobs.host import Engine, EngineProcess
-from flopmarket.limits import MAX_WORKER_DEVICES
+from flopmarket.limits import MAX_FORMER_KEYS, MAX_WORKER_DEVICES
 from flopmarket.market.coin import suggested_ask_nano_per_hour
 from flopmarket.market.money import FLOPCOIN
 from flopmarket.market.offer import offer_id
 from flopmarket.market.reasons import Reason
-from flopmarket.trust.key_identity import KeyIdentity, read_identity, write_identity
+from flopmarket.trust.key_identity import (
+    KeyIdentity,
+    kept_key_files,
+    read_identity,
+    write_identity,
+)
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket_worker import discovery, faults
 from flopmarket_worker.agent import Agent, AgentDevice
@@ -273,9 +278,9 @@ def load_credentials(options: UpOptions) -> Credentials:
     known = read_identity(path)
     device, finishing = KeyPair.load(path), False
     if known is not None and known.previous and Journal(options.work_folder / "leases").folders():
-        former = path.with_name(known.previous)
-        if former.exists():
-            device, finishing = KeyPair.load(former), True
+        before = path.with_name(known.previous)
+        if before.exists():
+            device, finishing = KeyPair.load(before), True
     owner = KeyPair.load(options.account_key_file) if options.account_key_file else None
     owned = read_identity(options.account_key_file) if options.account_key_file else None
     remembered = options.work_folder / _ACCOUNT_FILE
@@ -286,11 +291,21 @@ def load_credentials(options: UpOptions) -> Credentials:
         elif remembered.exists():
             account = remembered.read_text().strip()
     lineage = known.lineage if known is not None else ""
-    credentials = Credentials(device, owner, account, options.label, lineage, finishing)
+    former = () if finishing else former_keys(path)
+    credentials = Credentials(device, owner, account, options.label, lineage, finishing, former)
     remembered.write_text(credentials.account() + "\n")
     if known is None:
         write_identity(path, KeyIdentity(credentials.account(), KeyRole.DEVICE))
     return credentials
+
+
+def former_keys(path: Path) -> tuple[KeyPair, ...]:
+    """The keys whose place the one in ``path`` took, as their rotations kept them, newest first.
+
+    They begin nothing; they answer for what they committed to.
+    """
+    found = sorted(kept_key_files(path), key=lambda each: each.stat().st_ctime_ns, reverse=True)
+    return tuple(KeyPair.load(each) for each in found[:MAX_FORMER_KEYS])
 
 
 def forget_former_key(path: Path) -> None:

@@ -12,12 +12,10 @@ from flopmarket.trust.audit_policy import Signature
 from flopmarket.trust.dispute_documents import Claim as DisputeClaim
 from flopmarket.trust.dispute_documents import DisputeOpening, DisputeVerdict, Party
 from flopmarket.trust.dispute_documents import Outcome as DisputeOutcome
-from flopmarket.trust.documents import SegmentVerdict
 from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header, seal
+from flopmarket.trust.envelope import Envelope, Header
 from flopmarket.trust.sealing import InnerSecret, Outcome
 from flopmarket_coordinator.application.audit_leases import AuditLeaseUseCases
-from flopmarket_coordinator.application.judging import VERDICT_LIFETIME_US
 from flopmarket_coordinator.application.types import AuditKind, AuditResult
 from flopmarket_coordinator.core.auditing import AuditEnd, AuditPhase, AuditPurpose
 from flopmarket_coordinator.core.leasing import RevokeReason
@@ -79,24 +77,8 @@ class AuditOutcomeUseCases(AuditLeaseUseCases):
         self._accept(tx, row, verdict.to_bytes(), auditor=audit.auditor_key_id)
 
     def _audit_verdict(self, tx: Transaction, row: SegmentRow, auditor: str) -> Envelope:
-        body = SegmentVerdict(
-            job_id=bytes.fromhex(row.job_id),
-            segment_index=row.segment_index,
-            commitment_digest=row.commitment_digest,
-            auditor_key_id=auditor,
-            accepted=True,
-            reason_code=VerdictCode.EQUAL.value,
-            expected_state_root=row.root_after,
-            expected_outputs_root=row.outputs_root,
-        )
-        return seal(
-            body,
-            self._key,
-            audience=self._key.key_id,
-            nonce=self._entropy(16),
-            issued_at_us=tx.now_us,
-            expires_at_us=tx.now_us + VERDICT_LIFETIME_US,
-        )
+        found = AuditResult(row.root_after, row.outputs_root, None, None)
+        return self._verdict(tx, row, VerdictCode.EQUAL, found, auditor=auditor)
 
     def _dispute_audit(self, tx: Transaction, audit: AuditRow, row: SegmentRow) -> None:
         answer = self._answer(tx, audit, row)

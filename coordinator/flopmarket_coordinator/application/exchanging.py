@@ -8,24 +8,13 @@ says. What an outcome costs whom is for the rooms below to do.
 from __future__ import annotations
 
 from flopmarket.errors import Conflict, NotFound
-from flopmarket.limits import (
-    MAX_AUDITS_PER_TICK,
-    MAX_CANARY_DRAWS,
-    MAX_KNOWN_RIGHT_SEGMENTS,
-)
+from flopmarket.limits import MAX_AUDITS_PER_TICK
 from flopmarket.trust import sealing
 from flopmarket.trust.audit_policy import Level
-from flopmarket.trust.challenge import (
-    ChallengeRecord,
-    Purpose,
-    draw,
-    is_drawn,
-    jitter_us,
-    permutation,
-)
+from flopmarket.trust.challenge import ChallengeRecord
 from flopmarket.trust.documents import Commitment
-from flopmarket.trust.encoding import decode, digest
-from flopmarket.trust.envelope import Envelope, Header
+from flopmarket.trust.encoding import digest
+from flopmarket.trust.envelope import Envelope, open_envelope
 from flopmarket.trust.sealing import (
     AskAuditor,
     AskToOpen,
@@ -46,9 +35,10 @@ from flopmarket.trust.sealing import (
     WorkerOpened,
     handle,
 )
+from flopmarket_coordinator.application.audit_draws import AuditDrawUseCases, claim_of
 from flopmarket_coordinator.application.audit_leases import NoLease
-from flopmarket_coordinator.application.audit_outcomes import AuditOutcomeUseCases, secret_of
-from flopmarket_coordinator.application.sampling import Draw, terms_of
+from flopmarket_coordinator.application.audit_outcomes import secret_of
+from flopmarket_coordinator.application.sampling import Draw
 from flopmarket_coordinator.application.types import (
     ExpireReport,
     Instruction,
@@ -60,21 +50,15 @@ from flopmarket_coordinator.application.types import (
 from flopmarket_coordinator.application.views import lease_offer
 from flopmarket_coordinator.core.auditing import AuditPhase, AuditPurpose
 from flopmarket_coordinator.core.leasing import ReleaseReason, RevokeReason
-from flopmarket_coordinator.core.lifecycle import (
-    LeaseState,
-)
+from flopmarket_coordinator.core.lifecycle import LeaseState
 from flopmarket_coordinator.core.penalties import StrikeKind
-from flopmarket_coordinator.store import audits, challenges, jobs, work
+from flopmarket_coordinator.store import audits, identity, jobs, work
 from flopmarket_coordinator.store.audits import AuditCommitmentRow, AuditRow
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import LeaseRow, SegmentRow
 
-DAY_US = 24 * 3_600 * 1_000_000
-_CANARY_DAY = "canary_day"
-_CANARY_DRAWS = "canary_draws"
 
-
-class ExchangingUseCases(AuditOutcomeUseCases):
+class ExchangingUseCases(AuditDrawUseCases):
     """Audits as leases of other accounts' workers, their openings and their outcomes."""
 
     # --- beginning ----------------------------------------------------------------------------
@@ -101,51 +85,6 @@ class ExchangingUseCases(AuditOutcomeUseCases):
             self._advance(tx, audit, TimePassed())
         elif purpose is AuditPurpose.AUDIT:
             self._send_canary(tx, row, order)
-
-    def _add_audit(
-        self,
-        tx: Transaction,
-        row: SegmentRow,
-        order: tuple[str, ...],
-        purpose: AuditPurpose,
-        delay_us: int,
-    ) -> AuditRow:
-        audit_id = self._new_id()
-        begun = sealing.begin(
-            audit_id,
-            _claim_of(row),
-            order,
-            delay_us,
-            tx.now_us,
-            self._parameters.audit_waits,
-        )
-        audits.add(
-            tx,
-            {
-                "audit_id": audit_id,
-                "purpose": purpose.value,
-                "segment_id": row.segment_id,
-                "job_id": row.job_id,
-                "question_id": row.segment_id,
-                "phase": begun.phase.value,
-                "auditors": "\n".join(begun.order),
-                "asked": 0,
-                "deadline_us": begun.deadline_us,
-                "lease_id": "",
-                "auditor_key_id": "",
-                "auditor_account_id": "",
-                "auditor_inner": b"",
-                "auditor_secret": b"",
-                "worker_secret": b"",
-                "seal_number": 0,
-                "told": False,
-                "outcome": "",
-                "finding": "",
-                "created_at_us": tx.now_us,
-                "ended_at_us": 0,
-            },
-        )
-        return self._audit(tx, audit_id)
 
     # --- the passing of time ------------------------------------------------------------------
 
@@ -177,9 +116,11 @@ class ExchangingUseCases(AuditOutcomeUseCases):
         return tuple(told)
 
     def _openings_asked(self, tx: Transaction, device_key_id: str) -> list[Instruction]:
-        """What a worker that connects is to open."""
+        """What a worker that connects is to open, of keys before its own too."""
         return [
-            self._opening_asked(tx, audit) for audit in audits.waiting_for_key(tx, device_key_id)
+            self._opening_asked(tx, audit)
+            for each in identity.answers_for(tx, device_key_id)
+            for audit in audits.waiting_for_key(tx, each)
         ]
 
     def _opening_asked(self, tx: Transaction, audit: AuditRow) -> OpeningAsked:
@@ -197,7 +138,7 @@ class ExchangingUseCases(AuditOutcomeUseCases):
         answer = self._answer(tx, audit, question)
         return Exchange(
             audit.audit_id,
-            _claim_of(question),
+            claim_of(question),
             audit.order,
             self._parameters.audit_waits,
             Phase(audit.phase.value),
@@ -400,38 +341,29 @@ class ExchangingUseCases(AuditOutcomeUseCases):
         if audit.purpose is AuditPurpose.AUDIT and not audit.seal_number:
             self._begin_cross(tx, audit, producing, number, commitment_digest)
 
-    def _begin_cross(
-        self, tx: Transaction, audit: AuditRow, producing: str, number: int, sealed: bytes
-    ) -> None:
-        rest = audit.order[audit.asked :]
-        stored = challenges.get(tx, producing)
-        if stored is None or not rest:
-            return
-        terms = terms_of(stored)
-        if number > terms.values:
-            return
-        value = self._chains.get(producing, Purpose.CROSS, terms.values).value(number)
-        x = draw(Purpose.CROSS, value, sealed)
-        if is_drawn(x, self._parameters.audit_rules.cross_ppm):
-            delay_us = jitter_us(x, self._parameters.audit_waits.jitter_us)
-            row = self._segment(tx, audit.segment_id)
-            self._add_audit(tx, row, rest, AuditPurpose.CROSS, delay_us)
-
     # --- openings -----------------------------------------------------------------------------
 
     def segment_opened(self, tx: Transaction, session: Session, opening: SegmentOpening) -> None:
-        """A worker opens a commitment, or says that it cannot.
+        """A worker opens a commitment, or says that it cannot. Signed by the key that committed,
+        also where the session is of the one that took its place.
 
         :class:`Conflict` when nobody waits for it, or it is not what was committed to; whoever is
         honest sends neither.
         """
         lease = work.lease(tx, opening.lease_id)
-        if lease is None or lease.device_key_id != session.key_id:
+        if lease is None or lease.device_key_id not in identity.answers_for(tx, session.key_id):
             raise NotFound("there is no such lease of this worker", code="UNKNOWN_LEASE")
         secret: InnerSecret | None = None
         if opening.secret is not None:
-            opened, signed_by = self._open(tx, opening.secret, InnerSecret)
-            if signed_by.key_id != session.key_id:
+            opened = open_envelope(  # however long ago the key was rotated: it is bound to it
+                opening.secret,
+                InnerSecret,
+                keys=lambda hint: self._public_key(tx, hint),
+                audience=self._key.key_id,
+                now_us=tx.now_us,
+                replay=None,
+            )
+            if opened.key_id != lease.device_key_id:
                 raise Conflict("opened by another key", code="AUDIT_NOT_EXPECTED")
             secret = opened.body
         waiting = self._waiting(tx, lease, opening.segment_index)
@@ -441,7 +373,7 @@ class ExchangingUseCases(AuditOutcomeUseCases):
                 code="AUDIT_NOT_EXPECTED",
             )
         for audit in waiting:
-            self._hear_opening(tx, audit, session.key_id, opening.secret, secret)
+            self._hear_opening(tx, audit, lease.device_key_id, opening.secret, secret)
 
     def _waiting(self, tx: Transaction, lease: LeaseRow, index: int) -> list[AuditRow]:
         if lease.audit_id:
@@ -473,38 +405,6 @@ class ExchangingUseCases(AuditOutcomeUseCases):
             event = WorkerOpened(secret)
             audits.update(tx, audit.audit_id, worker_secret=envelope.to_bytes())
         self._advance(tx, self._audit(tx, audit.audit_id), event)
-
-    # --- canaries -----------------------------------------------------------------------------
-
-    def _send_canary(self, tx: Transaction, row: SegmentRow, order: tuple[str, ...]) -> None:
-        """Now and then auditors get a segment whose right answer the house knows, instead of one
-        that nobody knows; the one who is watched is drawn like any other."""
-        day = tx.now_us // DAY_US
-        number = (work.get_meta(tx, _CANARY_DRAWS) or 0) + 1
-        if (work.get_meta(tx, _CANARY_DAY) or 0) != day:
-            number = 1
-        if number > MAX_CANARY_DRAWS:
-            return
-        work.set_meta(tx, _CANARY_DAY, day)
-        work.set_meta(tx, _CANARY_DRAWS, number)
-        chain = self._chains.get(f"day {day}", Purpose.CANARY, MAX_CANARY_DRAWS)
-        x = draw(Purpose.CANARY, chain.value(number), row.commitment_digest)
-        if not is_drawn(x, self._parameters.audit_rules.canary_ppm):
-            return
-        known = [
-            item
-            for item in audits.known_right(tx, self._key.key_id, MAX_KNOWN_RIGHT_SEGMENTS)
-            if not audits.is_open(tx, item.segment_id)
-        ]
-        if known:
-            chosen = known[next(permutation(x, len(known)))]
-            delay_us = jitter_us(x, self._parameters.audit_waits.jitter_us)
-            self._add_audit(tx, chosen, order, AuditPurpose.CANARY, delay_us)
-
-
-def _claim_of(row: SegmentRow) -> Claim:
-    body = decode(Commitment, decode(Header, Envelope.from_bytes(row.commitment).payload).body)
-    return Claim(row.device_key_id, row.root_after, row.outputs_root, body.sealed_inner)
 
 
 def _answered(audit: AuditRow, row: AuditCommitmentRow) -> Claim:

@@ -304,13 +304,20 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
         jobs.record(tx, job.job_id, EventKind.CORRECTED, text, f"segment {row.segment_id}")
 
     def _verdict(
-        self, tx: Transaction, row: SegmentRow, code: VerdictCode, result: AuditResult
+        self,
+        tx: Transaction,
+        row: SegmentRow,
+        code: VerdictCode,
+        result: AuditResult,
+        *,
+        auditor: str = "",
     ) -> Envelope:
+        """What ``auditor`` (a key id, empty for the house) found, signed."""
         body = SegmentVerdict(
             job_id=bytes.fromhex(row.job_id),
             segment_index=row.segment_index,
             commitment_digest=row.commitment_digest,
-            auditor_key_id=self._key.key_id,
+            auditor_key_id=auditor or self._key.key_id,
             accepted=code is VerdictCode.EQUAL,
             reason_code=code.value,
             expected_state_root=result.state_root,

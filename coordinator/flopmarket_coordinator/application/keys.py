@@ -261,6 +261,10 @@ class KeyUseCases(DispatchingUseCases):
             invitations.revoke_open(tx, account_id)
         return tuple(ended)
 
+    def answers_for(self, tx: Transaction, key_id: str) -> tuple[str, ...]:
+        """Device keys that the holder of this one answers for: itself, and those before it."""
+        return tuple(identity.answers_for(tx, key_id))
+
     # --- certificates -------------------------------------------------------------------------
 
     def check_certificate_request(

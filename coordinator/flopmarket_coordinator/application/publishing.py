@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from flopmarket.errors import Conflict, NotFound
 from flopmarket.limits import MAX_AUDITS_PAGE_BYTES
+from flopmarket.trust.audit_answers import AuditorAnswer
 from flopmarket.trust.audit_records import DrawnSegment
 from flopmarket_coordinator.application.context import UseCases, page_size
 from flopmarket_coordinator.application.types import AuditsPage, LeaseDraws, Session
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
-from flopmarket_coordinator.store import challenges, identity, jobs, work
+from flopmarket_coordinator.store import audits, challenges, identity, jobs, work
 from flopmarket_coordinator.store.engine import Transaction
 
 _FIRST = (0, 0)
@@ -42,7 +43,9 @@ class PublishingUseCases(UseCases):
             if lease_id not in leases:
                 leases[lease_id] = self._draws_of(tx, lease_id)
                 added += leases[lease_id].size_bytes
+            answer = self._answer_to(tx, drawn.segment_id, drawn.auditor)
             added += len(drawn.record) + len(drawn.commitment) + len(drawn.verdict or b"")
+            added += 0 if answer is None else answer.size_bytes
             if segments and full_bytes + added > MAX_AUDITS_PAGE_BYTES:
                 if not any(lease_id == known for known, _ in segments):
                     del leases[lease_id]
@@ -61,12 +64,36 @@ class PublishingUseCases(UseCases):
                         drawn.commitment,
                         b"" if key is None else key.public_key,
                         drawn.verdict or b"",
+                        answer,
+                        drawn.account_id,
                     ),
                 )
             )
         more = len(rows) > len(segments)
         token = self._page_token(query, list(position)) if more else ""
         return AuditsPage(tuple(leases.values()), tuple(segments), token)
+
+    def _answer_to(self, tx: Transaction, segment_id: int, auditor: str) -> AuditorAnswer | None:
+        """What the auditor of a segment said itself; of several, the one that was believed.
+
+        Nothing while an audit of the segment lasts: its auditor is to compute on its own.
+        """
+        if audits.is_open(tx, segment_id):
+            return None
+        answers = audits.answers(tx, segment_id)
+        if not answers:
+            return None
+        audit, commitment = next(
+            (it for it in answers if it[0].auditor_key_id == auditor), answers[-1]
+        )
+        key = identity.key(tx, audit.auditor_key_id)
+        return AuditorAnswer(
+            audit.auditor_account_id,
+            b"" if key is None else key.public_key,
+            commitment,
+            audit.auditor_secret,
+            audit.worker_secret,
+        )
 
     def _ended_job(self, tx: Transaction, session: Session, job_id: str) -> None:
         job = jobs.get(tx, job_id)

@@ -18,6 +18,7 @@ from flopmarket_coordinator.application.types import (
     JobProgress,
     LeaseOffered,
     LeaseRevoked,
+    OpeningAsked,
 )
 from flopmarket_coordinator.rpc import convert
 
@@ -88,12 +89,19 @@ class SessionHub:
     def __init__(self) -> None:
         self.draining = False
         self._connections: dict[str, Connection] = {}
+        self._answering: dict[str, Connection] = {}
+        """By keys whose place another key took: the stream of that one."""
 
     def __len__(self) -> int:
         return len(self._connections)
 
-    def connect(self, key_id: str, address: str = "") -> Connection:
-        """A new stream of a device key; an older one of the same key ends."""
+    def connect(
+        self, key_id: str, address: str = "", answers_for: Iterable[str] = ()
+    ) -> Connection:
+        """A new stream of a device key; an older one of the same key ends.
+
+        What is asked of the keys in ``answers_for`` comes here while they have no stream.
+        """
         older = self._connections.get(key_id)
         if older is not None:
             older.drop(
@@ -102,10 +110,13 @@ class SessionHub:
                 )
             )
         connection = self._connections[key_id] = Connection(key_id, address)
+        self._answering |= {each: connection for each in answers_for if each != key_id}
         return connection
 
     def disconnect(self, connection: Connection) -> bool:
         """Forget a stream; False when a newer one of the same key took its place."""
+        for each in [key for key, other in self._answering.items() if other is connection]:
+            del self._answering[each]
         if self._connections.get(connection.key_id) is not connection:
             return False
         del self._connections[connection.key_id]
@@ -123,14 +134,20 @@ class SessionHub:
         return {name: item.address for name, item in self._connections.items() if item.address}
 
     def instruct(self, instruction: Instruction) -> None:
-        """Pass an instruction on; without a stream it waits in the store for the next hello."""
+        """Pass an instruction on; without a stream it waits in the store for the next hello.
+
+        An opening is asked of whoever holds the key's place now; leases are the key's alone.
+        """
         connection = self._connections.get(instruction.device_key_id)
+        if connection is None and isinstance(instruction, OpeningAsked):
+            connection = self._answering.get(instruction.device_key_id)
         if connection is not None:
             connection.instruct(instruction)
 
     def tell(self, key_id: str, message: worker_pb2.SessionResponse) -> bool:
-        """Pass a message to the stream of a key; False when it has none now."""
-        connection = self._connections.get(key_id)
+        """Pass a message to the stream of a key, or of the one that took its place; False when
+        there is none now."""
+        connection = self._connections.get(key_id) or self._answering.get(key_id)
         if connection is not None:
             connection.send(message)
         return connection is not None

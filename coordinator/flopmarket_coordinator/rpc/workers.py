@@ -57,7 +57,11 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         if backend.hub.draining:
             raise Unavailable("the coordinator is going down", code="DRAINING")
         hello = await _hello(request_iterator)
-        connection = backend.hub.connect(session.key_id, address_of(context.peer()))
+        answers_for = await backend.query(
+            lambda tx: backend.application.answers_for(tx, session.key_id)
+        )
+        address = address_of(context.peer())
+        connection = backend.hub.connect(session.key_id, address, answers_for)
         backend.desk.gone(session.key_id)  # an older stream's challenges are void
         try:
             greeting = await self._greet(session, hello, connection)

@@ -295,6 +295,36 @@ def commitments(tx: Transaction, lease_id: str) -> list[AuditCommitmentRow]:
     return [to_record(AuditCommitmentRow, row) for row in tx.connection.execute(query).mappings()]
 
 
+def answers(tx: Transaction, segment_id: int) -> list[tuple[AuditRow, bytes]]:
+    """Ended audits of a segment that its auditor answered about it, oldest first, each with the
+    envelope of that commitment. Of the audits that a draw began: no second looks, no canaries."""
+    first = [AuditPurpose.AUDIT.value, AuditPurpose.DUAL.value]
+    query = (
+        sa.select(_audit, _commitment.c.commitment)
+        .join(_segment, _segment.c.segment_id == _audit.c.segment_id)
+        .join(
+            _commitment,
+            sa.and_(
+                _commitment.c.lease_id == _audit.c.lease_id,
+                _commitment.c.segment_index == _segment.c.segment_index,
+            ),
+        )
+        .where(
+            _audit.c.segment_id == segment_id,
+            _audit.c.question_id == segment_id,
+            _audit.c.purpose.in_(first),
+            _audit.c.phase == AuditPhase.ENDED.value,
+        )
+        .order_by(_audit.c.created_at_us, _audit.c.audit_id)
+    )
+    found = []
+    for row in tx.connection.execute(query).mappings():
+        values = dict(row)
+        envelope = bytes(values.pop("commitment"))
+        found.append((_record(values), envelope))
+    return found
+
+
 def house_accounts(tx: Transaction) -> tuple[str, ...]:
     """Accounts of the operator whose workers audit for the house, by id."""
     return tuple(sorted(settings.with_prefix(tx, _HOUSE_ACCOUNT)))
@@ -334,7 +364,7 @@ def _all(tx: Transaction, query: sa.Select[Any]) -> list[AuditRow]:
     return [_record(row) for row in tx.connection.execute(query).mappings()]
 
 
-def _record(row: sa.RowMapping) -> AuditRow:
+def _record(row: Mapping[Any, Any]) -> AuditRow:
     values = dict(row)
     values["purpose"] = AuditPurpose(values["purpose"])
     values["phase"] = AuditPhase(values["phase"])

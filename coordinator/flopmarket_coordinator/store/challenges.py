@@ -35,11 +35,6 @@ def document(tx: Transaction, name: bytes) -> bytes:
     return bytes(tx.connection.execute(query).scalar_one())
 
 
-def auditor_list(tx: Transaction, name: bytes) -> AuditorList:
-    """The list with this digest."""
-    return decode(AuditorList, document(tx, name))
-
-
 def add(tx: Transaction, terms: ChallengeTerms, envelope: bytes) -> None:
     """The terms of a new lease."""
     tx.connection.execute(
@@ -144,6 +139,8 @@ def drawn(
             _record.c.document,
             segment.c.commitment,
             segment.c.verdict,
+            segment.c.segment_id,
+            segment.c.account_id,
         )
         .select_from(_record)
         .join(lease, lease.c.lease_id == _record.c.lease_id)

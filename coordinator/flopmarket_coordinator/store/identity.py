@@ -109,6 +109,18 @@ def same_lineage(tx: Transaction, key_id: str) -> list[str]:
     return list(tx.connection.execute(query).scalars())
 
 
+def answers_for(tx: Transaction, key_id: str) -> list[str]:
+    """Keys whose work is to be answered for by whoever holds this one, itself first.
+
+    The key that took their place answers for all of its lineage; a key whose own place is taken
+    only for itself.
+    """
+    query = sa.select(_key.c.successor).where(_key.c.key_id == key_id)
+    if tx.connection.execute(query).scalar():
+        return [key_id]
+    return [key_id, *(each for each in same_lineage(tx, key_id) if each != key_id)]
+
+
 def ban_key(tx: Transaction, key_id: str, reason: str) -> list[str]:
     """From now on this key may not act, nor those it took the place of, nor those that took its.
 

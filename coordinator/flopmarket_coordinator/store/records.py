@@ -241,6 +241,8 @@ class DrawnRow:
     record: bytes
     commitment: bytes
     verdict: bytes | None
+    segment_id: int
+    account_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,121 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from flopmarket.engine.cost import WORK_CLASSES
-from flopmarket.errors import LimitExceeded, NotFound, Unauthenticated
+from flopmarket.errors import Unauthenticated
 from flopmarket.jobs import bundle
-from flopmarket.trust.keys import KeyPair
-from flopmarket.trust.sealing import seal_inner
-from flopmarket.v1 import worker_pb2
-from flopmarket_worker.agent import Agent, AgentDevice
 from flopmarket_worker.asking import parse_ask
-from flopmarket_worker.executor import JobExecutor
-from flopmarket_worker.journal import Journal
-from flopmarket_worker.link import CoordinatorLink, Credentials
-from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms
-from flopmarket_worker.signing import random_nonce, wall_clock_us
+from flopmarket_worker.offers import OwnerTerms
 from flopmarket_worker.tariff import Tariff, parse_tariff
 from flopmarket_worker.telemetry.ports import DeclaredPower
-from flopmarket_worker.transfers import Transfers, evict
 from flopmarket_worker.week import Hour
-from tests.integration.worker.fakes import FakeCoordinator, FakeEngine, spec_for, state_after
-
-DEVICE_ID = "f" * 64
-DEVICE_KEY = KeyPair.from_seed(b"d" * 32)
-OWNER_KEY = KeyPair.from_seed(b"o" * 32)
-
-
-class Scene:
-    """One coordinator, one agent with one fake device, one work folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.coordinator = FakeCoordinator()
-        self.engine = FakeEngine()
-        self.stop = asyncio.Event()
-        self.owner: KeyPair | None = OWNER_KEY
-        self.terms = OwnerTerms(20_000_000, 0, DeclaredPower(65_000))
-        self.hour = Hour(0, 12)
-        self.agent: Agent
-        self.task: asyncio.Task[None]
-
-    def start_agent(self) -> None:
-        self.stop = asyncio.Event()
-        link = CoordinatorLink(
-            self.coordinator.address,
-            Credentials(DEVICE_KEY, self.owner, OWNER_KEY.key_id, "test"),
-            now_us=wall_clock_us,
-            nonce=random_nonce,
-        )
-        cache = self.folder / "cache"
-        cache.mkdir(exist_ok=True)
-        device = AgentDevice(
-            DeviceCard(DEVICE_ID, "fake", "none", 1 << 30, 1 << 28),
-            Calibration(b"a" * 32, dict.fromkeys(WORK_CLASSES, 10**9), 10**9, 1000, 0, 0),
-            self.terms,
-            JobExecutor(self.engine.start),
-        )
-        self.agent = Agent(
-            link,
-            [device],
-            Journal(self.folder / "leases"),
-            Transfers(link, cache),
-            now_us=wall_clock_us,
-            jitter=lambda: 0.0,
-            version="test",
-            stop_seconds=3.0,
-            hour_of=lambda _: self.hour,
-        )
-        self.task = asyncio.create_task(self.agent.run(self.stop))
-
-    async def connected(self, times: int = 1) -> None:
-        await self.coordinator.until(lambda: len(self.coordinator.hellos) >= times)
-        await self.coordinator.until(lambda: self.coordinator._calls)
-
-    async def crash_agent(self) -> None:
-        """As kill -9 would: nothing is said, nothing is cleaned up."""
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-    async def end(self) -> None:
-        self.stop.set()
-        async with asyncio.timeout(8):
-            await asyncio.gather(self.task, return_exceptions=True)
-        await self.coordinator.stop()
-
-
-@asynccontextmanager
-async def scene(folder: Path) -> AsyncIterator[Scene]:
-    built = Scene(folder)
-    await built.coordinator.start()
-    built.start_agent()
-    try:
-        yield built
-    finally:
-        await built.end()
-
-
-def play(folder: Path, act: Callable[[Scene], Awaitable[None]]) -> None:
-    async def run() -> None:
-        async with scene(folder) as built:
-            async with asyncio.timeout(20):
-                await built.connected()
-                await act(built)
-
-    asyncio.run(run())
-
-
-def lease_folders(folder: Path) -> list[Path]:
-    leases = folder / "leases"
-    return [path for path in leases.iterdir() if path.is_dir()] if leases.exists() else []
+from tests.integration.worker.fakes import spec_for, state_after
+from tests.integration.worker.scenes import (
+    DEVICE_ID,
+    DEVICE_KEY,
+    OWNER_KEY,
+    Scene,
+    lease_folders,
+    offered,
+    play,
+)
 
 
 def test_a_lease_runs_to_its_end_and_is_given_back(tmp_path: Path) -> None:
@@ -305,44 +213,6 @@ def test_a_refused_commitment_gives_the_lease_back(tmp_path: Path) -> None:
     play(tmp_path, act)
 
 
-def test_an_artifact_with_another_hash_is_never_used(tmp_path: Path) -> None:
-    async def act(s: Scene) -> None:
-        c = s.coordinator
-        c.corrupt.add(c.put(b"program"))
-        c.offer(DEVICE_ID, spec_for(10, 10))
-        await c.until(lambda: c.released)
-        assert c.released[0].reason == "DECLINED"
-        assert "ARTIFACT_HASH_MISMATCH" in c.released[0].detail
-        assert s.engine.ran == []
-        assert not list((tmp_path / "cache").iterdir())
-        assert lease_folders(tmp_path) == []
-
-    play(tmp_path, act)
-
-
-def test_a_state_with_another_root_is_never_used(tmp_path: Path) -> None:
-    async def act(s: Scene) -> None:
-        c = s.coordinator
-        spec = spec_for(10, 10)
-        book = c.offer(DEVICE_ID, spec, lease_id="good")
-        await c.until(lambda: c.released)
-        wrong = type(book.message)()
-        wrong.CopyFrom(book.message)
-        wrong.lease_id, wrong.fence = "wrong", 2
-        wrong.challenge_terms.CopyFrom(c.terms(type(book)(wrong)))
-        wrong.state_artifact = c.put(bundle.save(state_after(3)))
-        c.leases["wrong"] = type(book)(wrong)
-        c.send(_offered(wrong))
-        await c.until(lambda: len(c.released) == 2)
-        assert "STATE_ROOT_MISMATCH" in c.released[1].detail
-
-    play(tmp_path, act)
-
-
-def _offered(message: object) -> object:
-    return worker_pb2.SessionResponse(lease_offered=message)  # type: ignore[arg-type]
-
-
 def test_a_job_that_the_engine_refuses_is_given_back(tmp_path: Path) -> None:
     async def act(s: Scene) -> None:
         c = s.coordinator
@@ -362,7 +232,7 @@ def test_a_spec_of_another_job_is_declined(tmp_path: Path) -> None:
         forged = type(book.message)()
         forged.CopyFrom(book.message)
         forged.lease_id, forged.job_id = "forged", "0" * 64
-        c.send(_offered(forged))
+        c.send(offered(forged))
         await c.until(lambda: any(r.lease_id == "forged" for r in c.released))
         released = next(r for r in c.released if r.lease_id == "forged")
         assert "LEASE_JOB_MISMATCH" in released.detail
@@ -463,174 +333,5 @@ def test_a_forgotten_token_is_replaced(tmp_path: Path) -> None:
         assert 0 < len(c.tokens) <= tokens
         c.offer(DEVICE_ID, spec_for(5, 5))
         await c.until(lambda: c.released)
-
-    play(tmp_path, act)
-
-
-def test_downloads_are_bounded_and_fetched_once(tmp_path: Path) -> None:
-    async def act(s: Scene) -> None:
-        link = CoordinatorLink(
-            s.coordinator.address,
-            Credentials(DEVICE_KEY, OWNER_KEY, "", "test"),
-            now_us=wall_clock_us,
-            nonce=random_nonce,
-        )
-        (tmp_path / "small").mkdir()
-        transfers = Transfers(link, tmp_path / "small", cache_bytes=10_000)
-        first, second = s.coordinator.put(b"a" * 6000), s.coordinator.put(b"b" * 6000)
-        with pytest.raises(LimitExceeded, match="longer than 5999"):
-            await transfers.fetch(first, "lease", tmp_path / "x", max_bytes=5999)
-        assert not list((tmp_path / "small").iterdir())
-        await transfers.fetch(first, "lease", tmp_path / "x", max_bytes=6000)
-        assert (tmp_path / "x").read_bytes() == b"a" * 6000
-        del s.coordinator.artifacts[first]
-        await transfers.fetch(first, "lease", tmp_path / "y", max_bytes=6000)  # from the cache
-        await transfers.fetch(second, "lease", tmp_path / "z", max_bytes=6000)
-        assert [path.name for path in (tmp_path / "small").iterdir()] == [second]
-        with pytest.raises(NotFound):
-            await transfers.fetch(first, "lease", tmp_path / "x", max_bytes=6000)
-        await link.close()
-
-    play(tmp_path, act)
-
-
-def test_workers_share_one_cache_folder(tmp_path: Path) -> None:
-    async def act(s: Scene) -> None:
-        links = [
-            CoordinatorLink(
-                s.coordinator.address,
-                Credentials(DEVICE_KEY, OWNER_KEY, "", "test"),
-                now_us=wall_clock_us,
-                nonce=random_nonce,
-            )
-            for _ in range(4)
-        ]
-        cache = tmp_path / "shared"
-        cache.mkdir()
-        data = b"shared" * 100_000
-        artifact = s.coordinator.put(data)
-        workers = [Transfers(link, cache) for link in links]
-        await asyncio.gather(
-            *(
-                worker.fetch(artifact, "lease", tmp_path / f"copy-{at}", max_bytes=len(data))
-                for at, worker in enumerate(workers)
-            )
-        )
-        for at in range(len(workers)):
-            assert (tmp_path / f"copy-{at}").read_bytes() == data
-        assert [path.name for path in cache.iterdir()] == [artifact]
-        await asyncio.gather(*(link.close() for link in links))
-
-    play(tmp_path, act)
-
-
-def test_eviction_spares_downloads_under_way(tmp_path: Path) -> None:
-    whole, under_way, abandoned = tmp_path / "aa", tmp_path / ".bb.1.part", tmp_path / ".cc.2.part"
-    for path in (whole, under_way, abandoned):
-        path.write_bytes(b"x" * 100)
-    os.utime(abandoned, (0, 0))
-    evict(tmp_path, 50)
-    assert list(tmp_path.iterdir()) == [under_way]
-
-
-def test_a_value_that_does_not_lead_to_the_anchor_is_noticed_and_work_goes_on(
-    tmp_path: Path,
-) -> None:
-    async def act(s: Scene) -> None:
-        c = s.coordinator
-        c.false_values = {1}
-        book = c.offer(DEVICE_ID, spec_for(25, 10))
-        await c.until(lambda: c.released)
-        assert sorted(book.commitments) == [0, 1, 2]
-        (told,) = s.agent._notes.state.contradictions
-        assert "lease-1" in told
-        assert "value 2" in told
-
-    play(tmp_path, act)
-
-
-def test_terms_that_somebody_else_signed_are_declined(tmp_path: Path) -> None:
-    async def act(s: Scene) -> None:
-        c = s.coordinator
-        book = c.offer("e" * 64, spec_for(25, 10), lease_id="unused")
-        forged = worker_pb2.LeaseOffered()
-        forged.CopyFrom(book.message)
-        forged.device_id = DEVICE_ID
-        forged.challenge_terms.CopyFrom(c.terms(book, OWNER_KEY))
-        c.send(worker_pb2.SessionResponse(lease_offered=forged))
-        await c.until(lambda: len(c.released) == 2)
-        assert {item.reason for item in c.released} == {"DECLINED"}
-
-    play(tmp_path, act)
-
-
-def test_values_are_checked_against_the_stored_lease_after_a_restart(tmp_path: Path) -> None:
-    async def act(s: Scene) -> None:
-        c = s.coordinator
-        c.answers_held = True
-        book = c.offer(DEVICE_ID, spec_for(40, 10))
-        await c.until(lambda: len(book.commitments) == 4)
-        await s.crash_agent()
-        c.answers_held = False
-        c.false_values = {2}
-        s.start_agent()
-        await s.connected(2)
-        await c.until(lambda: c.released)
-        (told,) = s.agent._notes.state.contradictions
-        assert "value 3" in told
-
-    play(tmp_path, act)
-
-
-def test_commitments_are_opened_as_often_as_asked_and_long_after_their_lease(
-    tmp_path: Path,
-) -> None:
-    """The same secret each time, also after a crash, and a refusal for what is not known."""
-
-    async def act(s: Scene) -> None:
-        c = s.coordinator
-        book = c.offer(DEVICE_ID, spec_for(20, 10))
-        await c.until(lambda: c.released)
-        assert lease_folders(tmp_path) == []
-        for times in (1, 2):
-            c.ask_opening("lease-1", 1)
-            await c.until(lambda times=times: len(c.opened) == times)
-        await s.crash_agent()
-        s.start_agent()
-        await s.connected(2)
-        for index in (1, 0, 2):
-            c.ask_opening("lease-1", index)
-        c.ask_opening("lease-2", 0)
-        await c.until(lambda: len(c.opened) == 6)
-        asked = [("lease-1", 1)] * 3 + [("lease-1", 0), ("lease-1", 2), ("lease-2", 0)]
-        assert [(item.lease_id, item.segment_index) for item in c.opened] == asked
-        first, *again = [c.secret(item) for item in c.opened[:3]]
-        assert again == [first, first]
-        assert seal_inner(first) == book.commitments[1].sealed_inner
-        other = c.secret(c.opened[3])
-        assert seal_inner(other) == book.commitments[0].sealed_inner
-        assert other.salt != first.salt
-        for refusal in c.opened[4:]:
-            assert not refusal.HasField("secret")
-            assert refusal.code == "OPENING_UNKNOWN"
-
-    play(tmp_path, act)
-
-
-def test_a_commitment_that_is_sent_again_is_the_same_one(tmp_path: Path) -> None:
-    """Also after a crash: another salt would make it another claim."""
-
-    async def act(s: Scene) -> None:
-        c = s.coordinator
-        c.answers_held = True
-        book = c.offer(DEVICE_ID, spec_for(20, 10))
-        await c.until(lambda: 0 in book.commitments)
-        before = book.commitments[0]
-        await s.crash_agent()
-        del book.commitments[0]
-        c.answers_held = False
-        s.start_agent()
-        await c.until(lambda: c.released)
-        assert book.commitments[0] == before
 
     play(tmp_path, act)

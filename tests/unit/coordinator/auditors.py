@@ -12,10 +12,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from flopmarket.errors import Forbidden
+from flopmarket.trust.administration import AdminAction, AdminOrder
 from flopmarket.trust.audit_policy import RULES, AuditRules
 from flopmarket.trust.documents import DepositTarget
 from flopmarket.trust.sealing import Waits
-from flopmarket_coordinator.application.types import LeaseOffered, LeaseRevoked, OpeningAsked
+from flopmarket_coordinator.application.types import (
+    JobView,
+    LeaseOffered,
+    LeaseRevoked,
+    OpeningAsked,
+)
 from flopmarket_coordinator.core.auditing import AuditPhase
 from flopmarket_coordinator.core.ledger import (
     AUDIT,
@@ -25,12 +31,14 @@ from flopmarket_coordinator.core.ledger import (
     TransferKind,
     transfer_id,
 )
+from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
 from flopmarket_coordinator.store import audits, ledger, schema
 from flopmarket_coordinator.store.audits import AuditRow
 from flopmarket_coordinator.store.engine import Transaction
-from tests.unit.coordinator.world import DOLLAR, Worker, World
+from tests.unit.coordinator.world import DOLLAR, Buyer, Worker, World
 
+DAY_US = 24 * 3_600 * SECOND_US
 EVERYTHING = replace(
     RULES, own_audit_units=0, floor_ppm=1_000_000, house_ppm=0, canary_ppm=0, cross_ppm=0
 )
@@ -147,3 +155,59 @@ class Club:
 
     def open_audits(self) -> list[AuditRow]:
         return [row for row in self.audits() if row.phase is not AuditPhase.ENDED]
+
+
+def market(
+    club: Club, *auditors: str, steps: int = 12, stateless: bool = False, **changes: object
+) -> tuple[Buyer, Worker, JobView]:
+    """A producer, auditors of other accounts too dear to work, and a buyer with a job."""
+    buyer = club.world.buyer()
+    club.fund_audits()
+    for name in auditors:
+        club.add(club.world.worker(name, ask=10**11), audits_others=True)
+    producer = club.add(club.world.worker("producer"))
+    deadline_us = club.world.now_us + 10 * DAY_US
+    job = buyer.submit(steps=steps, stateless=stateless, deadline_us=deadline_us, **changes)
+    return buyer, producer, job
+
+
+def auditor(club: Club, name: str = "first") -> Worker:
+    """The worker with this name."""
+    return next(worker for worker in club.workers.values() if worker.name == name)
+
+
+def until(club: Club, phase: AuditPhase, rounds: int = 30) -> AuditRow:
+    """Rounds until an audit is in this phase."""
+    for _ in range(rounds):
+        found = [row for row in club.audits() if row.phase is phase]
+        if found:
+            return found[0]
+        club.round()
+    raise AssertionError([(row.phase, row.outcome) for row in club.audits()])
+
+
+def audit_offer(club: Club) -> LeaseOffered:
+    """Rounds until an audit is offered to somebody, who does nothing about it yet."""
+    club.idle |= {key for key, worker in club.workers.items() if worker.name != "producer"}
+    for _ in range(30):
+        for item in club.round():
+            if isinstance(item, LeaseOffered) and item.device_key_id in club.idle:
+                club.idle.clear()
+                return item
+    raise AssertionError([(row.phase, row.outcome) for row in club.audits()])
+
+
+def strikes(club: Club, kind: StrikeKind) -> int:
+    query = sa.select(sa.func.count()).select_from(schema.strike)
+    query = query.where(schema.strike.c.kind == kind.value)
+    return club.world.see(lambda tx: int(tx.connection.execute(query).scalar_one()))
+
+
+def leases(club: Club) -> list[sa.RowMapping]:
+    query = sa.select(schema.lease).where(schema.lease.c.audit_id != "")
+    return list(club.world.see(lambda tx: tx.connection.execute(query).mappings().all()))
+
+
+def ban(club: Club, key_id: str) -> None:
+    order = AdminAction(AdminOrder.BAN, key_id, "", "ABUSE", f"ban {key_id[:8]}")
+    club.world.do(club.world.application.administer, club.world.sign(order, club.world.operator))

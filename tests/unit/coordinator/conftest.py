@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.coordinator.auditors import Club, club_parameters
 from tests.unit.coordinator.world import World
 
 
@@ -16,3 +17,11 @@ def world(tmp_path: Path) -> Iterator[World]:
     yield made
     made.check()  # whatever a test did, the books are right
     made.close()
+
+
+@pytest.fixture
+def club(tmp_path: Path) -> Iterator[Club]:
+    made = Club(World(tmp_path, club_parameters()))
+    yield made
+    made.world.check()
+    made.world.close()

@@ -29,8 +29,15 @@ from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.store import jobs
-from tests.unit.coordinator.auditors import EVERYTHING, Club, club_parameters
-from tests.unit.coordinator.test_audit_leases import audit_offer, auditor, market, strikes
+from tests.unit.coordinator.auditors import (
+    EVERYTHING,
+    Club,
+    audit_offer,
+    auditor,
+    club_parameters,
+    market,
+    strikes,
+)
 from tests.unit.coordinator.world import Worker, World, digest_of, state
 
 STEPS = 8

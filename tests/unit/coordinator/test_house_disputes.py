@@ -32,9 +32,8 @@ from flopmarket_coordinator.core.verification import VerdictCode
 from flopmarket_coordinator.store import disputes, identity, jobs
 from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
-from tests.unit.coordinator.auditors import Club, club_parameters
-from tests.unit.coordinator.test_audit_leases import auditor, market, until
-from tests.unit.coordinator.test_judging import FLIP, STAKE, lie_at, made, rows, staked
+from tests.unit.coordinator.auditors import Club, auditor, club_parameters, market, until
+from tests.unit.coordinator.judged import FLIP, STAKE, lie_at, made, rows, staked
 from tests.unit.coordinator.world import Buyer, Worker, World, digest_of, outputs, state
 
 SAVED_WORK = Signature(differing_elements=400, most_flipped_bits=12, follows=False)
