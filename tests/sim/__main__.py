@@ -1,8 +1,9 @@
 """``python -m tests.sim``: play seeds, or every mutant until it is caught.
 
 ``--seeds 17`` or ``--seeds 0-199``; ``--mutants [NAME ...]`` plays each change of
-:mod:`tests.sim.mutants` against up to ``--most`` seeds. Exit code 1 when a law broke, or a mutant
-lived.
+:mod:`tests.sim.mutants` against up to ``--most`` seeds. ``--cheats`` and ``--flaky`` compare the
+books of ``--runs`` pairs (:mod:`tests.sim.cheats`, :mod:`tests.sim.flaky`). Exit code 1 when a law
+broke, a mutant lived, or somebody earned what he should not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 from collections import Counter
 
+from tests.sim import cheats, flaky
 from tests.sim.audit_laws import audit_band
 from tests.sim.mutants import MUTANTS, Caught, hunt
 from tests.sim.scenario import play
@@ -73,7 +75,14 @@ def main() -> int:
     parser.add_argument("--mutants", nargs="*")
     parser.add_argument("--most", type=int, default=200)
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--cheats", action="store_true")
+    parser.add_argument("--flaky", action="store_true")
+    parser.add_argument("--runs", type=int, default=20)
     given = parser.parse_args()
+    if given.cheats:
+        return cheats.report(given.runs)
+    if given.flaky:
+        return flaky.report(given.runs)
     if given.mutants is not None:
         return hunt_all(given.mutants, given.most)
     return play_all(seeds_of(given.seeds), verbose=given.verbose)

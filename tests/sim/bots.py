@@ -17,7 +17,8 @@ from flopmarket_worker.core.events import LeaseTerms, SegmentRecord, UploadedFil
 from flopmarket_worker.lease_offer import LeaseOffer
 from tests.sim import arithmetic
 from tests.sim.arithmetic import EMPTY, Ran, named
-from tests.sim.worker import Folder, Worker
+from tests.sim.device import Folder
+from tests.sim.worker import Worker
 
 
 class Bot(Worker):

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 from tests.sim.buyer import Buyer
+from tests.sim.device import Card
 from tests.sim.house import House
 from tests.sim.network import CALM, Link
 from tests.sim.people import START_US, buyer_session, people
@@ -19,7 +20,7 @@ from tests.sim.place import Place
 from tests.sim.scenario import PARAMETERS
 from tests.sim.schedule import SECOND_US, Dice, Schedule, Trace
 from tests.sim.shelf import Shelf
-from tests.sim.worker import Card, Worker
+from tests.sim.worker import Worker
 
 CROWD = replace(
     PARAMETERS,

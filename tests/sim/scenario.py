@@ -15,6 +15,7 @@ from flopmarket_coordinator.parameters import Parameters
 from tests.sim.bots import BOTS
 from tests.sim.broken import Broken
 from tests.sim.buyer import Buyer
+from tests.sim.device import Card
 from tests.sim.house import House
 from tests.sim.laws import Laws
 from tests.sim.network import CALM, Faults, Link
@@ -22,7 +23,7 @@ from tests.sim.people import START_US, buyer_session, people
 from tests.sim.place import Place
 from tests.sim.schedule import SECOND_US, Dice, Schedule, Trace
 from tests.sim.shelf import Shelf
-from tests.sim.worker import Card, Worker
+from tests.sim.worker import Worker
 
 PARAMETERS = Parameters(
     heartbeat_ms=20_000,
@@ -97,7 +98,7 @@ class Run:
         self.schedule = schedule = Schedule(START_US)
         self.trace = trace = Trace(schedule)
         everybody = people(parameters)
-        rough = dice.choice((0.0, 0.3, 1.0))
+        rough = self._roughness()
         self.faults = Faults(
             loss=0.03 * rough,
             double=0.05 * rough,
@@ -135,6 +136,10 @@ class Run:
         self.workers = self._workers(everybody.devices)
         self.laws = Laws(self.place, {worker.key.key_id: worker for worker in self.workers})
         self._arrange()
+
+    def _roughness(self) -> float:
+        """How many faults there are: none, some, all."""
+        return self.dice.choice((0.0, 0.3, 1.0))
 
     def _link(self, name: str) -> Link:
         link = Link(self.schedule, Dice(self.seed, f"link of {name}"), self.place, self.faults)

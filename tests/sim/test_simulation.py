@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim import cheats, flaky
 from tests.sim.audit_laws import audit_band
 from tests.sim.bots import BOTS
 from tests.sim.mutants import MUTANTS, hunt
@@ -77,7 +78,7 @@ def _trace(hash_seed: str) -> str:
 def test_quick_connections_read_what_ordinary_ones_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same seed on SQLAlchemy's own connections tells the same story."""
     quick = play(3)
-    monkeypatch.setattr("tests.sim.place.store_of", lambda image: store_of(image, quick=False))
+    monkeypatch.setattr("tests.sim.writer.store_of", lambda image: store_of(image, quick=False))
     people.cache_clear()
     try:
         assert play(3).digest == quick.digest
@@ -99,3 +100,24 @@ def test_there_are_enough_mutants() -> None:
 def test_parameters_let_every_deadline_pass_within_a_run() -> None:
     waits = PARAMETERS.audit_waits
     assert waits.jitter_us + waits.idle_us + waits.answer_us + waits.worker_us < 240_000_000
+
+
+def test_workers_that_drop_sessions_lose_no_more_than_what_they_dropped() -> None:
+    """Five times as many drops as the 2 % of ``--flaky``, so that a short run has some."""
+
+    class Often(flaky.Flaky):
+        dropped = 0.1
+
+    found = flaky.measure(range(1), Often, seconds=900)
+    assert found.dropped >= 2
+    assert found.mean > 1 - Often.dropped
+    assert found.banned == 0
+
+
+@pytest.mark.parametrize("name", ["milks after 3 segments", "vanishes when asked to open"])
+def test_a_cheat_loses_more_than_it_earned(name: str) -> None:
+    cheat = next(item for item in cheats.CHEATS if item.name == name)
+    profit, gain, banned = cheats.one(cheat, seed=0)
+    assert banned
+    assert gain < 0
+    assert profit <= gain
