@@ -329,8 +329,11 @@ def assert_paid_once(market: Market, job: JobInfo) -> None:
         assert earned[line.reference] == split_fee(-line.change.nano, FEE_PPM).worker_nano
 
 
-def price_of(market: Market, job: PreparedJob) -> int:
-    """What an undisturbed run costs now, in nano-units: all offers ask the same."""
+def prices_of(market: Market, job: PreparedJob) -> frozenset[int]:
+    """What a run on one offer costs now, in nano-units, for every offer that can run it.
+
+    All ask the same an hour, but what a device delivered before corrects what it is predicted to
+    take; a worker that an earlier test stopped is still among them for a while.
+    """
     with market.client() as buyer:
-        quote = buyer.quote(job)
-    return quote.expected.nano
+        return frozenset(offer.total.nano for offer in buyer.quote(job).offers)
