@@ -40,7 +40,8 @@ class Heartbeats:
 
     async def _join(self) -> None:
         await asyncio.sleep(JOIN_SECONDS)
-        together, self._waiting = self._waiting, []
+        together = [waits for waits in self._waiting if not waits[1].done()]  # streams that ended
+        self._waiting = []
         for first in range(0, len(together), MAX_JOINED_HEARTBEATS):
             await self._send(together[first : first + MAX_JOINED_HEARTBEATS])
 

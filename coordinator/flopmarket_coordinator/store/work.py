@@ -156,12 +156,12 @@ def saw_worker(tx: Transaction, device_key_id: str, *, connected: bool) -> None:
 
 
 def saw_workers(tx: Transaction, device_key_ids: Sequence[str]) -> None:
-    """Signs of life of many."""
+    """Signs of life of many. One that comes after the end of its connection brings nobody back."""
     for some in parts(device_key_ids):
         tx.connection.execute(
             sa.update(_worker)
             .where(_worker.c.device_key_id.in_(some))
-            .values(connected=True, last_seen_us=tx.now_us)
+            .values(last_seen_us=tx.now_us)
         )
     for device_key_id in device_key_ids:
         tx.note(PresenceChanged(device_key_id))

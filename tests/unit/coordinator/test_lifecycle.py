@@ -349,3 +349,14 @@ def test_the_receipt_comes_at_the_end(world: World) -> None:
         world.see(world.application.get_receipt, buyer.session, job.job_id)
     assert code_of(error) == "JOB_NOT_ENDED"
     assert job.job_id == digest(buyer.spec()).hex()
+
+
+def test_a_sign_of_life_that_comes_after_the_goodbye_brings_nobody_back(world: World) -> None:
+    """Heartbeats wait for each other: the last may be carried out after its connection ended."""
+    buyer, worker = world.buyer(), world.worker("ann")
+    world.do(world.application.worker_gone, worker.session)
+    worker.heartbeat()
+    buyer.submit()
+    assert not world.match()
+    worker.hello()
+    assert world.match()
