@@ -131,7 +131,7 @@ def sharing(alone: Mapping[str, int], together: Mapping[str, int]) -> Sharing:
     ``together`` has 0 for a device that failed. One card when the rates at once sum to no more than
     the best single one (and 10 % for noise); separate when at least 80 % of the single rates are
     left. Devices so unequal that both could hold are unclear, and so is everything between: such a
-    group is challenged again in pairs. :func:`group_rates` holds either way.
+    group is challenged again in pairs. Either way a device is worth the lower of its two rates.
     """
     if not alone or set(alone) != set(together):
         raise InvalidInput("the same devices alone and together", code="BENCHMARK_GROUP")
@@ -143,11 +143,6 @@ def sharing(alone: Mapping[str, int], together: Mapping[str, int]) -> Sharing:
     if at_once * 100 >= total * _SEPARATE_PERCENT:
         return Sharing.SEPARATE
     return Sharing.UNCLEAR
-
-
-def group_rates(alone: Mapping[str, int], together: Mapping[str, int]) -> dict[str, int]:
-    """What each device of a group is worth: the lower of its two rates, whatever the decision."""
-    return {device: min(rate, together.get(device, 0)) for device, rate in alone.items()}
 
 
 def benchmark_average(previous: int | None, rate: int) -> int:

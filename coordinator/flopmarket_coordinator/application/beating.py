@@ -55,19 +55,6 @@ class BeatingUseCases(WorkingUseCases):
             for beat in beats
         )
 
-    def worker_heartbeat(
-        self,
-        tx: Transaction,
-        session: Session,
-        held: Sequence[HeldLease],
-        progress: Sequence[Progress],
-    ) -> HeartbeatAnswer:
-        """One sign of life; raises what :meth:`worker_heartbeats` answers."""
-        (answer,) = self.worker_heartbeats(tx, (Beat(session, tuple(held), tuple(progress)),))
-        if isinstance(answer, Forbidden):
-            raise answer
-        return answer
-
     def _beat(
         self, tx: Transaction, beat: Beat, live: Sequence[LeaseRow], banned: str | None
     ) -> HeartbeatAnswer | Forbidden:

@@ -125,7 +125,7 @@ class WorkingUseCases(ExchangingUseCases, BenchmarkingUseCases):
 
     def worker_gone(self, tx: Transaction, session: Session) -> None:
         """The connection ended: no new leases; those it has live until they expire."""
-        work.saw_worker(tx, session.key_id, connected=False)
+        work.lost_worker(tx, session.key_id)
 
     def lease_accepted(self, tx: Transaction, session: Session, acceptance: Envelope) -> None:
         """A worker takes a lease; from now on heartbeats keep it alive."""

@@ -144,13 +144,10 @@ def put_worker(tx: Transaction, device_key_id: str, session_id: str, agent_versi
     tx.note(PresenceChanged(device_key_id))
 
 
-def saw_worker(tx: Transaction, device_key_id: str, *, connected: bool) -> None:
-    """A sign of life, or the end of a connection."""
-    values: dict[str, Any] = {"connected": connected}
-    if connected:
-        values["last_seen_us"] = tx.now_us
+def lost_worker(tx: Transaction, device_key_id: str) -> None:
+    """A connection ended."""
     tx.connection.execute(
-        sa.update(_worker).where(_worker.c.device_key_id == device_key_id).values(**values)
+        sa.update(_worker).where(_worker.c.device_key_id == device_key_id).values(connected=False)
     )
     tx.note(PresenceChanged(device_key_id))
 

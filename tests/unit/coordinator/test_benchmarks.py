@@ -9,6 +9,8 @@ from math import sqrt
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flopmarket.engine import dtypes, graph
 from flopmarket.engine.program import Program, TensorSpec
@@ -422,3 +424,13 @@ def test_a_report_can_be_read_by_anybody(yard: Yard) -> None:
     read = read_benchmark_file(file, yard.world.key.public)
     assert read.trusted and read.report.plan.device_id == device.device_id
     assert read.report.dot_flops_per_second == pytest.approx(DOT_RATE, rel=1e-3)
+
+
+@given(st.integers(1, 10**15), st.integers(0, 10**15))
+def test_nobody_in_a_group_is_worth_more_than_what_it_showed_at_once(
+    alone: int, together: int
+) -> None:
+    """``together`` is 0 where a device was never challenged beside others."""
+    standing = proving.Standing(bytes(32), alone, together)
+    assert standing.worth_flops_per_second <= alone
+    assert not together or standing.worth_flops_per_second <= together

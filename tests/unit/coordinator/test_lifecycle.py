@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flopmarket.errors import Conflict, FlopmarketError
+from flopmarket.errors import Conflict, FlopmarketError, Forbidden
 from flopmarket.trust.encoding import digest
 from flopmarket.trust.receipt import Outcome, verify_receipt
 from flopmarket_coordinator.application.types import HeldLease, JobRefusedByAuditor, LeaseRevoked
@@ -130,9 +130,9 @@ def test_a_banned_worker_hears_of_it_at_its_next_heartbeat(world: World) -> None
     assert cheat.commit(lease).accepted
     cheat.release(lease)
     world.audit_all()
-    with pytest.raises(FlopmarketError) as error:
-        world.do(world.application.worker_heartbeat, cheat.session, (), ())
-    assert code_of(error) == "KEY_BANNED" and "STATE_DIFFERS" in error.value.message
+    refused = cheat.heartbeat()
+    assert isinstance(refused, Forbidden)
+    assert refused.code == "KEY_BANNED" and "STATE_DIFFERS" in refused.message
 
 
 def test_a_wrong_state_is_slashed_rolled_back_and_done_again(world: World) -> None:

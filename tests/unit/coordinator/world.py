@@ -46,6 +46,7 @@ from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket.trust.merkle import state_root
 from flopmarket.trust.sealing import InnerSecret, Waits, seal_inner
 from flopmarket_coordinator.application import Application
+from flopmarket_coordinator.application.beating import Beat
 from flopmarket_coordinator.application.types import (
     AuditKind,
     AuditOutcome,
@@ -429,8 +430,10 @@ class Worker:
         )
 
     def heartbeat(self, *leases: LeaseOffered):  # type: ignore[no-untyped-def]
-        held = [HeldLease(lease.lease_id, lease.fence) for lease in leases]
-        return self.world.do(self.world.application.worker_heartbeat, self.session, held, [])
+        held = tuple(HeldLease(lease.lease_id, lease.fence) for lease in leases)
+        beats = (Beat(self.session, held, ()),)
+        (answer,) = self.world.do(self.world.application.worker_heartbeats, beats)
+        return answer
 
     def accept(self, lease: LeaseOffered) -> LeaseOffered:
         body = LeaseAcceptance(

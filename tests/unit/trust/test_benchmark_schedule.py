@@ -19,7 +19,6 @@ from flopmarket.trust.benchmark_schedule import (
     challenge_times_us,
     delivered_average,
     due,
-    group_rates,
     possible_twins,
     rate_for_price,
     sharing,
@@ -115,11 +114,9 @@ def test_one_card_offered_twice_is_no_faster_than_one() -> None:
     together = {name: rate(2 * STAGE_US + 3_000, name) for name in alone}
     assert sum(together.values()) <= 1.1 * max(alone.values())
     assert sharing(alone, together) is Sharing.ONE_CARD
-    assert sum(group_rates(alone, together).values()) <= max(alone.values())
 
     apart = {name: rate(STAGE_US + 50_000, name) for name in alone}
     assert sharing(alone, apart) is Sharing.SEPARATE
-    assert group_rates(alone, apart) == apart
 
 
 @pytest.mark.parametrize(
@@ -137,22 +134,11 @@ def test_decisions(alone: list[int], together: list[int], expected: Sharing) -> 
     assert sharing(named(alone), named(together)) is expected
 
 
-@given(st.lists(st.tuples(st.integers(1, 10**15), st.integers(0, 10**15)), min_size=1, max_size=9))
-def test_nobody_in_a_group_is_worth_more_than_what_it_showed_at_once(
-    rates: list[tuple[int, int]],
-) -> None:
-    alone, together = named([a for a, _ in rates]), named([t for _, t in rates])
-    worth = group_rates(alone, together)
-    assert all(worth[name] <= min(alone[name], together[name]) for name in alone)
-    assert sharing(alone, together) in Sharing
-
-
 def test_a_group_needs_both_measurements() -> None:
     with pytest.raises(InvalidInput):
         sharing({"a": 1}, {"b": 1})
     with pytest.raises(InvalidInput):
         sharing({}, {})
-    assert group_rates({"a": 5}, {}) == {"a": 0}
 
 
 def test_a_fast_card_for_the_benchmark_and_a_slow_one_for_the_work_is_priced_as_the_slow_one() -> (
