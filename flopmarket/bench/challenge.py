@@ -40,6 +40,7 @@ from flopmarket.trust.benchmark_shape import (
     TILE_SIDE,
     Advertised,
     MemoryShape,
+    Operands,
     Shapes,
     longest_stage_us,
     plan_memory,
@@ -147,8 +148,12 @@ class Recomputer:
             "row": _words([place.row * TILE_SIDE for place in places]),
             "column": _words([place.column * TILE_SIDE for place in places]),
         }
-        terms, count = self._shapes.product.terms, len(tasks)
-        outputs = self._run(f"tiles{count}", lambda: programs.tile_program(count, terms), inputs)
+        shape, count = self._shapes.product, len(tasks)
+        outputs = self._run(
+            f"tiles{count}",
+            lambda: programs.tile_program(count, shape.terms, shape.operands),
+            inputs,
+        )
         return [_bytes(fold) for fold in outputs[FOLDS]]
 
     def _block(self, task: Task, place: BlockPlace) -> bytes:
@@ -205,6 +210,7 @@ class LocalRun:
                 "products": shapes.product.products,
                 "side": shapes.product.side,
                 "terms": shapes.product.terms,
+                "operands": str(shapes.product.operands),
             },
             "memory": {
                 "stages": shapes.memory.stages,
@@ -232,15 +238,17 @@ def plan_for(
     device_key_id: str = "",
     challenge_id: str = "",
     at_once: int = 1,
+    operands: Operands = Operands.FRACTIONS,
 ) -> BenchmarkPlan:
     """The challenge that suits a device as it is advertised.
 
     ``seconds`` is about how long the products take at that rate; walks take half of it at the most.
+    ``operands`` are INTEGERS for a device without the exact profile.
     Of ``at_once`` devices that are challenged at the same moment each may be that many times as
     slow, so that what shares a card is measured and not just late.
     """
     shapes = Shapes(
-        plan_products(advertised, total_us=seconds * 1_000_000),
+        plan_products(advertised, total_us=seconds * 1_000_000, operands=operands),
         plan_memory(
             advertised,
             most_elements=max_allocation_bytes // 4,
@@ -274,6 +282,7 @@ def challenge(
     seconds: int = 24,
     tiles: int = DEFAULT_TILES,
     verifier: str = "reference",
+    operands: Operands = Operands.FRACTIONS,
 ) -> LocalRun:
     """Challenge ``device`` of this machine, and recompute on ``verifier`` (both as
     ``devices.find`` takes them, or "reference"). EngineError when there is no such device."""
@@ -291,6 +300,7 @@ def challenge(
         max_allocation_bytes=max_allocation_bytes,
         seconds=seconds,
         tiles=tiles,
+        operands=operands,
     )
     return play(
         plan,

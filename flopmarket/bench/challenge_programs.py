@@ -12,11 +12,11 @@ The counterparts recompute single tiles, blocks and reads, on the reference or o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flopmarket.engine import compose, enclose, graph
 from flopmarket.engine.compose import broadcast_to, like
-from flopmarket.engine.dtypes import float32, uint32, uint64
+from flopmarket.engine.dtypes import float32, int32, uint32, uint64
 from flopmarket.engine.graph import Node, Shape
 from flopmarket.engine.program import Program, TensorSpec
 from flopmarket.engine.random import philox
@@ -26,8 +26,12 @@ from flopmarket.trust.benchmark_shape import (
     READS_PER_LEAF,
     TILE_SIDE,
     MemoryShape,
+    Operands,
     ProductShape,
 )
+
+Draw = Callable[[Node, Node, int, Node, int], Node]
+"""An operand by (key, number of the product, which side, line numbers, terms)."""
 
 FOLDS = "folds"
 READS = "reads"
@@ -44,16 +48,15 @@ def product_program(shape: ProductShape) -> Program:
     seed, step = _session_leaves()
     key, number = graph.reshape(seed, (1, 2)), graph.reshape(step, (1, 1))
     lines = graph.iota(1, (1, side), uint32)
-    left = _operand(key, number, _LEFT, lines, terms)
-    right = _operand(key, number, _RIGHT, lines, terms)
-    product = graph.dot(left, graph.permute(right, (0, 2, 1)))
-    bits = graph.bitcast(product, uint32)
+    draw = _drawing(shape.operands)
+    left, right = (draw(key, number, which, lines, terms) for which in (_LEFT, _RIGHT))
+    bits = _bits(graph.dot(left, graph.permute(right, (0, 2, 1))), shape.operands)
     rows = TILE_SIDE // FOLD_WORDS
     parted = graph.reshape(bits, (tiles, rows, FOLD_WORDS, tiles, TILE_SIDE))
     return _stateless([], [(FOLDS, _fold(parted, (1, 4), 2))])
 
 
-def tile_program(tiles: int, terms: int) -> Program:
+def tile_program(tiles: int, terms: int, operands: Operands = Operands.FRACTIONS) -> Program:
     """``tiles`` tiles at once: inputs ``key`` uint32 [t, 2], ``number``, ``row``, ``column`` [t].
 
     ``row`` and ``column`` are the first line of either operand. Output ``folds`` uint32 [t, 4].
@@ -63,9 +66,10 @@ def tile_program(tiles: int, terms: int) -> Program:
     number = graph.reshape(number, (tiles, 1))
     line = graph.iota(1, (tiles, TILE_SIDE), uint32)
     rows, columns = (graph.add(line, _widened_row(first, line.shape)) for first in (row, column))
-    left = _operand(key, number, _LEFT, rows, terms)
-    right = _operand(key, number, _RIGHT, columns, terms)
-    bits = graph.bitcast(graph.dot(left, graph.permute(right, (0, 2, 1))), uint32)
+    draw = _drawing(operands)
+    left = draw(key, number, _LEFT, rows, terms)
+    right = draw(key, number, _RIGHT, columns, terms)
+    bits = _bits(graph.dot(left, graph.permute(right, (0, 2, 1))), operands)
     parted = graph.reshape(bits, (tiles, TILE_SIDE // FOLD_WORDS, FOLD_WORDS, TILE_SIDE))
     return _stateless(inputs, [(FOLDS, _fold(parted, (1, 3), 2))])
 
@@ -151,10 +155,50 @@ def _cone(shape: MemoryShape, inputs: Sequence[TensorSpec], count: int) -> Node:
     return graph.reshape(value, (count,))
 
 
+def _drawing(operands: Operands) -> Draw:
+    """The drawing of a kind of operands."""
+    return _integer_operand if operands is Operands.INTEGERS else _operand
+
+
+def _bits(product: Node, operands: Operands) -> Node:
+    """uint32: the bits of a product, as an integer where it is one (so that -0 is 0)."""
+    if operands is Operands.INTEGERS:
+        product = graph.cast(product, int32)
+    return graph.bitcast(product, uint32)
+
+
 def _operand(key: Node, number: Node, which: int, lines: Node, terms: int) -> Node:
     """float32 [t, l, terms] in [-1, 1) in steps of 2^-23, for line numbers [t, l] and keys [t, 2].
 
-    Philox draws two words a line and two a term; an element is 24 bits of their mixture. A Philox
+    Every result is wanted to the last bit, which depends on the order of the sum.
+    """
+    value = _drawn(key, number, which, lines, terms)
+    unit = graph.cast(graph.bit("shr", value, like(8, value)), float32)
+    return graph.fma(unit, like(2.0**-23, unit), like(-1.0, unit))
+
+
+def _integer_operand(key: Node, number: Node, which: int, lines: Node, terms: int) -> Node:
+    """float32 [t, l, terms] that are integers: -4095 to 4095 on the left, -1, 0 or 1 on the right.
+
+    The left ones have 12 bits, one more than float16 and TF32 hold; the right ones make no sum
+    pass 2^24.
+    """
+    value = _drawn(key, number, which, lines, terms)
+    if which == _RIGHT:
+        upper = graph.bit("shr", value, like(16, value))
+        third = graph.bit("shr", graph.mul(upper, like(3, upper)), like(16, upper))
+        signed = graph.bitcast(third, int32)
+        return graph.cast(graph.add(signed, like(-1, signed)), float32)
+    size = graph.bitcast(graph.bit("shr", value, like(20, value)), int32)
+    odd = graph.bitcast(graph.bit("and", value, like(1, value)), int32)
+    sign = graph.add(like(1, odd), graph.mul(odd, like(-2, odd)))
+    return graph.cast(graph.mul(size, sign), float32)
+
+
+def _drawn(key: Node, number: Node, which: int, lines: Node, terms: int) -> Node:
+    """uint32 [t, l, terms] for line numbers [t, l] and keys [t, 2].
+
+    Philox draws two words a line and two a term; an element is made of their mixture. A Philox
     block an element would cost a CPU as long as the product. Since every result is wanted to the
     last bit, nothing is gained from structure in the operands but equal lines, and there are none.
     """
@@ -169,9 +213,7 @@ def _operand(key: Node, number: Node, which: int, lines: Node, terms: int) -> No
     value = _scramble(graph.add(near, far), 16)
     value = _scramble(graph.mul(value, like(0x7FEB352D, value)), 15)
     value = graph.bit("xor", value, graph.bit("xor", nearer, farther))
-    value = _scramble(graph.mul(value, like(0x846CA68B, value)), 16)
-    unit = graph.cast(graph.bit("shr", value, like(8, value)), float32)
-    return graph.fma(unit, like(2.0**-23, unit), like(-1.0, unit))
+    return _scramble(graph.mul(value, like(0x846CA68B, value)), 16)
 
 
 def _words(key: Node, number: Node, stream: int, index: Node) -> tuple[Node, Node]:

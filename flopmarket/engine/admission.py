@@ -20,7 +20,7 @@ from flopmarket.engine import probes
 from flopmarket.engine.codegen.opencl import Target
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.exact import ADMISSION, PROFILE
-from flopmarket.engine.golden import macros, suite
+from flopmarket.engine.golden import macros, suite, tiles
 from flopmarket.engine.golden.builder import second_builder
 from flopmarket.engine.golden.suite import Golden
 from flopmarket.engine.macros import LAW
@@ -35,6 +35,8 @@ Array = np.ndarray[Any, Any]
 
 MACROS = "macros"
 """The name under which the elementary functions stand in a report."""
+_TILED = "dot float32"
+"""The program that a GPU has not passed before its larger tiles are right, too."""
 _MAX_DETAIL_CHARACTERS = 300
 _NO_FLOAT64 = "not run: the device has no float64, and refuses programs that use it"
 
@@ -108,11 +110,14 @@ def run_golden(device: Device, *, contract_helper: bool) -> Iterator[GoldenResul
         known = row if row and row.program == program.program.digest.hex() else None
         try:
             values = _values(device, target, program)
+            tile = "" if target.is_cpu or name != _TILED else tiles.wrong_tile(device, target)
         except EngineError as error:
             yield GoldenResult(name, False, "", str(error)[:_MAX_DETAIL_CHARACTERS])
             continue
         digest = suite.result_digest(name, values)
-        if known is not None and known.result == digest:
+        if tile:
+            yield GoldenResult(name, False, digest, tile[:_MAX_DETAIL_CHARACTERS])
+        elif known is not None and known.result == digest:
             yield GoldenResult(name, True, digest, f"{len(values)} tensors")
         else:
             yield _judged(program, values, digest, is_known=known is not None)

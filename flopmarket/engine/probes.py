@@ -19,6 +19,7 @@ from flopmarket.engine import dtypes, reference, samples
 from flopmarket.engine.codegen.opencl import OPAQUE, Target
 from flopmarket.engine.codegen.prelude import prelude
 from flopmarket.engine.errors import EngineError
+from flopmarket.engine.numerics import FAST_OPTIONS, Numerics
 from flopmarket.engine.runtime.devices import DeviceInfo
 from flopmarket.engine.runtime.launches import Module
 from flopmarket.engine.runtime.memory import Buffer
@@ -56,12 +57,14 @@ class Probe:
     is_canonical: bool = False
 
 
-def build_options(info: DeviceInfo) -> tuple[str, ...]:
-    """What every source is built with on this device, probes included.
+def build_options(info: DeviceInfo, numerics: Numerics = Numerics.EXACT) -> tuple[str, ...]:
+    """What every source of a law is built with on this device, probes included.
 
     LLVM narrows a float64 division of two widened floats to a float32 one, which is exact where
-    that one is correctly rounded. NVIDIA's is not, unless it is asked for.
+    that one is correctly rounded. NVIDIA's is not, unless it is asked for. Nobody asks under FAST.
     """
+    if numerics is Numerics.FAST:
+        return FAST_OPTIONS
     if "correctly_rounded_divide_sqrt" in info.float_flags:
         return ("-cl-fp32-correctly-rounded-divide-sqrt",)
     return ()

@@ -63,6 +63,20 @@ class BenchmarkReason(StrEnum):
     MALFORMED = "BENCHMARK_MALFORMED"
 
 
+WRONG_ANSWERS = frozenset(
+    {
+        BenchmarkReason.OTHER_CHALLENGE,
+        BenchmarkReason.OPENING_INCOMPLETE,
+        BenchmarkReason.SHAPE_WRONG,
+        BenchmarkReason.PROOF_INVALID,
+        BenchmarkReason.TILE_WRONG,
+        BenchmarkReason.BLOCK_WRONG,
+        BenchmarkReason.READ_WRONG,
+    }
+)
+"""Answers that are something else than what was to be computed, and not merely late, out of turn or
+of another protocol."""
+
 REMEDIES = MappingProxyType(
     {
         BenchmarkReason.ACCEPTED: "nothing to do",

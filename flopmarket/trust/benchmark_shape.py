@@ -9,6 +9,7 @@ places from the same shape.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from flopmarket.errors import InvalidInput
 from flopmarket.limits import (
@@ -41,7 +42,24 @@ _PASSES = 12
 _MICROSECONDS = 1_000_000
 
 
-@document("flopmarket.benchmark-product-shape.v1")
+class Operands(StrEnum):
+    """What the matrices of a product hold.
+
+    ``FRACTIONS`` have 24 bits and their sums are rounded, so that nothing but the exact profile
+    gives the verifier's bits. ``INTEGERS`` are for devices without it: up to
+    :data:`LARGEST_INTEGER` in size on the left, -1, 0 or 1 on the right, all partial sums below
+    2^24. Every float32 arithmetic gives the same bits in any order of the sum, and one with fewer
+    than 12 bits in its operands does not.
+    """
+
+    FRACTIONS = "fractions"
+    INTEGERS = "integers"
+
+
+LARGEST_INTEGER = 4095
+
+
+@document("flopmarket.benchmark-product-shape.v2")
 class ProductShape:
     """[side, terms] x [terms, side], ``products`` times in a stage, ``stages`` times in all."""
 
@@ -49,8 +67,11 @@ class ProductShape:
     products: int
     side: int
     terms: int
+    operands: Operands = Operands.FRACTIONS
 
     def __post_init__(self) -> None:
+        if self.operands is Operands.INTEGERS and self.terms * LARGEST_INTEGER >= 2**24:
+            raise _refused(f"{self.terms} terms of integers may pass 2^24, where floats round")
         _within("product stages", self.stages, 1, MAX_BENCHMARK_STAGES)
         _within("products of a stage", self.products, 1, MAX_BENCHMARK_PRODUCTS)
         _within("side of a product", self.side, TILE_SIDE, MAX_BENCHMARK_SIDE, TILE_SIDE)
@@ -168,7 +189,11 @@ class Shapes:
 
 
 def plan_products(
-    advertised: Advertised, *, stages: int = 12, total_us: int = 24 * _MICROSECONDS
+    advertised: Advertised,
+    *,
+    stages: int = 12,
+    total_us: int = 24 * _MICROSECONDS,
+    operands: Operands = Operands.FRACTIONS,
 ) -> ProductShape:
     """Product stages that take ``total_us`` together at the advertised rate.
 
@@ -187,7 +212,8 @@ def plan_products(
         if fits and 2 * larger**2 * terms <= budget_flops // 2:
             side = larger
     products = budget_flops // (2 * side**2 * terms)
-    return ProductShape(stages, min(max(1, products), MAX_BENCHMARK_PRODUCTS), side, terms)
+    products = min(max(1, products), MAX_BENCHMARK_PRODUCTS)
+    return ProductShape(stages, products, side, terms, operands)
 
 
 def plan_memory(

@@ -99,7 +99,7 @@ class Workshop:
         size: tuple[int, ...],
         local: tuple[int, ...] | None = None,
     ) -> Launch:
-        module = self.device.compile(source, exact=False)
+        module = self.device.compile(source, numerics=None)
         values = [a if isinstance(a, Buffer) else np.int32(a) for a in arguments]
         return module.launch(name, values, size, local)
 

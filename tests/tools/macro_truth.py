@@ -137,7 +137,7 @@ class Truth:
     def __init__(self, device: Device, name: str, chunk: int, log2_count: int) -> None:
         source = SOURCE + KERNEL.replace("EXPRESSION", TRUTH[name])
         source = source.replace("PER_ITEM", str(PER_ITEM)).replace("WRONG", f"{WRONG}f")
-        self._module = device.compile(source, exact=False)
+        self._module = device.compile(source, numerics=None)
         self._device = device
         self._items = chunk // PER_ITEM
         self._shift = np.int32(-1 if log2_count == golden.ALL else golden.SAMPLE - log2_count)

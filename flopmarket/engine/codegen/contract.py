@@ -2,7 +2,8 @@
 
 Large products of floats up to 32 bits and of 8-bit integers go through ``templates/gemm.py``: their
 operands' prologues become packing kernels (``pack.py``) and the epilogue becomes the store of the
-product kernel. The others, and products with a valid length, are computed by ``direct.py``.
+product kernel. The others, and products with a valid length, are computed by ``direct.py``; large
+ones under FAST on a GPU by ``tiled.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from flopmarket.engine.codegen.lower import Lowering
 from flopmarket.engine.codegen.opencl import OPAQUE
 from flopmarket.engine.codegen.pack import pack
 from flopmarket.engine.codegen.templates import gemm
+from flopmarket.engine.codegen.tiled import is_tiled, lower_tiled
 from flopmarket.engine.exact import DOT_CHUNK
 from flopmarket.engine.graph import Node
 from flopmarket.engine.schedule.fuse import Kernel, is_packed_dot
@@ -27,7 +29,9 @@ def lower_dot(lowering: Lowering, kernel: Kernel) -> None:
     """Append the calls of a DOT kernel."""
     node = kernel.core
     assert node is not None
-    if lowering.target.is_cpu and is_packed_dot(node):
+    if is_tiled(lowering, node):
+        lower_tiled(lowering, kernel, node)
+    elif lowering.target.is_cpu and is_packed_dot(node):
         _packed(lowering, kernel, node)
     else:
         lower_direct(lowering, kernel, node)

@@ -1,5 +1,6 @@
-"""Operands of large products on a GPU, laid so that neighbours read neighbours.
+"""Operands of large products on a GPU without tiles, laid so that neighbours read neighbours.
 
+These are products of 8-bit integers, and all where a group has no room for tiles (``tiled.py``).
 There a work-item computes one element of the product and its neighbours the next columns of a row.
 So the right operand has to lie with its columns side by side, and neither operand may be computed
 on the way: each element is read by a whole row or column of work-items. What lies otherwise, a

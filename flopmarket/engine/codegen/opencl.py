@@ -20,6 +20,7 @@ from flopmarket.engine import dtypes
 from flopmarket.engine.codegen.loops import Value
 from flopmarket.engine.dtypes import DType
 from flopmarket.engine.graph import Node, Op, const_scalar
+from flopmarket.engine.numerics import Numerics
 from flopmarket.engine.views import Linear
 
 OPAQUE = "fx1_zero"
@@ -48,7 +49,9 @@ class Target:
     contraction ON gives the bits of ``fma()``; ``contract_helper_double`` says so of float64.
     ``has_fp64``: there is float64, and DIV and SQRT of float32 go through it; without it they are
     decided by integer remainders. ``is_cpu``: one work-item takes a block of elements and
-    work-groups are of one work-item.
+    work-groups are of one work-item. ``numerics``: the law of the kernels. ``has_matrix_units``:
+    16-bit products may go through the helpers of ``matrix.py``, under FAST alone. ``can_group``:
+    256 work-items can share 32 KiB of local memory.
     """
 
     is_cpu: bool = True
@@ -57,6 +60,14 @@ class Target:
     vector_floats: int = 8
     compute_units: int = 2
     contract_helper_double: bool = False
+    numerics: Numerics = Numerics.EXACT
+    has_matrix_units: bool = False
+    can_group: bool = True
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether details of arithmetic and the order of sums are free."""
+        return self.numerics is Numerics.FAST
 
 
 def register_type(dtype: DType) -> str:

@@ -3,7 +3,8 @@
 The first part is the same in every source of a target; helpers of the other element types follow
 where a kernel calls them. Everything is exact by construction (docs/numerics.md §1 and §3): 16-bit
 floats are rounded, widened and packed with integers, and division and square root of devices
-without float64 decide their last bit by an integer remainder.
+without float64 decide their last bit by an integer remainder. Under FAST contraction is on
+everywhere, and division and square root are the device's own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from flopmarket.engine import dtypes
 from flopmarket.engine.codegen.opencl import CANONICAL_NAN, OPAQUE, Target, integer_literal
 from flopmarket.engine.dtypes import DType
+from flopmarket.engine.numerics import contraction_pragma
 
 _FIRST_INTEGERS = (
     dtypes.uint8,
@@ -27,12 +29,12 @@ _FIRST_INTEGERS = (
 
 def prelude(target: Target, kernels: str = "") -> str:
     """The head of a source that holds ``kernels``."""
-    parts = ["#pragma OPENCL FP_CONTRACT OFF\n"]
+    parts = [contraction_pragma(target.numerics)]
     if target.has_fp64:
         parts.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n")
     parts.append(_fma("fx1_fma", "float", target.contract_helper))
     parts.append(_COMPARISONS)
-    parts.append(_DIVISION if target.has_fp64 else _DIVISION_IN_INTEGERS)
+    parts.append(_division(target))
     parts.extend(_integer_division(d) for d in _FIRST_INTEGERS)
     helpers = {
         **_SIXTEEN_BITS,
@@ -43,6 +45,12 @@ def prelude(target: Target, kernels: str = "") -> str:
         helpers.update(_DOUBLE)
     parts.extend(text for name, text in helpers.items() if f"{name}(" in kernels)
     return "".join(parts)
+
+
+def _division(target: Target) -> str:
+    if target.is_fast:
+        return _DIVISION_OF_DEVICE
+    return _DIVISION if target.has_fp64 else _DIVISION_IN_INTEGERS
 
 
 def _fma(name: str, c: str, contracted: bool) -> str:
@@ -74,6 +82,11 @@ static inline float fx1_min(float a, float b, uint {OPAQUE}) {{
 _DIVISION = """\
 static inline float fx1_div(float a, float b) { return (float)((double)a / (double)b); }
 static inline float fx1_sqrt(float x) { return (float)sqrt((double)x); }
+"""
+
+_DIVISION_OF_DEVICE = """\
+static inline float fx1_div(float a, float b) { return a / b; }
+static inline float fx1_sqrt(float x) { return sqrt(x); }
 """
 
 _DIVISION_IN_INTEGERS = """\

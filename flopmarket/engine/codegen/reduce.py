@@ -4,21 +4,20 @@ A reduction of at most one block is one kernel, in one of two forms. The *row* f
 of one output and suits a reduced axis that is contiguous in memory; the *column* form keeps the
 lanes of many neighbouring outputs at once and suits contiguous outputs (bias gradients). A longer
 reduction first writes one result per block to a temporary, every block being a row of its own and
-thus spread over work-items, and then reduces that temporary by the same rule.
+thus spread over work-items, and then reduces that temporary by the same rule. On a GPU a row is
+one work-group's, and under FAST the order is another one (``grouped.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
-
-import numpy as np
 
 from flopmarket.engine import views
 from flopmarket.engine.codegen import nest as nests
 from flopmarket.engine.codegen import opencl
 from flopmarket.engine.codegen.emit import Emitter, Temp
+from flopmarket.engine.codegen.folds import Finish, Fold, Source, accumulate, identity, tree_kind
+from flopmarket.engine.codegen.grouped import fold_grouped
 from flopmarket.engine.codegen.loops import (
     Array,
     Assign,
@@ -29,7 +28,6 @@ from flopmarket.engine.codegen.loops import (
     Value,
 )
 from flopmarket.engine.codegen.lower import Lowering
-from flopmarket.engine.dtypes import DType
 from flopmarket.engine.exact import REDUCE_BLOCK, REDUCE_LANES
 from flopmarket.engine.graph import Node, Shape
 from flopmarket.engine.schedule.fuse import Kernel
@@ -39,24 +37,6 @@ COLUMN_WIDTH = 64
 """Neighbouring outputs that one work-item of the column form keeps lanes of (16 KiB of floats)."""
 ROW_ELEMENTS = 4096
 """Elements that one CPU work-item of the row form reduces, where rows are short."""
-
-Source = Callable[[Emitter, Index, Linear, Scope], list[Value]]
-"""The operands at (emitter, index of the row, element in the row, scope)."""
-Finish = Callable[[Emitter, Index, Value, Scope], None]
-"""What happens to a row's result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """One stage: ``size`` elements (at most a block) of each row of ``space`` fold into one."""
-
-    kernel: Kernel
-    kind: str
-    dtype: DType
-    space: Shape
-    size: int
-    source: Source
-    finish: Finish
 
 
 def lower_reduce(lowering: Lowering, kernel: Kernel) -> None:
@@ -143,7 +123,10 @@ def _read(temp: Temp, shape: Shape, count: int) -> Source:
 def _fold(lowering: Lowering, fold: Fold) -> None:
     shape, wide, columns = _probe(lowering, fold)
     emitter = lowering.emitter(fold.kernel, wide=wide)
-    if columns:
+    is_cpu = lowering.target.is_cpu
+    if not is_cpu and fold_grouped(lowering, fold, emitter, shape, columns=columns):
+        return
+    if columns and is_cpu:
         body, size = _columns(lowering, fold, emitter, shape)
     else:
         body, size = _rows(lowering, fold, emitter, shape)
@@ -166,34 +149,8 @@ def _probe(lowering: Lowering, fold: Fold) -> tuple[Shape, bool, bool]:
     last = next((form for form in reversed(index) if form.terms), ZERO)
     along = sum(1 for f in loads if lane.terms and f.coefficient(lane.terms[0][0]) == 1)
     across = sum(1 for f in loads if last.terms and f.coefficient(last.terms[0][0]) == 1)
-    columns = lowering.target.is_cpu and across > along and shape[-1] >= 8
+    columns = across > along and shape[-1] >= 8
     return shape, nests.is_wide(scratch.forms), columns
-
-
-def _accumulate(fold: Fold, target: str, values: list[Value], first: bool) -> str:
-    """The new value of a lane after an element; ``first``: there is none before it."""
-    if fold.kind == "sumprod":
-        start = _start(fold) if first else target
-        return opencl.multiply_add(fold.dtype, values[0], values[1], start)
-    if first:
-        return values[0].text
-    return opencl.combine(fold.kind, fold.dtype, target, values[0].text)
-
-
-def _start(fold: Fold) -> str:
-    """What changes no bit of a lane's first element: -0 for a sum, and +0 where FMAs begin."""
-    dtype, kind = fold.dtype, fold.kind
-    numpy = dtype.numpy.type
-    if kind in ("max", "min") and dtype.is_float:
-        return opencl.literal(numpy(-np.inf if kind == "max" else np.inf), dtype)
-    if kind in ("max", "min") and dtype.is_integer:
-        info = np.iinfo(dtype.numpy)
-        return opencl.literal(numpy(info.min if kind == "max" else info.max), dtype)
-    if kind in ("max", "min"):
-        return opencl.literal(numpy(kind == "min"), dtype)
-    if kind == "prod":
-        return opencl.literal(numpy(1), dtype)
-    return opencl.literal(numpy(-0.0 if kind == "sum" and dtype.is_float else 0), dtype)
 
 
 def _tree_steps(lanes: int) -> list[tuple[int, int]]:
@@ -213,7 +170,7 @@ def _column_tree(fold: Fold, kind: str, lanes: int, width: int, live_columns: st
     """The same tree over the lanes of ``width`` columns, as one loop over its steps: it is short
     beside what came before, and a loop for each step took drivers long to compile."""
     target = f"lane[j * {width} + w]"
-    text = opencl.combine(_tree_kind(fold), fold.dtype, target, f"lane[(j + step) * {width} + w]")
+    text = opencl.combine(tree_kind(fold), fold.dtype, target, f"lane[(j + step) * {width} + w]")
     half = REDUCE_LANES // 2
     present = f"{REDUCE_LANES} >> level"
     body: list[Statement] = [
@@ -224,10 +181,6 @@ def _column_tree(fold: Fold, kind: str, lanes: int, width: int, live_columns: st
     columns = Loop(kind, "w", "0", live_columns, [Assign(target, text)])
     body.append(Loop(kind, "j", "0", "live_lanes", [columns]))
     return Loop(kind, "level", "0", str(half.bit_length()), body)
-
-
-def _tree_kind(fold: Fold) -> str:
-    return "sum" if fold.kind == "sumprod" else fold.kind
 
 
 def _phases(size: int) -> list[tuple[int, int, int]]:
@@ -260,7 +213,7 @@ def _rows(
     scope.body.append(Array(register, "lane", min(REDUCE_LANES, fold.size)))
     single = fold.size <= REDUCE_LANES
     if not single:
-        begin = [Assign("lane[j]", _start(fold))]
+        begin = [Assign("lane[j]", identity(fold))]
         scope.body.append(Loop(kind, "j", "0", str(REDUCE_LANES), [*begin]))
     for start, stop, lanes in _phases(fold.size):
         turns: list[Statement] = []
@@ -270,11 +223,11 @@ def _rows(
         lane_scope = turn_scope.child(inner)
         at = turn * REDUCE_LANES + variable("j", lanes, lane_scope.depth)
         values = fold.source(emitter, index, at, lane_scope)
-        inner.append(Assign("lane[j]", _accumulate(fold, "lane[j]", values, single)))
+        inner.append(Assign("lane[j]", accumulate(fold, "lane[j]", values, single)))
         turns.append(Loop(kind, "j", "0", str(lanes), inner))
         scope.body.append(Loop(kind, "t", str(start), str(stop), turns))
     for step, live in _tree_steps(min(REDUCE_LANES, fold.size)):
-        text = opencl.combine(_tree_kind(fold), dtype, "lane[j]", f"lane[j + {step}]")
+        text = opencl.combine(tree_kind(fold), dtype, "lane[j]", f"lane[j + {step}]")
         scope.body.append(Loop(kind, "j", "0", str(live), [Assign("lane[j]", text)]))
     scope.body.append(Let(register, "result", "lane[0]"))
     fold.finish(emitter, index, Value("result", scope.depth), scope)
@@ -310,7 +263,7 @@ def _columns(
     scope.body.append(Array(register, "lane", lanes_total * width))
     single = fold.size <= REDUCE_LANES
     if not single:
-        begin = [Assign("lane[i]", _start(fold))]
+        begin = [Assign("lane[i]", identity(fold))]
         scope.body.append(Loop(kind, "i", "0", str(lanes_total * width), [*begin]))
     for start, stop, lanes in _phases(fold.size):
         turns: list[Statement] = []
@@ -323,7 +276,7 @@ def _columns(
         at = turn * REDUCE_LANES + variable("j", lanes, lane_scope.depth)
         values = fold.source(emitter, index_at(column_scope), at, column_scope)
         target = f"lane[j * {width} + w]"
-        inner.append(Assign(target, _accumulate(fold, target, values, single)))
+        inner.append(Assign(target, accumulate(fold, target, values, single)))
         each.append(Loop(kind, "w", "0", live_columns, inner))
         turns.append(Loop(kind, "j", "0", str(lanes), each))
         scope.body.append(Loop(kind, "t", str(start), str(stop), turns))

@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flopmarket.engine.codegen.opencl import Target
 from flopmarket.engine.errors import EngineError
+from flopmarket.engine.numerics import Numerics
 from flopmarket.engine.probes import contraction_is_exact
+from flopmarket.engine.probes_matrix import matrix_units_work
 from flopmarket.engine.program import Program
 from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.cache import KernelCache
@@ -32,13 +36,26 @@ def opened(info: DeviceInfo, options: CompileOptions | None = None) -> Device:
     return open_device(info, cache=cache)
 
 
-def open_target(device: Device, *, contract_helper: bool | None = None) -> Target:
-    """What code is generated for ``device``.
+Opener = Callable[[DeviceInfo, CompileOptions], Device]
+"""How a device is opened."""
 
-    ``contract_helper`` is what admission found; None probes now (one small kernel, cached).
+
+def open_target(
+    device: Device,
+    *,
+    contract_helper: bool | None = None,
+    numerics: Numerics = Numerics.EXACT,
+) -> Target:
+    """What code is generated for ``device`` under a law.
+
+    ``contract_helper`` is what admission found; None probes now (one small kernel, cached). Under
+    FAST nothing is asked of contraction, which is allowed whatever it does; instead matrix units
+    are probed, where a driver may have them.
     """
     info = device.info
-    if contract_helper is None:
+    if numerics is Numerics.FAST:
+        contract_helper = True
+    elif contract_helper is None:
         contract_helper = contraction_is_exact(device)
     return Target(
         is_cpu=info.kind is DeviceKind.CPU,
@@ -46,6 +63,9 @@ def open_target(device: Device, *, contract_helper: bool | None = None) -> Targe
         has_fp64=info.has_fp64,
         vector_floats=info.native_vector_width_float,
         compute_units=info.compute_units,
+        numerics=numerics,
+        has_matrix_units=numerics is Numerics.FAST and matrix_units_work(device),
+        can_group=info.max_work_group_size >= 256 and info.local_memory_bytes >= 1 << 15,
     )
 
 
@@ -53,11 +73,14 @@ def open_session(
     program: Program,
     device: str | DeviceInfo | None = None,
     options: CompileOptions | None = None,
+    *,
+    opener: Opener = opened,
 ) -> Session:
     """A session for ``program``: on the named device, on the first one, or on the reference.
 
     ``device`` is what ``devices.find`` takes, a card, "reference", or None (the first OpenCL
-    device, or the reference where there is none). The session owns the device that it opens.
+    device, or the reference where there is none). The session owns the device, which ``opener``
+    opens.
     """
     if device == REFERENCE:
         return ReferenceSession(program)
@@ -67,9 +90,11 @@ def open_session(
         if device is None and error.code == "DEVICE_NONE":
             return ReferenceSession(program)
         raise
-    handle = opened(info, options)
+    options = CompileOptions() if options is None else options
+    handle = opener(info, options)
     try:
-        return OpenCLSession(program, handle, open_target(handle), options, owns_device=True)
+        target = open_target(handle, numerics=options.numerics)
+        return OpenCLSession(program, handle, target, options, owns_device=True)
     except BaseException:
         handle.close()
         raise

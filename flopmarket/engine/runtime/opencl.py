@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 
-from flopmarket.engine.codegen import lint
+from flopmarket.engine.codegen import lint, lint_fast
 from flopmarket.engine.errors import EngineError
+from flopmarket.engine.numerics import Numerics
 from flopmarket.engine.runtime import pocl
 from flopmarket.engine.runtime.cache import KernelCache, cache_key
 from flopmarket.engine.runtime.devices import DeviceInfo
@@ -29,6 +30,7 @@ LAUNCHES_PER_FLUSH = 32
 LAUNCHES_PER_WAIT = 8_192
 """Launches after which the host waits: what is queued takes the host's memory."""
 MAX_BUILD_LOG_CHARACTERS = 4_000
+_RULES = {Numerics.EXACT: lint, Numerics.FAST: lint_fast}
 
 
 def open_device(info: DeviceInfo, *, cache: KernelCache | None = None) -> Device:
@@ -77,20 +79,27 @@ class Device:
         """Bytes of all allocations that are alive."""
         return sum(buffer.size_bytes for buffer in self._live)
 
-    def compile(self, source: str, *, options: tuple[str, ...] = (), exact: bool = True) -> Module:
+    def compile(
+        self,
+        source: str,
+        *,
+        options: tuple[str, ...] = (),
+        numerics: Numerics | None = Numerics.EXACT,
+    ) -> Module:
         """Build OpenCL C, from the cache where possible.
 
-        ``exact`` checks the source against profile FX1 first (raises ``LINT_...``): the cache holds
-        what passed. A build failure raises ``KERNEL_BUILD`` with the driver's log.
+        The source is checked against the rules of ``numerics`` first (raises ``LINT_...``): the
+        cache holds what passed. None checks nothing. A build failure raises ``KERNEL_BUILD`` with
+        the driver's log.
         """
         cache = self.cache
         if cache is not None:
-            key = self._key(source, options, exact=exact)
+            key = self._key(source, options, numerics)
             module = self._reload(cache, key, options)
             if module is not None:
                 return module
-        if exact:
-            lint.check(source, options)
+        if numerics is not None:
+            _RULES[numerics].check(source, options)
         if cache is None:
             return self._built(source, options)[0]
         with cache.locked(key):
@@ -236,9 +245,14 @@ class Device:
     def _forget(self, buffer: Buffer) -> None:
         self._live.discard(buffer)
 
-    def _key(self, source: str, options: tuple[str, ...], *, exact: bool = True) -> str:
+    def _key(
+        self,
+        source: str,
+        options: tuple[str, ...],
+        numerics: Numerics | None = Numerics.EXACT,
+    ) -> str:
         """Under what the cache knows a source."""
-        rules = lint.rules_digest() if exact else ""
+        rules = "" if numerics is None else _RULES[numerics].rules_digest()
         target = pocl.target_name(self.info)
         return cache_key(source, options, self.info, target=target, checked_by=rules)
 

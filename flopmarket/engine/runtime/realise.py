@@ -198,7 +198,7 @@ class Realiser:
     ) -> Prepared:
         target = self._targets.get(device)
         if target is None:
-            target = self._targets[device] = open_target(device)
+            target = self._targets[device] = open_target(device, numerics=self._options.numerics)
         try:
             return Prepared(nodes, device, target, self._options, fixed)
         except EngineError as error:

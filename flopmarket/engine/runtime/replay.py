@@ -91,7 +91,7 @@ class OpenCLSession:
                 out[rule.leaf, 1] = self._device.alloc(spec_bytes(rule.spec))
         if self._options.poison:
             for buffer in out.values():
-                buffer.poison(0xFF)
+                buffer.poison(self._options.poison_byte)
         return out
 
     def _binding(self, parity: int) -> dict[BufferKey, Buffer]:
@@ -189,7 +189,7 @@ class OpenCLSession:
         self._resident.poison()
         for rule in self._rules:
             if rule.how != "keep":
-                self._buffers[rule.leaf, 1 - self._parity].poison(0xFF)
+                self._buffers[rule.leaf, 1 - self._parity].poison(self._options.poison_byte)
 
 
 def needed_bytes(program: Program, plan: Plan) -> int:

@@ -22,6 +22,7 @@ from flopmarket.engine.codegen.repeat import TURN
 from flopmarket.engine.codegen.templates.gemm import GemmTile
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node, topological
+from flopmarket.engine.numerics import Numerics
 from flopmarket.engine.probes import build_options
 from flopmarket.engine.runtime.launches import Launch, Repeat
 from flopmarket.engine.runtime.memory import Buffer
@@ -40,21 +41,24 @@ logger = logging.getLogger("flopmarket.engine")
 
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
-    """How a program is compiled and run. No choice changes a bit of the results.
+    """How a program is compiled and run. No choice but ``numerics`` changes a bit of the results.
 
+    ``numerics`` is the law of the kernels (the reference knows EXACT alone, which FAST allows).
     ``fusion`` False gives every operation a kernel. ``gemm_tile`` None lets the engine choose.
-    ``poison`` fills every buffer with 0xFF before it is written, so that reading something
-    uninitialised shows. ``cache_dir`` holds compiled kernels (None: the user's cache folder).
-    ``max_bytes`` bounds device memory (None: what the device has). ``profile`` logs one line a
-    kernel to ``flopmarket.engine`` at DEBUG, and waits for each.
+    ``poison`` fills every buffer with ``poison_byte`` before it is written, so that reading
+    something uninitialised shows. ``cache_dir`` holds compiled kernels (None: the user's cache
+    folder). ``max_bytes`` bounds device memory (None: what the device has). ``profile`` logs one
+    line a kernel to ``flopmarket.engine`` at DEBUG, and waits for each.
     """
 
     fusion: bool = True
     gemm_tile: GemmTile | None = None
     poison: bool = False
+    poison_byte: int = 0xFF
     cache_dir: Path | None = None
     max_bytes: int | None = None
     profile: bool = False
+    numerics: Numerics = Numerics.EXACT
 
 
 Binding = Mapping[BufferKey, Buffer]
@@ -70,10 +74,12 @@ class Resident:
         self.plan = plan
         self._options = options
         given = set(outside)
-        options_for_driver = build_options(device.info)
+        options_for_driver = build_options(device.info, plan.numerics)
         self._module = None
         if plan.once or plan.steps:
-            self._module = device.compile(plan.source, options=options_for_driver)
+            self._module = device.compile(
+                plan.source, options=options_for_driver, numerics=plan.numerics
+            )
         self._slabs = [device.alloc(count) for count in plan.slab_bytes]
         self._buffers: dict[BufferKey, Buffer] = {}
         for key in (*plan.constants, *plan.kept):
@@ -81,7 +87,7 @@ class Resident:
                 self._buffers[key] = device.alloc(size_bytes(key))
         if options.poison:
             for buffer in (*self._slabs, *self._buffers.values()):
-                buffer.poison(0xFF)
+                buffer.poison(options.poison_byte)
         for key, slab in plan.places.items():
             self._buffers[key] = self._slabs[slab]
         for node in plan.constants:
@@ -168,7 +174,7 @@ class Resident:
     def poison(self) -> None:
         """Garbage into everything that a step must write before it reads it."""
         for slab in self._slabs:
-            slab.poison(0xFF)
+            slab.poison(self._options.poison_byte)
 
     def release(self) -> None:
         """Overwrite and free the plan's memory."""
@@ -240,5 +246,7 @@ def _for_float64(outputs: Sequence[Node], device: Device, target: Target) -> Tar
             code="DEVICE_DTYPE",
             hint="a device with cl_khr_fp64, or float32",
         )
-    helper = target.contract_helper and probes_float64.contraction_is_exact(device)
+    helper = target.contract_helper and (
+        target.is_fast or probes_float64.contraction_is_exact(device)
+    )
     return replace(target, contract_helper_double=helper)

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flopmarket.engine import limits
+from flopmarket.engine.codegen import matrix, repeat
 from flopmarket.engine.codegen import nest as nests
-from flopmarket.engine.codegen import repeat
 from flopmarket.engine.codegen.emit import BufferKey
 from flopmarket.engine.codegen.lower import Lowering
 from flopmarket.engine.codegen.nest import Call
@@ -24,6 +24,7 @@ from flopmarket.engine.codegen.templates import gemm
 from flopmarket.engine.codegen.templates.gemm import GemmTile
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.graph import Node, Op
+from flopmarket.engine.numerics import Numerics
 from flopmarket.engine.schedule.frame import Frame
 from flopmarket.engine.schedule.fuse import fuse, is_leaf
 from flopmarket.engine.schedule.memory import arrange, once_flags
@@ -58,6 +59,7 @@ class Plan:
     ``once`` runs after loading, ``steps`` every time. ``leaves`` are the INPUT nodes that are read,
     ``constants`` the literals that live in memory. ``kept`` are buffers of their own beside them:
     results of ``once`` and computed outputs. ``places`` gives the slab of each temporary.
+    ``numerics`` is the law that ``source`` was written for.
     """
 
     outputs: tuple[Node, ...]
@@ -69,6 +71,7 @@ class Plan:
     kept: tuple[BufferKey, ...]
     places: dict[BufferKey, int]
     slab_bytes: tuple[int, ...]
+    numerics: Numerics
 
     @property
     def planned_bytes(self) -> int:
@@ -120,7 +123,18 @@ def make_plan(
     computed = [node for node in dict.fromkeys(outputs) if not is_leaf(node)]
     kept = tuple(dict.fromkeys([*early, *computed]))
     places, slabs = arrange([step.call for step in steps], {*leaves, *constants, *kept})
-    return Plan(tuple(outputs), source, once, steps, leaves, constants, kept, places, slabs)
+    return Plan(
+        tuple(outputs),
+        source,
+        once,
+        steps,
+        leaves,
+        constants,
+        kept,
+        places,
+        slabs,
+        target.numerics,
+    )
 
 
 def _name_kernels(calls: Sequence[AnyCall], target: Target) -> tuple[str, tuple[AnyStep, ...]]:
@@ -130,6 +144,7 @@ def _name_kernels(calls: Sequence[AnyCall], target: Target) -> tuple[str, tuple[
     parts = [prelude(target, "".join(texts))]
     if any(call.family.startswith("gemm") for call in kernels):
         parts.append(_gemm_helpers(kernels, target))
+        parts.append(matrix.helpers("".join(texts)))
     names: dict[str, str] = {}
     for call in kernels:
         text = repeat.with_offset(call.text)

@@ -1,4 +1,4 @@
-"""Operands of large products as a GPU's plan lays them, run here on whatever device there is."""
+"""Operands of products as a GPU without room for tiles has them laid, run on whatever device."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from flopmarket.engine.codegen.emit import elements_of
 from flopmarket.engine.codegen.opencl import Target
 from flopmarket.engine.dtypes import float32
 from flopmarket.engine.graph import Node
+from flopmarket.engine.numerics import Numerics
 from flopmarket.engine.reference import evaluate
 from flopmarket.engine.rewrite import canonicalise
 from flopmarket.engine.runtime import realise as realising
@@ -22,7 +23,7 @@ from flopmarket.engine.runtime.realise import Realiser
 from flopmarket.engine.schedule.plan import make_plan
 from flopmarket.engine.tensor import Tensor
 
-GPU = Target(is_cpu=False)
+GPU = Target(is_cpu=False, can_group=False)
 M, K, N = 40, 96, 72
 Build = Callable[[Node, Node], Node]
 
@@ -74,8 +75,9 @@ CASES: list[tuple[Build, int, int]] = [
 def as_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Realiser]:
     """The default device, planned for as if it were no CPU."""
 
-    def target_of(device: Device) -> Target:
-        return replace(open_target(device), is_cpu=False)
+    def target_of(device: Device, *, numerics: Numerics) -> Target:
+        plain = open_target(device, numerics=numerics)
+        return replace(plain, is_cpu=False, can_group=False)
 
     monkeypatch.setattr(realising, "open_target", target_of)
     realiser = Realiser()

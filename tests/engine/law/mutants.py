@@ -17,6 +17,7 @@ import numpy as np
 
 from flopmarket.engine.errors import EngineError
 from flopmarket.engine.exact import DOT_CHUNK
+from flopmarket.engine.numerics import Numerics
 from flopmarket.engine.runtime.cache import KernelCache
 from flopmarket.engine.runtime.launches import Module
 from flopmarket.engine.runtime.memory import Buffer
@@ -45,12 +46,20 @@ class MutatedDevice(Device):
     extra_options: tuple[str, ...] = ()
     touched = 0
 
-    def compile(self, source: str, *, options: tuple[str, ...] = (), exact: bool = True) -> Module:
+    def compile(
+        self,
+        source: str,
+        *,
+        options: tuple[str, ...] = (),
+        numerics: Numerics | None = Numerics.EXACT,
+    ) -> Module:
         changed = self.rewrite(source)
         self.touched += changed != source
         is_plain = changed == source and not self.extra_options
         return super().compile(
-            changed, options=(*options, *self.extra_options), exact=exact and is_plain
+            changed,
+            options=(*options, *self.extra_options),
+            numerics=numerics if is_plain else None,
         )
 
     def download(self, buffer: Buffer, array: Array, offset: int = 0) -> None:

@@ -148,7 +148,7 @@ def test_wipe_leaves_nothing_to_read(info: DeviceInfo) -> None:
 
 def test_a_build_failure_shows_the_log(device: Device) -> None:
     with pytest.raises(EngineError, match="undeclared_thing") as caught:
-        device.compile(SOURCE.replace("by;", "undeclared_thing;"), exact=False)
+        device.compile(SOURCE.replace("by;", "undeclared_thing;"), numerics=None)
     assert code_of(caught) == "KERNEL_BUILD"
     assert not caught.value.retryable
 
@@ -158,7 +158,7 @@ def test_exact_mode_lints_and_fast_mode_does_not(device: Device) -> None:
     with pytest.raises(EngineError) as caught:
         device.compile(fast)
     assert code_of(caught) == "LINT_CALL"
-    assert device.compile(fast, exact=False).names == ("add", "scale")
+    assert device.compile(fast, numerics=None).names == ("add", "scale")
 
 
 def test_bad_launches(device: Device, module: Module) -> None:

@@ -23,10 +23,7 @@ the L2 cache, a panel of A in L1, the tile's accumulators in registers, and the 
 private memory: one launch, and the output buffer is written once. Operands are read through aligned
 vector pointers, because ``vloadN`` and ``fma()`` are real calls in PoCL that spill every register.
 
-A GPU variant is another pair of ``legal_tiles`` and ``render_gemm`` behind the same spec: there a
-work-group owns the tile, the packed layout is kept (a k-slab of a panel is contiguous, which is
-what a coalesced copy into local memory wants) and the accumulators are split over the work-items.
-Prologue, epilogue, packing and the order stay as they are.
+GPUs pack nothing: a work-group reads its operands into local memory (``codegen/tiled.py``).
 """
 
 from __future__ import annotations
