@@ -36,6 +36,7 @@ MAX_JOIN_TOKEN_CHARACTERS = 2048
 MAX_ADDRESS_CHARACTERS = 260  # host and port
 MAX_INVITATIONS_PER_ACCOUNT = 100  # that are open
 MAX_INVITATION_SECONDS = 30 * 24 * 3600
+MAX_OPEN_ACCOUNT_INVITATIONS = 10_000  # of operators, each to open one account
 MAX_KEYS_PER_ACCOUNT = 10_000  # of every role, ended ones included
 MAX_DUE_RECOVERIES = 100  # that take effect in one command
 MAX_LISTED_SESSIONS = 1_000  # of one account, in one answer
@@ -54,10 +55,13 @@ MAX_AUDITS_PAGE_BYTES = 3 << 20  # of published draws in one message
 MAX_CACHED_DOCUMENTS = 64  # rules and lists of auditors that leases name, in memory
 MAX_CACHED_CHAINS = 512  # of live leases, in memory; others are derived again
 MAX_AUDIT_ROUNDS = 64  # auditors asked for one segment, one after another
+MAX_AUDITED_STEPS = 1_024  # drawn from one segment, whatever rules say
 MAX_AUDIT_RULES_FILE_BYTES = 64 << 10  # of an operator's own constants
+MAX_ARBITER_PASSES = 4  # times that one device of a class is asked to decide one difference
 MAX_AUDITS_PER_TICK = 128  # moved on in one round; the next one goes on
 MAX_AUDIT_WAY_SEGMENTS = 1_024  # from a durable state to an audited segment; longer ways: the house
 MAX_CANARY_DRAWS = 1 << 14  # of one day; audits beyond have no canaries
+MAX_CANARY_FILE_BYTES = 256 << 20  # of a day's draws
 MAX_KNOWN_RIGHT_SEGMENTS = 64  # newest ones that a canary is chosen from
 
 # --- trust: benchmark challenges ------------------------------------------------------------------
@@ -105,10 +109,20 @@ DISPUTE_DEVICE_WAIT_SECONDS = 30.0  # for a lease's segment to end before a repl
 MAX_DISPUTE_ASKED_AGAIN = 16  # times that a dispute's clock begins anew after the referee was away
 MAX_DISPUTE_TRANSCRIPT_BYTES = 512 << 20  # one file
 
+# --- trust: tolerance -----------------------------------------------------------------------------
+
+MAX_TOLERANCE_STEP_BYTES = 256 << 20  # of the values of one step that its producer hands over
+MAX_TOLERANCE_ANSWER_BYTES = 2 << 30  # states and values of all steps of a segment that are judged
+MAX_TOLERANCE_VALUES = 65_536  # operations of one step that rounding decides, loops spelled out
+MAX_TOLERANCE_TERMS = 65_536  # of one sum or product: more was never calibrated
+MAX_JUDGED_PRODUCT_FLOPS = 10**8  # of a step's products in full; beyond: vectors and some rows
+MAX_DEVICE_JUDGED_FLOPS = 10**12  # the same where the house has an exact device for it
+
 # --- jobs: specification, bundles, segments -------------------------------------------------------
 
 MAX_JOB_STEPS = 2**40  # steps of one job
 MAX_SEGMENT_STEPS = 1_000_000  # steps of one segment
+MAX_TOLERANCE_SEGMENT_STEPS = 50  # steps of one segment in tolerance mode
 MAX_BUNDLE_BYTES = 8 << 30  # one file of named tensors
 MAX_SEGMENT_OUTPUT_BYTES = 1 << 30  # outputs of one segment, all steps stacked
 MAX_CONTROL_LINE_BYTES = 1 << 20  # one message between an engine process and its parent
@@ -119,6 +133,7 @@ MAX_ORDER_REGIONS = 32  # in one list of an order
 MAX_ORDER_OWNERS = 64  # in one list of an order
 MAX_REGION_CHARACTERS = 32  # of a region's name
 MAX_EXPLAINED_OFFERS = 64  # of one account, in one answer
+MAX_QUOTED_CLASSES = 32  # classes of devices of one quote, those of the most accounts
 QUOTED_OFFERS = 8  # the cheapest that fit: a quote's ceiling is the dearest of them
 
 # --- market: the tape -----------------------------------------------------------------------------
@@ -223,6 +238,12 @@ WORKER_EXECUTOR_RETRIES = 1  # fresh engine processes one lease gets after a dea
 MAX_WORKER_DEVICES = 64  # devices of one agent
 MAX_OUTGOING_MESSAGES = 1024  # of one connection, waiting to be written
 MAX_LEASE_JOURNAL_BYTES = 256 << 20  # what one lease writes down about its segments
+MAX_CHECKSUM_LIST_BYTES = 64 << 20  # step checksums of one segment; larger: recomputed whole
+MAX_KEPT_LISTS_BYTES = 1 << 30  # checksum lists of a worker's segments; oldest first
+MAX_FLIP_REPLAYS = 1024  # single steps that are computed to find a flipped bit by its checksum
+MAX_FLIP_ELEMENTS = 16  # elements of a state in which a flipped bit is looked for without one
+MAX_WORKER_STEP_AUDITS = 64  # of its segments that a worker answers for, in turn
+MAX_STEP_STATES_BYTES = 32 << 30  # states that the answer about one segment's drawn steps uploads
 MAX_KEPT_OPENINGS = 50_000  # commitments of a worker that it can still open; oldest leases first
 MAX_FORMER_KEYS = 16  # of one device, that a worker still answers for; the newest ones
 KEPT_OPENING_SECONDS = 48 * 3600  # after the end of their lease

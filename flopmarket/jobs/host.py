@@ -14,12 +14,17 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from flopmarket.errors import FlopmarketError, Kind, Unavailable
 from flopmarket.jobs.questions import (
+    Flip,
+    FlipQuestion,
+    StepsQuestion,
+    StepVerdict,
     TraceQuestion,
     TraceStart,
+    ValuesQuestion,
     trace_answer_command,
     trace_end_command,
     trace_open_command,
@@ -88,8 +93,9 @@ class Engine(Protocol):
     ) -> AsyncIterator[StepDone | SegmentDone]:
         """Run a segment; the last event is SegmentDone.
 
-        Outputs and, if asked, the end state are written to files. Abandoning the iteration ends
-        the engine: use ``interrupt`` to stop early.
+        Outputs and, if asked, the end state are written to files, and beside the outputs the list
+        of checksums (``checksums_path``), where it is not too long to keep. Abandoning the
+        iteration ends the engine: use ``interrupt`` to stop early.
         """
         ...
 
@@ -113,12 +119,27 @@ class Engine(Protocol):
         of a file and everything after it were right."""
         ...
 
+    async def replay_steps(
+        self, folder: Path, spec: bytes, asked: StepsQuestion, target: Path
+    ) -> None:
+        """Run a segment of the job in ``folder`` again; ends a job that is open.
+
+        Into the folder ``target`` go ``checksums.bin`` and either ``roots.bin`` or a file for each
+        drawn step (:mod:`flopmarket.jobs.stepping`). JobRefused when the files are not the job's,
+        or TRACE_ABORTED after ``interrupt``.
+        """
+        ...
+
     async def close_job(self) -> None:
         """Overwrite and free the job's device memory."""
         ...
 
     async def admission(self) -> dict[str, Any]:
         """Probe the device for exact mode."""
+        ...
+
+    async def classification(self) -> dict[str, Any]:
+        """The device's class for fast kernels: ``engine.classes.ClassReport`` as JSON values."""
         ...
 
     async def benchmark(self) -> dict[str, Any]:
@@ -139,8 +160,33 @@ class Provable(Protocol):
         ...
 
 
+@runtime_checkable
+class FlipFinder(Protocol):
+    """An engine that looks for a bit that flipped once; it must compute FX1."""
+
+    async def find_flip(self, folder: Path, spec: bytes, asked: FlipQuestion) -> Flip | None:
+        """See :class:`flopmarket.jobs.flips.FlipSearch`, for the job in ``folder``; ends a job that
+        is open. JobRefused when the files are not the job's."""
+        ...
+
+
+@runtime_checkable
+class StepJudge(Protocol):
+    """An engine that judges steps of tolerance mode; it must compute FX1. Simulated ones do not."""
+
+    async def judge_step(self, question: ValuesQuestion) -> StepVerdict:
+        """See :func:`flopmarket.jobs.step_verdict.verdict_of_step`."""
+        ...
+
+
 class EngineProcess:
-    """One child process with one device. Use :meth:`start`, and always :meth:`stop`."""
+    """One child process with one device. Use :meth:`start`, and always :meth:`stop`.
+
+    ``module`` is what the child runs: :mod:`flopmarket.jobs.process`, or one that calls its
+    ``main``.
+    """
+
+    module: ClassVar[str] = "flopmarket.jobs.process"
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -163,7 +209,7 @@ class EngineProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "flopmarket.jobs.process",
+            cls.module,
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -245,11 +291,27 @@ class EngineProcess:
         answer = await self._call(trace_end_command(place, tile_path))
         return bytes.fromhex(answer["state_root"]), bytes.fromhex(answer["outputs_root"])
 
+    async def replay_steps(
+        self, folder: Path, spec: bytes, asked: StepsQuestion, target: Path
+    ) -> None:
+        await self._call(asked.to_command(folder, spec, target))
+
+    async def judge_step(self, question: ValuesQuestion) -> StepVerdict:
+        return StepVerdict.of_fields(await self._call(question.to_command()))
+
+    async def find_flip(self, folder: Path, spec: bytes, asked: FlipQuestion) -> Flip | None:
+        found = (await self._call(asked.to_command(folder, spec)))["flip"]
+        return None if found is None else Flip.of_fields(found)
+
     async def close_job(self) -> None:
         await self._call({"op": "close_job"})
 
     async def admission(self) -> dict[str, Any]:
         answer: dict[str, Any] = (await self._call({"op": "admission"}))["admission"]
+        return answer
+
+    async def classification(self) -> dict[str, Any]:
+        answer: dict[str, Any] = (await self._call({"op": "classification"}))["classification"]
         return answer
 
     async def benchmark(self) -> dict[str, Any]:

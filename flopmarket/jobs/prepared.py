@@ -7,13 +7,14 @@ the same digests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from flopmarket.engine.exact import PROFILE
+from flopmarket.engine.numerics import Numerics
 from flopmarket.engine.program import Program
 from flopmarket.engine.runtime.open import open_session
 from flopmarket.engine.runtime.resident import CompileOptions
@@ -22,7 +23,15 @@ from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.instrument import instrument
 from flopmarket.jobs.order import rows_of_output
 from flopmarket.jobs.runner import JobRunner, OnStep, check_data, check_job
-from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode
+from flopmarket.jobs.spec import (
+    NO_CLASS,
+    DataOrder,
+    JobKind,
+    JobSpec,
+    Mode,
+    class_hex,
+    segment_steps_in,
+)
 from flopmarket.market.order import MARKET_ORDER, OrderTerms
 from flopmarket.trust import merkle
 from flopmarket.trust.audit_policy import Level
@@ -47,7 +56,8 @@ class Result:
 
     ``state`` is the final state; ``outputs`` stacks each output over all steps: [steps, ...].
     ``state_root`` and ``outputs_root`` (over the segments' roots in order) are the digests that
-    a receipt states for the same job run by strangers.
+    a receipt states for the same job run by strangers (in class mode, by devices of the class
+    ``device_class``, 64 hex digits; otherwise it is empty).
     """
 
     state: Tensors
@@ -55,6 +65,8 @@ class Result:
     segments: tuple[SegmentRecord, ...]
     state_root: bytes
     order: DataOrder
+    mode: Mode = Mode.EXACT
+    device_class: str = ""
 
     @property
     def outputs_root(self) -> bytes:
@@ -102,21 +114,28 @@ class PreparedJob:
         nonce: bytes,
         order: OrderTerms = MARKET_ORDER,
         verification: Level = Level.DETER,
+        mode: Mode = Mode.EXACT,
+        class_digest: bytes = NO_CLASS,
     ) -> JobSpec:
-        """The specification to sign. ``nonce``: 16 bytes that make two equal jobs two jobs."""
+        """The specification to sign. ``nonce``: 16 bytes that make two equal jobs two jobs.
+
+        ``class_digest`` names the class of devices of a job in class mode. In tolerance mode
+        segments are as long as the mode allows, at most.
+        """
         frozen_root, state_root, data_root = self._roots
         return JobSpec(
             kind=self.kind,
             program_digest=self.program.digest,
             profile=PROFILE,
-            mode=Mode.EXACT,
+            mode=mode,
+            class_digest=class_digest,
             frozen_root=frozen_root,
             state_root=state_root,
             data_root=data_root,
             data_order=self.order,
             seed=self.seed,
             steps=self.steps,
-            segment_steps=self.segment_steps,
+            segment_steps=segment_steps_in(mode, self.segment_steps),
             checkpoint_segments=self.checkpoint_segments,
             max_memory_bytes=self.program.cost.peak_memory_bytes,
             max_price_nano=max_price_nano,
@@ -145,6 +164,7 @@ def run_local(
     job: PreparedJob,
     device: str | None = None,
     *,
+    mode: Mode = Mode.EXACT,
     options: CompileOptions | None = None,
     on_step: OnStep | None = None,
     state: Tensors | None = None,
@@ -154,12 +174,28 @@ def run_local(
 ) -> Result:
     """Run ``job`` here, without a market.
 
+    ``mode``: in class mode the device runs its fast kernels, and the result says which class it is
+    of (Unavailable CLASS_NONE when it has none); in tolerance mode segments are as short as they
+    have to be, and the kernels are the exact ones.
     ``device``: as in ``fm.devices()``, 'reference' for the interpreter, None for the first one.
     ``state`` and ``first_step`` resume from a checkpoint (a state after that many steps);
     ``steps`` ends after so many steps of the job. With ``work_dir`` every segment's end state is
     kept there as ``state-<step>.safetensors``.
     """
-    spec = job.spec(buyer=LOCAL_BUYER, max_price_nano=0, deadline_us=0, nonce=bytes(16))
+    class_digest = NO_CLASS
+    if mode is Mode.CLASS:
+        from flopmarket.jobs.classes import class_of_device  # the class suite is seldom needed
+
+        options = replace(options or CompileOptions(), numerics=Numerics.FAST)
+        class_digest = class_of_device(device, options)
+    spec = job.spec(
+        buyer=LOCAL_BUYER,
+        max_price_nano=0,
+        deadline_us=0,
+        nonce=bytes(16),
+        mode=mode,
+        class_digest=class_digest,
+    )
     check_job(spec, job.program, job.frozen, job.data)
     end = job.steps if steps is None else min(job.steps, first_step + steps)
     session = open_session(instrument(job.program), device, options)
@@ -170,7 +206,7 @@ def run_local(
         collected: list[Tensors] = []
         at = first_step
         while at < end:
-            count = min(job.segment_steps - at % job.segment_steps, end - at)
+            count = min(spec.segment_steps - at % spec.segment_steps, end - at)
             segment = runner.run_segment(at, count, on_step=on_step)
             at += segment.steps_done
             root = segment.state_root_after
@@ -185,6 +221,8 @@ def run_local(
             segments=tuple(records),
             state_root=root,
             order=job.order,
+            mode=mode,
+            device_class=class_hex(spec),
         )
     finally:
         session.close()

@@ -24,20 +24,34 @@ from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
 from flopmarket.engine.errors import EngineError
+from flopmarket.engine.numerics import Numerics
 from flopmarket.engine.program import Program
 from flopmarket.errors import Conflict, FlopmarketError, InvalidInput
 from flopmarket.jobs import bundle
+from flopmarket.jobs.checksums import checksums_path
 from flopmarket.jobs.instrument import instrument
-from flopmarket.jobs.questions import TraceQuestion, TraceStart
+from flopmarket.jobs.judging_steps import StepInputs
+from flopmarket.jobs.questions import (
+    FlipQuestion,
+    StepsQuestion,
+    TraceQuestion,
+    TraceStart,
+    ValuesQuestion,
+)
 from flopmarket.jobs.retracing import Retrace
 from flopmarket.jobs.runner import JobRunner, check_job
-from flopmarket.jobs.spec import JobSpec
+from flopmarket.jobs.spec import JobSpec, Mode
 from flopmarket.limits import MAX_CONTROL_LINE_BYTES
 from flopmarket.trust.dispute_documents import DisputeOpening
 from flopmarket.trust.dispute_port import Place
 from flopmarket.trust.encoding import decode, encode
 
 if TYPE_CHECKING:
+    from flopmarket.engine.runtime.devices import DeviceInfo
+    from flopmarket.engine.runtime.opencl import Device
+    from flopmarket.engine.runtime.resident import CompileOptions
+    from flopmarket.engine.runtime.session import Session
+    from flopmarket.jobs.bundle import Tensors
     from flopmarket.jobs.proving import Proving
 
 PROGRAM_FILE = "program.bin"
@@ -45,7 +59,7 @@ FROZEN_FILE = "frozen.safetensors"
 DATA_FILE = "data.safetensors"
 
 _PROGRESS_SECONDS = 0.1
-_STOPPABLE = ("run", "trace_open", "trace_answer", "trace_end")
+_STOPPABLE = ("run", "trace_open", "trace_answer", "trace_end", "replay_steps", "find_flip")
 _ORPHAN_SECONDS = 5.0
 
 Command = dict[str, Any]
@@ -71,6 +85,12 @@ class EngineServer:
         self._close: Callable[[], None] = lambda: None
         self._proving: Proving | None = None
 
+    def open_device(self, info: DeviceInfo, options: CompileOptions) -> Device:
+        """Open a device that work will run on."""
+        from flopmarket.engine.runtime.open import opened
+
+        return opened(info, options)
+
     def handle(self, command: Command) -> Fields:
         """Execute one command; returns the fields of its last event."""
         handlers: dict[str, Callable[[Command], Fields]] = {
@@ -81,8 +101,12 @@ class EngineServer:
             "trace_open": self._trace_open,
             "trace_answer": self._trace_answer,
             "trace_end": self._trace_end,
+            "replay_steps": self._replay_steps,
+            "find_flip": self._find_flip,
+            "judge_step": self._judge_step,
             "close_job": self._close_job,
             "admission": self._admission,
+            "classification": self._classification,
             "benchmark": self._benchmark,
             "prove": self._prove,
             "recompute": self._recompute,
@@ -99,19 +123,29 @@ class EngineServer:
 
         return {"info": dataclasses.asdict(devices.find(self._device))}
 
-    def _open(self, command: Command) -> Fields:
-        self._close_job(command)
+    def open_session(self, program: Program, spec: JobSpec, *, fusion: bool = True) -> Session:
+        """A session of a job's instrumented program, by the numerics of the job."""
+        from flopmarket.engine.runtime.open import open_session
+        from flopmarket.engine.runtime.resident import CompileOptions
+
+        numerics = Numerics.FAST if spec.mode is Mode.CLASS else Numerics.EXACT
+        options = CompileOptions(fusion=fusion, cache_dir=self._cache_dir, numerics=numerics)
+        return open_session(program, self._device, options, opener=self.open_device)
+
+    def _job(self, command: Command) -> tuple[JobSpec, Program, Tensors, Tensors]:
+        """Spec, program, frozen tensors and data of a command's job, which fit each other."""
         folder = Path(command["folder"])
         spec = decode(JobSpec, bytes.fromhex(command["spec"]))
         program = Program.from_bytes((folder / PROGRAM_FILE).read_bytes())
         frozen = bundle.read(folder / FROZEN_FILE)
         data = bundle.read(folder / DATA_FILE)
         check_job(spec, program, frozen, data)
-        from flopmarket.engine.runtime.open import open_session
-        from flopmarket.engine.runtime.resident import CompileOptions
+        return spec, program, frozen, data
 
-        options = CompileOptions(cache_dir=self._cache_dir)
-        session = open_session(instrument(program), self._device, options)
+    def _open(self, command: Command) -> Fields:
+        self._close_job(command)
+        spec, program, frozen, data = self._job(command)
+        session = self.open_session(instrument(program), spec)
         self._close = session.close
         self._runner = JobRunner(session, spec, frozen, data)
         return {}
@@ -140,6 +174,8 @@ class EngineServer:
         )
         run_us = round((time.monotonic() - began) * 1e6)  # files on disk are no work that is sold
         _write(Path(command["outputs_path"]), bundle.save(result.outputs))
+        if result.checksums is not None:
+            _write(checksums_path(Path(command["outputs_path"])), result.checksums.to_bytes())
         if command["state_path"]:
             _write(Path(command["state_path"]), bundle.save(runner.read_state()))
         return {
@@ -180,6 +216,49 @@ class EngineServer:
         state, outputs = self._traced().end_after(place, Path(command["tile_path"]).read_bytes())
         return {"state_root": state.hex(), "outputs_root": outputs.hex()}
 
+    def _replay_steps(self, command: Command) -> Fields:
+        """A segment again for a step audit; a job that is open is closed before."""
+        self._close_job(command)
+        from flopmarket.jobs.step_values import DeviceValues
+        from flopmarket.jobs.stepping import StepReplay
+
+        spec, program, frozen, data = self._job(command)
+        session = self.open_session(instrument(program), spec)
+        values = DeviceValues(program, lambda own: self.open_session(own, spec, fusion=False))
+        try:
+            replay = StepReplay(session, program, spec, frozen, data, self._stop.is_set, values)
+            for name, content in replay.answer(StepsQuestion.of_command(command)):
+                _write(Path(command["target"]) / name, content)
+        finally:
+            values.close()
+            session.close()
+        return {}
+
+    def _judge_step(self, command: Command) -> Fields:
+        """Judge the values that a worker claims of one step; a job that is open stays open."""
+        from flopmarket.jobs.step_verdict import verdict_of_step
+
+        question = ValuesQuestion.of_command(command)
+        spec, program, frozen, data = self._job(command)
+        state = StepInputs(spec, question.step, frozen, data, {})
+        return verdict_of_step(
+            question, program, state, self._device, lambda alone: self.open_session(alone, spec)
+        ).to_fields()
+
+    def _find_flip(self, command: Command) -> Fields:
+        """Look for a bit that flipped once; the job is closed before and after."""
+        self._close_job(command)
+        from flopmarket.jobs.flips import FlipSearch
+
+        spec, program, frozen, data = self._job(command)
+        session = self.open_session(instrument(program), spec)
+        try:
+            search = FlipSearch(session, program, spec, frozen, data, self._stop.is_set)
+            found = search.find(FlipQuestion.of_command(command))
+        finally:
+            session.close()
+        return {"flip": None if found is None else found.to_fields()}
+
     def _traced(self) -> Retrace:
         if self._retrace is None:
             raise Conflict("no segment is open", code="ENGINE_NO_JOB")
@@ -201,12 +280,23 @@ class EngineServer:
             )
         from flopmarket.engine.admission import admit
         from flopmarket.engine.runtime import devices
-        from flopmarket.engine.runtime.open import opened
         from flopmarket.engine.runtime.resident import CompileOptions
 
         options = CompileOptions(cache_dir=self._cache_dir)
-        with opened(devices.find(self._device), options) as device:
+        with self.open_device(devices.find(self._device), options) as device:
             return {"admission": dataclasses.asdict(admit(device))}
+
+    def _classification(self, command: Command) -> Fields:
+        if self._device == "reference":
+            raise InvalidInput("the reference is exact; it has no class", code="ENGINE_COMMAND")
+        from flopmarket.engine.classes import classify
+        from flopmarket.engine.runtime import devices
+        from flopmarket.engine.runtime.resident import CompileOptions
+
+        options = CompileOptions(cache_dir=self._cache_dir)
+        with self.open_device(devices.find(self._device), options) as device:
+            report = classify(device)
+        return {"classification": {**dataclasses.asdict(report), "reason": report.reason}}
 
     def _benchmark(self, command: Command) -> Fields:
         from flopmarket.bench import benchmark
@@ -218,7 +308,7 @@ class EngineServer:
         if self._proving is None:
             from flopmarket.jobs.proving import proving_on
 
-            self._proving = proving_on(self._device, self._cache_dir)
+            self._proving = proving_on(self._device, self._cache_dir, self.open_device)
         if command["step"] == "open":
             self._close_job(command)
         document = bytes.fromhex(command["document"])
@@ -263,7 +353,13 @@ def describe(error: Exception) -> Fields:
     }
 
 
-def serve(commands: IO[bytes], events: IO[bytes], device: str | None, cache: Path | None) -> None:
+def serve(
+    commands: IO[bytes],
+    events: IO[bytes],
+    device: str | None,
+    cache: Path | None,
+    kind: type[EngineServer] = EngineServer,
+) -> None:
     """Answer commands until the stream ends or ``exit`` comes."""
     queue: SimpleQueue[Command | None] = SimpleQueue()
     stop = threading.Event()
@@ -285,7 +381,7 @@ def serve(commands: IO[bytes], events: IO[bytes], device: str | None, cache: Pat
         events.flush()
 
     threading.Thread(target=read, name="commands", daemon=True).start()
-    server = EngineServer(device, cache, emit, stop)
+    server = kind(device, cache, emit, stop)
     while (command := queue.get()) is not None and command["op"] != "exit":
         try:
             emit({"event": "done", **server.handle(command)})
@@ -296,7 +392,7 @@ def serve(commands: IO[bytes], events: IO[bytes], device: str | None, cache: Pat
     server.handle({"op": "close_job"})
 
 
-def main() -> None:
+def main(kind: type[EngineServer] = EngineServer) -> None:
     """Entry point of ``python -m flopmarket.jobs.process``."""
     parser = argparse.ArgumentParser(prog="flopmarket-engine")
     parser.add_argument("--device")
@@ -309,7 +405,7 @@ def main() -> None:
     events = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with contextlib.suppress(BrokenPipeError):
-        serve(sys.stdin.buffer, events, arguments.device, arguments.cache_dir)
+        serve(sys.stdin.buffer, events, arguments.device, arguments.cache_dir, kind)
     # The reading thread holds stdin's lock, which an ordinary exit would wait for.
     sys.stderr.flush()
     os._exit(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flopmarket.bench.challenge import Opener, Recomputer, StageRunner
 from flopmarket.errors import Conflict, InvalidInput
@@ -22,6 +22,9 @@ from flopmarket.trust.benchmark import (
 from flopmarket.trust.benchmark_prover import BenchmarkProver
 from flopmarket.trust.benchmark_verifier import Verdict, check_opening
 from flopmarket.trust.encoding import decode, encode
+
+if TYPE_CHECKING:
+    from flopmarket.engine.runtime.open import Opener as OpenDevice
 
 
 class Proving:
@@ -82,9 +85,11 @@ class Proving:
         return self._runner, self._prover
 
 
-def proving_on(device: str | None, cache_dir: Path | None) -> Proving:
+def proving_on(
+    device: str | None, cache_dir: Path | None, open_device: OpenDevice | None = None
+) -> Proving:
     """The device's side on a device of this machine, "reference" included."""
-    return Proving(_opener(device, cache_dir))
+    return Proving(_opener(device, cache_dir, open_device))
 
 
 def recompute_command(
@@ -128,9 +133,12 @@ def recomputed(
         recomputer.close()
 
 
-def _opener(device: str | None, cache_dir: Path | None) -> Opener:
-    from flopmarket.engine.runtime.open import open_session
+def _opener(
+    device: str | None, cache_dir: Path | None, open_device: OpenDevice | None = None
+) -> Opener:
+    from flopmarket.engine.runtime.open import open_session, opened
     from flopmarket.engine.runtime.resident import CompileOptions
 
     options = CompileOptions(cache_dir=cache_dir)
-    return lambda program: open_session(program, device, options)
+    opener = opened if open_device is None else open_device
+    return lambda program: open_session(program, device, options, opener=opener)

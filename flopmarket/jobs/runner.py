@@ -7,7 +7,6 @@ segment's result is what a commitment signs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from flopmarket.engine.runtime.session import Session
 from flopmarket.errors import Conflict, InvalidInput, LimitExceeded
 from flopmarket.jobs import bundle
 from flopmarket.jobs.bundle import Array, Tensors
+from flopmarket.jobs.checksums import ChecksumList, ListBuilder
 from flopmarket.jobs.instrument import CHECKSUMS
 from flopmarket.jobs.order import RowSchedule
 from flopmarket.jobs.spec import JobSpec
@@ -32,6 +32,7 @@ OnStep = Callable[[int, Mapping[str, float]], None]
 class SegmentResult:
     """What one segment came to. Roots and ``inner`` are 32 bytes.
 
+    ``inner`` is the hash of ``checksums``, which is None where the list passes its limit;
     ``outputs`` stacks every output along a new first axis of ``steps_done``.
     """
 
@@ -41,6 +42,7 @@ class SegmentResult:
     state_root_after: bytes
     outputs_root: bytes
     inner: bytes
+    checksums: ChecksumList | None
     outputs: Tensors
 
 
@@ -150,12 +152,12 @@ class JobRunner:
                 f"{count} steps from {first_step} of {self._spec.steps}", code="SEGMENT_LENGTH"
             )
         before = self._root
-        inner = hashlib.sha256(b"flopmarket.inner.v1\x00")
+        sums = ListBuilder(first_step)
         collected: dict[str, list[Array]] = {o.name: [] for o in self._session.program.outputs}
         collected.pop(CHECKSUMS)
         size = done = 0
         while done < count and not (done and should_stop is not None and should_stop()):
-            outputs = self._one_step(first_step + done, inner)
+            outputs = self._one_step(first_step + done, sums)
             done += 1
             self._step = first_step + done
             for name, value in outputs.items():
@@ -170,16 +172,17 @@ class JobRunner:
                 on_step(self._step, scalars(outputs))
         stacked = {name: np.stack(values) for name, values in collected.items()}
         self._root = bundle.root(self._session.read_state())
+        outputs_root = bundle.root(stacked)
+        inner, words = sums.inner(), sums.list()
         return SegmentResult(
-            first_step, done, before, self._root, bundle.root(stacked), inner.digest(), stacked
+            first_step, done, before, self._root, outputs_root, inner, words, stacked
         )
 
-    def _one_step(self, step: int, inner: hashlib._Hash) -> Tensors:
+    def _one_step(self, step: int, sums: ListBuilder) -> Tensors:
         rows = self._schedule.rows(step)
         inputs = {name: array[rows] for name, array in self._data.items()}
         outputs = self._session.step(inputs, seed=self._spec.seed, step=step)
-        inner.update(step.to_bytes(8, "little"))
-        inner.update(outputs.pop(CHECKSUMS).tobytes())
+        sums.add(outputs.pop(CHECKSUMS).tobytes())
         return outputs
 
 

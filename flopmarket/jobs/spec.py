@@ -11,10 +11,25 @@ from enum import StrEnum
 from typing import Annotated
 
 from flopmarket.errors import InvalidInput
-from flopmarket.limits import MAX_JOB_STEPS, MAX_SEGMENT_STEPS
+from flopmarket.limits import MAX_JOB_STEPS, MAX_SEGMENT_STEPS, MAX_TOLERANCE_SEGMENT_STEPS
 from flopmarket.market.order import OrderTerms
 from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.encoding import Digest, Length, MaxLength, digest, document
+from flopmarket.trust.modes import NO_CLASS, Mode
+
+__all__ = [
+    "NO_CLASS",
+    "DataOrder",
+    "JobKind",
+    "JobSpec",
+    "Mode",
+    "OrderKind",
+    "check_mode",
+    "class_hex",
+    "job_id",
+    "segment_count",
+    "segment_steps_in",
+]
 
 
 class JobKind(StrEnum):
@@ -29,12 +44,6 @@ class OrderKind(StrEnum):
 
     SEQUENTIAL = "sequential"
     SHUFFLED = "shuffled"
-
-
-class Mode(StrEnum):
-    """Numerics that verification relies on."""
-
-    EXACT = "exact"
 
 
 @document("flopmarket.data-order.v1")
@@ -57,9 +66,14 @@ class DataOrder:
             )
 
 
-@document("flopmarket.job-spec.v3")
+@document("flopmarket.job-spec.v4")
 class JobSpec:
     """A job, as its buyer signs it.
+
+    ``mode`` is what its verification relies on. In class mode ``class_digest`` names the class of
+    devices (:mod:`flopmarket.trust.device_class`) that every lease and every audit of the job is
+    of; otherwise it is :data:`NO_CLASS`. Segments of tolerance mode are short, so that what can be
+    steered inside the bounds stays small.
 
     Roots are Merkle roots of named tensors (``trust.merkle``). A segment has ``segment_steps``
     steps (the last may be shorter); a checkpoint is due after every ``checkpoint_segments``
@@ -72,6 +86,7 @@ class JobSpec:
     program_digest: Digest
     profile: Annotated[str, MaxLength(64)]
     mode: Mode
+    class_digest: Digest
     frozen_root: Digest
     state_root: Digest
     data_root: Digest
@@ -98,6 +113,7 @@ class JobSpec:
                 f"a segment has 1 to {MAX_SEGMENT_STEPS} steps, got {self.segment_steps}",
                 code="JOB_SEGMENT_STEPS",
             )
+        check_mode(self.mode, self.class_digest, self.segment_steps)
         if not 0 < self.checkpoint_segments < 2**31:
             raise InvalidInput("checkpoints are at least one segment apart", code="JOB_CHECKPOINT")
         if self.max_price_nano >= 2**63:
@@ -111,9 +127,38 @@ class JobSpec:
             )
 
 
+def check_mode(mode: Mode, class_digest: bytes, segment_steps: int) -> None:
+    """Raise :class:`InvalidInput` (JOB_CLASS, JOB_SEGMENT_STEPS) for what a mode does not allow."""
+    if (mode is Mode.CLASS) == (class_digest == NO_CLASS):
+        raise InvalidInput(
+            "a job names a class of devices in class mode, and only then",
+            code="JOB_CLASS",
+            hint="take a class from the quote, or leave it out in the other modes",
+        )
+    if mode is Mode.TOLERANCE and segment_steps > MAX_TOLERANCE_SEGMENT_STEPS:
+        raise InvalidInput(
+            f"in tolerance mode a segment has at most {MAX_TOLERANCE_SEGMENT_STEPS} steps, got "
+            f"{segment_steps}",
+            code="JOB_SEGMENT_STEPS",
+            hint="lower segment_steps",
+        )
+
+
+def segment_steps_in(mode: Mode, segment_steps: int) -> int:
+    """Steps of a segment as a job in this mode has them: those asked for, or as many as it may."""
+    if mode is Mode.TOLERANCE:
+        return min(segment_steps, MAX_TOLERANCE_SEGMENT_STEPS)
+    return segment_steps
+
+
 def job_id(spec: JobSpec) -> bytes:
     """The 32 bytes that name the job; shown as hex."""
     return digest(spec)
+
+
+def class_hex(spec: JobSpec) -> str:
+    """The class of devices that the job is bound to, as hex; empty when it is bound to none."""
+    return spec.class_digest.hex() if spec.mode is Mode.CLASS else ""
 
 
 def segment_count(spec: JobSpec) -> int:

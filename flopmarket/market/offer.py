@@ -17,7 +17,9 @@ from flopmarket.market.predict import DeviceRates, JobWork, Prediction, predict
 from flopmarket.market.price import PriceTerms
 from flopmarket.market.proof import ONE_PPM, plausible_watts, shown_rate
 from flopmarket.market.region import check_region
+from flopmarket.trust.device_class import class_of
 from flopmarket.trust.documents import OfferTerms, WattsSource
+from flopmarket.trust.modes import Mode
 
 PFLOP = 10**15
 SECONDS_PER_HOUR = 3_600
@@ -31,7 +33,9 @@ class Offer:
     ``milliwatts`` and ``card_price_nano`` are zero when unknown, ``region`` is empty then.
     ``factors`` are the device's deliveries so far, which correct every prediction.
     ``delivered_ppm`` is the share of its proved rates that verified work showed; it corrects the
-    figures of merit here, never a prediction, which has its factors.
+    figures of merit here, never a prediction, which has its factors. ``modes`` are those that it
+    takes jobs of, ascending; ``device_class`` is the class of a device that offers class mode, as
+    hex, and empty otherwise.
     """
 
     offer_id: str
@@ -50,6 +54,8 @@ class Offer:
     region: str = ""
     factors: Factors = NO_FACTORS
     delivered_ppm: int = ONE_PPM
+    modes: tuple[Mode, ...] = (Mode.EXACT,)
+    device_class: str = ""
 
     def shown_rate(self, work_class: str) -> int:
         """Operations a second of a class as lists show them; 0 without a rate."""
@@ -155,6 +161,8 @@ def offer_from_terms(terms: OfferTerms, factors: Factors = NO_FACTORS) -> Offer:
         card_price_nano=terms.card_price_nano,
         region=check_region(terms.region, empty=True),
         factors=factors,
+        modes=terms.modes,
+        device_class=(class_of(terms) or b"").hex(),
     )
 
 

@@ -24,8 +24,20 @@ from flopmarket.market.price import (
     split_fee,
 )
 from flopmarket.market.work import JobWork
+from flopmarket.trust.modes import Mode
 
 MILLIWATTS_PER_WATT = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSize:
+    """What is listed of a class of devices, the buyer's own apart: its common name and driver, how
+    many devices of how many accounts."""
+
+    device_name: str
+    driver: str
+    devices: int
+    accounts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +127,28 @@ class QuotedOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotedClass:
+    """What a job in class mode would cost in one class of devices (hex).
+
+    ``devices`` are those listed, ``other_accounts`` the accounts behind them besides that of the
+    cheapest offer: who could audit it. The ceiling is the worst split on the dearest of the
+    cheapest offers, as in :class:`Quote`. ``convicted_ppm`` and ``outvoted_ppm`` are the chances
+    that one audit there convicts a wrong device, and an honest one, where as many of the others
+    collude as the audit rules assume (:mod:`flopmarket.trust.class_odds`).
+    """
+
+    device_class: str
+    device_name: str
+    driver: str
+    devices: int
+    other_accounts: int
+    expected_nano: Nano
+    ceiling_nano: Nano
+    convicted_ppm: int
+    outvoted_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
 class Quote:
     """What a job will cost at most. ``offers`` are cheapest first; ``level`` is what was asked for,
     ``levels`` are all that can be.
@@ -157,6 +191,10 @@ class Quote:
     levels: tuple[QuotedLevel, ...]
     joules: float
     joules_source: str
+    mode: Mode = Mode.EXACT
+    device_class: str = ""
+    """In class mode the class that the figures are of; empty when there is none to run in."""
+    classes: tuple[QuotedClass, ...] = ()
 
 
 def quote_offer(
@@ -184,6 +222,35 @@ def quote_offer(
         joules=seconds * offer.milliwatts / MILLIWATTS_PER_WATT,
         watts_source=offer.watts_source,
         busy_seconds=_seconds(busy_picoseconds),
+    )
+
+
+def quote_class(
+    device_class: str,
+    size: ClassSize,
+    offers: Sequence[Offer],
+    job: QuotedJob,
+    surcharge_ppm: int,
+    odds_ppm: tuple[int, int],
+) -> QuotedClass | None:
+    """Price of the job in one class, on the cheapest of its offers that fit; None when none has a
+    price. ``odds_ppm``: of convicting a wrong device, and an honest one."""
+    quoted: list[QuotedOffer] = []
+    for offer in offers:
+        with suppress(MoneyError):
+            quoted.append(quote_offer(offer, job.work, job.segment_steps, 0, surcharge_ppm))
+    if not quoted:
+        return None
+    return QuotedClass(
+        device_class=device_class,
+        device_name=size.device_name,
+        driver=size.driver,
+        devices=size.devices,
+        other_accounts=size.accounts - 1,
+        expected_nano=min(item.total_nano for item in quoted),
+        ceiling_nano=max(item.bound_nano for item in quoted),
+        convicted_ppm=odds_ppm[0],
+        outvoted_ppm=odds_ppm[1],
     )
 
 

@@ -18,6 +18,8 @@ class Reason(StrEnum):
 
     # An offer does not fit the work, whoever asks and whenever.
     PROFILE = "PROFILE"
+    MODE_NOT_OFFERED = "MODE_NOT_OFFERED"
+    CLASS_DIFFERS = "CLASS_DIFFERS"
     MEMORY = "MEMORY"
     NO_RATE = "NO_RATE"
     UNPRICEABLE = "UNPRICEABLE"
@@ -36,6 +38,7 @@ class Reason(StrEnum):
     QUARANTINED = "QUARANTINED"
     OFFLINE = "OFFLINE"
     UNPROVED = "UNPROVED"
+    CLASS_ALONE = "CLASS_ALONE"
     BUSY = "BUSY"
     RECENTLY_DECLINED = "RECENTLY_DECLINED"
     # A job waits for something else than an offer.
@@ -89,6 +92,18 @@ REASONS: Mapping[Reason, Meaning] = MappingProxyType(
             "the job asks for another numerics profile than this device was admitted for",
             "none: only devices of the job's profile give verifiable bits",
             "update the agent, so that the device is admitted for the current profile",
+        ),
+        Reason.MODE_NOT_OFFERED: Meaning(
+            "the device does not take jobs of this mode",
+            "the job is in a mode that this offer does not state",
+            "choose another --mode, or wait for devices that offer this one",
+            "add the mode with flop worker up --modes; exact needs a device that was admitted",
+        ),
+        Reason.CLASS_DIFFERS: Meaning(
+            "the device is of another class than the job is bound to",
+            "the job is bound to another class of devices: name, driver or kernels differ",
+            "quote again and choose another --class, or none",
+            "none: what this device computes with fast kernels has other bits",
         ),
         Reason.MEMORY: Meaning(
             "the device has less memory than the program's peak",
@@ -182,15 +197,21 @@ REASONS: Mapping[Reason, Meaning] = MappingProxyType(
             "wait a minute; read the verdict in `flop worker why`, and try "
             "`flop worker bench --challenge`",
         ),
+        Reason.CLASS_ALONE: Meaning(
+            "no further account has a device of this class, so nobody could audit the job",
+            "yours is the only account with devices of this class, so nobody could audit your work",
+            "choose another --class or mode, or wait for a second owner with --wait",
+            "invite another owner of the same device and driver, or offer another mode",
+        ),
         Reason.BUSY: Meaning(
             "the device computes something else",
             "this device computes for somebody now",
             "wait until it is free, or raise the price limit",
         ),
         Reason.RECENTLY_DECLINED: Meaning(
-            "the device gave this job back a moment ago",
-            "this device gave the job back a moment ago",
-            "wait a minute: it is asked again then",
+            "the device gave this job back a moment ago, or nobody could judge its part of it",
+            "this device gave the job back a moment ago, or nobody could judge its part of it",
+            "wait a minute: it is asked again then, if it gave the job back",
         ),
         Reason.PRICE_RANK: Meaning(
             "other orders stand before this one and take the offers that fit",
@@ -226,10 +247,10 @@ REASONS: Mapping[Reason, Meaning] = MappingProxyType(
             "wait some seconds",
         ),
         Reason.FAST_ONLY: Meaning(
-            "the device does not compute exactly, so nothing it computes can be verified",
-            "the device failed admission for exact work, which all jobs of this market ask for",
-            "none: other offers are taken",
-            "update the driver, then `flop worker bench`",
+            "the device does not compute exactly, and its owner offers no other mode",
+            "the device failed admission for exact work and can offer none of the modes asked for",
+            "choose --mode class or --mode tolerance to use such devices",
+            "leave --modes out: tolerance mode is always left; or update the driver",
         ),
         Reason.NOT_MEASURED: Meaning(
             "the device could not be measured",

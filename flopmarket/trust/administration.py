@@ -9,6 +9,7 @@ from typing import Annotated
 from flopmarket.trust.documents import Identifier, Label
 from flopmarket.trust.encoding import MaxLength, document
 from flopmarket.trust.errors import DocumentError
+from flopmarket.trust.keys import PublicKey
 
 
 class AdminOrder(StrEnum):
@@ -36,6 +37,11 @@ class AdminOrder(StrEnum):
     """The account ``subject`` is one like any other again."""
     REMOVE_OPERATOR = "remove-operator"
     """The key ``subject`` may give no more orders. The key of the data directory stays."""
+    INVITE = "invite"
+    """Whoever has the secret of the key ``subject`` may open one account; ``value`` is what
+    :func:`invitation_value` writes: its public half, and until when."""
+    REVOKE_INVITE = "revoke-invite"
+    """Nobody opens an account with the invitation ``subject`` any more."""
 
 
 class BanReason(StrEnum):
@@ -50,13 +56,16 @@ class BanReason(StrEnum):
 
 
 _NANO = re.compile(r"[0-9]{1,19}")
+_INVITATION = re.compile(r"([0-9a-f]{64}) until ([1-9][0-9]{0,18})")
 
 NEEDS_SUBJECT = frozenset(AdminOrder) - {
     AdminOrder.DRAIN,
     AdminOrder.RESUME,
     AdminOrder.ADD_OPERATOR,
 }
-NEEDS_VALUE = frozenset({AdminOrder.REFUND, AdminOrder.SET, AdminOrder.ADD_OPERATOR})
+NEEDS_VALUE = frozenset(
+    {AdminOrder.REFUND, AdminOrder.SET, AdminOrder.ADD_OPERATOR, AdminOrder.INVITE}
+)
 
 
 @document("flopmarket.admin-action.v1")
@@ -88,6 +97,23 @@ class AdminAction:
             _NANO.fullmatch(self.value) and 0 < int(self.value) < 2**63
         ):
             raise _invalid("a refund is a whole number of nano-units above zero in 63 bits")
+        if self.order is AdminOrder.INVITE and read_invitation(self.value)[0].key_id != (
+            self.subject
+        ):
+            raise _invalid("an invitation is named by the id of its key")
+
+
+def invitation_value(key: PublicKey, expires_at_us: int) -> str:
+    """``value`` of an order that invites: the invitation's key, and until when it holds."""
+    return f"{key.raw.hex()} until {expires_at_us}"
+
+
+def read_invitation(value: str) -> tuple[PublicKey, int]:
+    """Inverse of :func:`invitation_value`; :class:`DocumentError` ``ADMIN_ACTION``."""
+    found = _INVITATION.fullmatch(value)
+    if found is None or int(found[2]) >= 2**63:
+        raise _invalid("an invitation is 64 hex digits, `until`, and microseconds since the epoch")
+    return PublicKey(bytes.fromhex(found[1])), int(found[2])
 
 
 def _invalid(message: str) -> DocumentError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from flopmarket.errors import InvalidInput
+from flopmarket.limits import MAX_AUDITED_STEPS
 from flopmarket.market.money import Nano, check_price, part_of_nano
 from flopmarket.market.price import PARTS_PER_MILLION
 from flopmarket.trust.encoding import document
@@ -31,14 +32,14 @@ class Level(StrEnum):
     """Every segment is computed by two owners: holds unless the two collude."""
 
 
-@document("flopmarket.audit-rules.v1")
+@document("flopmarket.audit-rules.v2")
 class AuditRules:
     """The constants of an audit policy.
 
     ``gain_ppm``: what a cheat saves of a unit's price. ``detection_ppm``: chance that one honest
-    audit sees a wrong segment (exact mode: all). ``colluding_ppm``: share of audits assumed to be
-    in the hands of the worker's friends. Streaks count audited segments in a row that were right;
-    units are segments that were delivered.
+    audit of a whole segment sees that it is wrong (exact mode: all). ``colluding_ppm``: share of
+    audits assumed to be in the hands of the worker's friends. Streaks count audited segments in a
+    row that were right; units are segments that were delivered.
     """
 
     safety: int = 3
@@ -70,7 +71,12 @@ class AuditRules:
     flipped_elements: int = 4
     flipped_bits: int = 2
     refund_ppm: int = 500_000
+    """Of a forfeited stake, the most that leaves the platform (:func:`split_slash`)."""
     auditor_ppm: int = 250_000
+    """Of it, the most for who found the fault; inside ``refund_ppm``."""
+    least_steps: int = 4
+    """Drawn from a segment that is too big to be recomputed whole, whatever they cost."""
+    most_steps: int = 256
 
     def __post_init__(self) -> None:
         shares = (
@@ -94,22 +100,54 @@ class AuditRules:
             raise _invalid("an audit without honest auditors, power or a floor deters nobody")
         if self.full_streak > self.onboarding_streak or 0 in (self.safety, self.bond_units):
             raise _invalid("streaks ascend; safety and bond are above zero")
+        if not 0 < self.least_steps <= self.most_steps <= MAX_AUDITED_STEPS:
+            raise _invalid(f"drawn steps are 1 to {MAX_AUDITED_STEPS}, the least first")
 
 
 RULES = AuditRules()
 """The rules of the project, with the reasons in ``docs/audits.md``."""
 
 
-def stake_rate_ppm(rules: AuditRules, price_nano: Nano, stake_nano: Nano) -> int:
-    """``s*g*price / (d*(1-q)*stake)``, rounded up, between the floor and certainty."""
+def steps_of_budget(rules: AuditRules, steps: int, step_flops: int, most_flops: int) -> int:
+    """How many steps of a segment of ``steps`` an auditor with so many operations to spend
+    recomputes: what it can pay for, within the bounds of the rules."""
+    paid = most_flops // max(step_flops, 1)
+    return min(max(paid, rules.least_steps), rules.most_steps, steps)
+
+
+def steps_detection_ppm(drawn: int, steps: int) -> int:
+    """Chance that one wrong step among ``steps`` is among the ``drawn`` ones, rounded down."""
+    if not 0 < drawn <= steps:
+        raise _invalid(f"{drawn} steps drawn from {steps}")
+    return max(PARTS_PER_MILLION * drawn // steps, 1)
+
+
+def stake_rate_ppm(
+    rules: AuditRules,
+    price_nano: Nano,
+    stake_nano: Nano,
+    detection_ppm: int = PARTS_PER_MILLION,
+) -> int:
+    """``s*g*price / (d*(1-q)*stake)``, rounded up, between the floor over ``d`` and certainty.
+
+    ``d`` is that of the rules times ``detection_ppm``, which is below one where only some steps of
+    a segment are recomputed (:func:`steps_detection_ppm`).
+    """
+    if not 0 < detection_ppm <= PARTS_PER_MILLION:
+        raise _invalid("an audit that detects nothing deters nobody")
     check_price(price_nano, "price")
     check_price(stake_nano, "stake")
     if stake_nano == 0:
         return PARTS_PER_MILLION
-    numerator = rules.safety * rules.gain_ppm * price_nano * PARTS_PER_MILLION**2
+    numerator = rules.safety * rules.gain_ppm * price_nano * PARTS_PER_MILLION**3
     honest_ppm = PARTS_PER_MILLION - rules.colluding_ppm
-    rate = -(-numerator // (rules.detection_ppm * honest_ppm * stake_nano))
-    return min(max(rate, rules.floor_ppm), PARTS_PER_MILLION)
+    rate = -(-numerator // (rules.detection_ppm * detection_ppm * honest_ppm * stake_nano))
+    return min(max(rate, _seen_as_often(rules.floor_ppm, detection_ppm)), PARTS_PER_MILLION)
+
+
+def _seen_as_often(wanted_ppm: int, detection_ppm: int) -> int:
+    """The rate at which a wrong segment is seen as often as by whole audits at ``wanted_ppm``."""
+    return min(-(-wanted_ppm * PARTS_PER_MILLION // detection_ppm), PARTS_PER_MILLION)
 
 
 def is_outlier(rules: AuditRules, price_nano: Nano, stake_nano: Nano) -> bool:
@@ -125,17 +163,24 @@ def streak_rate_ppm(rules: AuditRules, streak: int) -> int:
 
 
 def rate_ppm(
-    rules: AuditRules, level: Level, streak: int, price_nano: Nano, stake_nano: Nano
+    rules: AuditRules,
+    level: Level,
+    streak: int,
+    price_nano: Nano,
+    stake_nano: Nano,
+    detection_ppm: int = PARTS_PER_MILLION,
 ) -> int:
-    """The probability with which one segment is audited.
+    """The probability with which one segment is audited; ``detection_ppm`` as for
+    :func:`stake_rate_ppm`.
 
     Reputation takes the newcomer's schedule away and nothing else: the rate that follows from the
     stake stays, however long the streak.
     """
     if level is Level.DUAL or is_outlier(rules, price_nano, stake_nano):
         return PARTS_PER_MILLION
-    asked = rules.check_ppm if level is Level.CHECK else 0
-    return max(asked, streak_rate_ppm(rules, streak), stake_rate_ppm(rules, price_nano, stake_nano))
+    asked = _seen_as_often(rules.check_ppm, detection_ppm) if level is Level.CHECK else 0
+    by_stake = stake_rate_ppm(rules, price_nano, stake_nano, detection_ppm)
+    return max(asked, streak_rate_ppm(rules, streak), by_stake)
 
 
 def may_audit(rules: AuditRules, streak: int, bond_nano: Nano, unit_nano: Nano) -> bool:
@@ -180,25 +225,34 @@ def divide_pay(
 
 @dataclass(frozen=True, slots=True)
 class SlashSplit:
-    """Where a forfeited stake goes; the three sum up to it."""
+    """Where a forfeited stake goes; the four sum up to it."""
 
+    owed_nano: Nano
     refund_nano: Nano
     auditor_nano: Nano
     reserve_nano: Nano
 
 
-def split_slash(rules: AuditRules, forfeited_nano: Nano, void_nano: Nano) -> SlashSplit:
-    """Rounded in favour of the buyer first, then of the auditor; the reserve takes the rest.
+def split_slash(
+    rules: AuditRules, stake_nano: Nano, void_nano: Nano, owed_nano: Nano = 0
+) -> SlashSplit:
+    """What of a forfeited stake goes to whom: at most ``refund_ppm`` of it, rounded down, leaves
+    the platform, whoever asks and for whatever reason.
 
-    The buyer's refund is at most ``void_nano``, the price of the segments that were wrong or void.
-    Without that bound a cheat who sees an audit coming has itself slashed in a small job of its own
-    first, and its stake comes back through the buyer's door.
+    First comes what is owed (honest work that was built on the wrong state, money that a buyer has
+    not back from elsewhere), then the buyer's damages, at most ``void_nano``, then ``auditor_ppm``
+    of the stake for who found it. Buyer, followers and auditor may all be friends of a cheat who
+    sees an audit coming and has itself slashed in a job of its own: whatever they make of these
+    doors, the reserve keeps the rest.
     """
-    share = part_of_nano(forfeited_nano, rules.refund_ppm, PARTS_PER_MILLION, "refund")
-    refund = min(share, check_price(void_nano, "void"))
-    auditor = part_of_nano(forfeited_nano, rules.auditor_ppm, PARTS_PER_MILLION, "audit share")
-    auditor = min(auditor, forfeited_nano - refund)
-    return SlashSplit(refund, auditor, forfeited_nano - refund - auditor)
+    check_price(owed_nano, "owed")
+    check_price(void_nano, "void")
+    left = check_price(stake_nano, "stake") * rules.refund_ppm // PARTS_PER_MILLION
+    owed = min(owed_nano, left)
+    refund = min(void_nano, left - owed)
+    auditor = part_of_nano(stake_nano, rules.auditor_ppm, PARTS_PER_MILLION, "audit share")
+    auditor = min(auditor, left - owed - refund)
+    return SlashSplit(owed, refund, auditor, stake_nano - owed - refund - auditor)
 
 
 # --- faults and silence ---------------------------------------------------------------------------
@@ -263,6 +317,19 @@ def after_silence(
     if roots_differ or _recent(rules, unit, earlier_silences) >= rules.allowed_silences:
         return Consequence.SLASH
     return Consequence.FORFEIT
+
+
+def after_wrong_benchmark(
+    rules: AuditRules, unit: int, earlier_answers: Sequence[int]
+) -> Consequence:
+    """What a wrong answer to a benchmark challenge costs beside the proof.
+
+    ``unit`` is how many segments the device has delivered, ``earlier_answers`` how many it had at
+    its wrong answers before; between two of them it may have delivered nothing. As many are allowed
+    as silences. Nobody was billed for it, so it never costs the stake.
+    """
+    recent = sum(unit - rules.strike_window_units < other <= unit for other in earlier_answers)
+    return Consequence.QUARANTINE if recent >= rules.allowed_silences else Consequence.FORFEIT
 
 
 def look_back(rules: AuditRules, unit: int, house_audited: Sequence[int]) -> tuple[int, ...]:

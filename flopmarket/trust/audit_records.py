@@ -9,15 +9,18 @@ signed at the time. A file of it is JSON lines, a lease with its commitments eac
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flopmarket.errors import FlopmarketError, InvalidInput
 from flopmarket.limits import MAX_AUDIT_FILE_LINE_BYTES
+from flopmarket.trust.arbitration_records import (
+    Arbitrated,
+    check_arbitrated,
+    speaks_for_arbiter,
+)
 from flopmarket.trust.audit_answers import Answered, AuditorAnswer, check_answer, opened
 from flopmarket.trust.audit_policy import AuditRules
 from flopmarket.trust.challenge import (
@@ -28,10 +31,13 @@ from flopmarket.trust.challenge import (
     FindingCode,
     rederive,
 )
+from flopmarket.trust.cross_draws import Audited, CrossDraw, check_cross_draws
 from flopmarket.trust.documents import Commitment, SegmentVerdict
 from flopmarket.trust.encoding import decode, digest
 from flopmarket.trust.envelope import Envelope, keys_by_id, payload_type_of, verify_signature
+from flopmarket.trust.json_fields import base64_of, bytes_of, text_of
 from flopmarket.trust.keys import PublicKey
+from flopmarket.trust.step_records import Stepped, StepsDrawn, check_steps
 
 FORMAT = "flopmarket-audits-1"
 
@@ -53,6 +59,12 @@ class DrawnSegment:
     """What a worker of another account answered; None where the house alone looked."""
     worker_account: str = ""
     """The account that the worker's key acted for; empty in an older file."""
+    cross: CrossDraw | None = None
+    """What was drawn about that answer; None where nothing was to be drawn."""
+    arbitration: Arbitrated | None = None
+    """How its class decided where a worker and an auditor differed."""
+    steps: StepsDrawn | None = None
+    """What its worker answered about single steps; None where nobody asked, or it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +122,21 @@ def _check_lease(lease: LeaseAudits, coordinator: PublicKey) -> Iterator[Finding
     for item, record in zip(lease.segments, records, strict=True):
         yield from _check_commitment(item, record, terms, coordinator)
         yield from _check_verdict(item, record, coordinator)
-        yield from _check_answer(item, record, coordinator)
+        yield from _check_answer(item, record, house, coordinator)
         if record.right_verdicts > verdicts:
             message = f"{record.right_verdicts} right verdicts before it; {verdicts} are published"
             yield Finding(record.index, FindingCode.VERDICTS_IMPOSSIBLE, message)
         verdicts += record.audited and bool(item.verdict)
+    audited = [
+        Audited(record, item.answer, item.cross)
+        for item, record in zip(lease.segments, records, strict=True)
+    ]
+    yield from check_cross_draws(terms, rules, audited, coordinator)
+    stepped = [
+        Stepped(record, item.commitment, item.worker_key, item.verdict, item.steps)
+        for item, record in zip(lease.segments, records, strict=True)
+    ]
+    yield from check_steps(terms, candidates, house, stepped, coordinator)
 
 
 def _check_commitment(
@@ -166,7 +188,7 @@ def _check_verdict(
 
 
 def _check_answer(
-    item: DrawnSegment, record: ChallengeRecord, coordinator: PublicKey
+    item: DrawnSegment, record: ChallengeRecord, house: AuditorList, coordinator: PublicKey
 ) -> Iterator[Finding]:
     """The auditor's own words; what cannot be read of the worker's was found before."""
     try:
@@ -180,6 +202,10 @@ def _check_answer(
     except FlopmarketError:
         return
     asked = Answered(record, claim, worker, item.worker_account, item.state, item.auditor, verdict)
+    decided = item.arbitration
+    yield from check_arbitrated(decided, item.answer, asked, house.keys, coordinator)
+    if decided is not None and speaks_for_arbiter(decided, asked):
+        asked = replace(asked, verdict=None)  # it was held to all who took part
     yield from check_answer(item.answer, asked, coordinator)
 
 
@@ -188,6 +214,8 @@ def _check_answer(
 _LEASE_BLOBS = ("terms", "rules", "candidates", "house")
 _SEGMENT_BLOBS = ("record", "commitment", "worker_key", "verdict")
 _ANSWER_BLOBS = ("public_key", "commitment", "opening", "worker_opening")
+_STEPS_BLOBS = ("value", "claim", "answer")
+_CROSS_BLOBS = ("record", "answer", "auditor_key")
 
 
 def to_line(lease: LeaseAudits) -> bytes:
@@ -197,13 +225,16 @@ def to_line(lease: LeaseAudits) -> bytes:
             "segment_index": item.segment_index,
             "state": item.state,
             "auditor": item.auditor,
-            **{name: _text(getattr(item, name)) for name in _SEGMENT_BLOBS},
+            **{name: base64_of(getattr(item, name)) for name in _SEGMENT_BLOBS},
             "answer": _answer_content(item.answer),
             "worker_account": item.worker_account,
+            "cross": _cross_content(item.cross),
+            "arbitration": _arbitration_content(item.arbitration),
+            "steps": _steps_content(item.steps),
         }
         for item in lease.segments
     ]
-    blobs = {name: _text(getattr(lease, name)) for name in _LEASE_BLOBS}
+    blobs = {name: base64_of(getattr(lease, name)) for name in _LEASE_BLOBS}
     content = {"format": FORMAT, "lease_id": lease.lease_id, **blobs, "segments": segments}
     return json.dumps(content, sort_keys=True).encode() + b"\n"
 
@@ -219,19 +250,22 @@ def from_line(line: bytes) -> LeaseAudits:
         segments = tuple(
             DrawnSegment(
                 segment_index=_number(item["segment_index"]),
-                state=_string(item["state"]),
-                auditor=_string(item["auditor"]),
-                record=_bytes(item["record"]),
-                commitment=_bytes(item["commitment"]),
-                worker_key=_bytes(item["worker_key"]),
-                verdict=_bytes(item["verdict"]),
+                state=text_of(item["state"]),
+                auditor=text_of(item["auditor"]),
+                record=bytes_of(item["record"]),
+                commitment=bytes_of(item["commitment"]),
+                worker_key=bytes_of(item["worker_key"]),
+                verdict=bytes_of(item["verdict"]),
                 answer=_answer(item.get("answer")),
-                worker_account=_string(item.get("worker_account", "")),
+                worker_account=text_of(item.get("worker_account", "")),
+                cross=_cross(item.get("cross")),
+                arbitration=_arbitration(item.get("arbitration")),
+                steps=_steps(item.get("steps")),
             )
             for item in content["segments"]
         )
-        terms, rules, candidates, house = (_bytes(content[name]) for name in _LEASE_BLOBS)
-        lease_id = _string(content["lease_id"])
+        terms, rules, candidates, house = (bytes_of(content[name]) for name in _LEASE_BLOBS)
+        lease_id = text_of(content["lease_id"])
         return LeaseAudits(lease_id, terms, rules, candidates, house, segments)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _malformed(str(error)[:200]) from error
@@ -240,7 +274,7 @@ def from_line(line: bytes) -> LeaseAudits:
 def _answer_content(answer: AuditorAnswer | None) -> dict[str, str] | None:
     if answer is None:
         return None
-    blobs = {name: _text(getattr(answer, name)) for name in _ANSWER_BLOBS}
+    blobs = {name: base64_of(getattr(answer, name)) for name in _ANSWER_BLOBS}
     return {"account_id": answer.account_id, **blobs}
 
 
@@ -248,25 +282,66 @@ def _answer(content: Any) -> AuditorAnswer | None:
     """None too in a file of before there were answers."""
     if content is None:
         return None
-    blobs = (_bytes(content[name]) for name in _ANSWER_BLOBS)
-    return AuditorAnswer(_string(content["account_id"]), *blobs)
+    blobs = (bytes_of(content[name]) for name in _ANSWER_BLOBS)
+    return AuditorAnswer(text_of(content["account_id"]), *blobs)
 
 
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+def _arbitration_content(found: Arbitrated | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "outcome": found.outcome,
+        "auditor": _answer_content(found.auditor),
+        "arbiters": [_answer_content(answer) for answer in found.arbiters],
+        "house_accounts": list(found.house_accounts),
+    }
 
 
-def _bytes(text: Any) -> bytes:
-    try:
-        return base64.b64decode(_string(text), validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from error
+def _arbitration(content: Any) -> Arbitrated | None:
+    if content is None:
+        return None
+    first = _answer(content["auditor"])
+    others = [_answer(item) for item in content["arbiters"]]
+    if first is None or None in others:
+        raise TypeError("an answer is missing")
+    return Arbitrated(
+        text_of(content["outcome"]),
+        first,
+        tuple(answer for answer in others if answer is not None),
+        tuple(text_of(account) for account in content["house_accounts"]),
+    )
 
 
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a text is missing")
-    return value
+def _steps_content(steps: StepsDrawn | None) -> dict[str, Any] | None:
+    if steps is None:
+        return None
+    return {
+        "number": steps.number,
+        **{name: base64_of(getattr(steps, name)) for name in _STEPS_BLOBS},
+    }
+
+
+def _steps(content: Any) -> StepsDrawn | None:
+    if content is None:
+        return None
+    blobs = (bytes_of(content[name]) for name in _STEPS_BLOBS)
+    return StepsDrawn(_number(content["number"]), *blobs)
+
+
+def _cross_content(cross: CrossDraw | None) -> dict[str, str] | None:
+    if cross is None:
+        return None
+    return {
+        "outcome": cross.outcome,
+        **{name: base64_of(getattr(cross, name)) for name in _CROSS_BLOBS},
+    }
+
+
+def _cross(content: Any) -> CrossDraw | None:
+    if content is None:
+        return None
+    record, answer, key = (bytes_of(content[name]) for name in _CROSS_BLOBS)
+    return CrossDraw(record, answer, key, text_of(content["outcome"]))
 
 
 def _number(value: Any) -> int:

@@ -6,13 +6,15 @@ decides. The worker could not know ``c_j``, the coordinator could not change it,
 :func:`rederive` repeats every decision from what was published. Shares of 64-bit words of ``x``
 decide; the order of auditors is a permutation of a list that was frozen with the lease.
 
-Two more draws use chains of their own, because whoever is watched must not know the outcome in
-time: whether an audit is itself audited (revealed after its seal), and whether a canary is sent
-(revealed when the chain's epoch is over).
+Three more draws use chains of their own, because whoever is watched must not know the outcome in
+time: whether an audit is itself audited (revealed after its seal), whether a canary is sent
+(revealed when the chain's epoch is over), and which steps of a segment too big for any auditor are
+recomputed (revealed after its worker has signed the root of every state).
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from math import isqrt
 from typing import Annotated
 
 from flopmarket.errors import InvalidInput, LimitExceeded
-from flopmarket.limits import MAX_AUDIT_CANDIDATES, MAX_CHAIN_VALUES
+from flopmarket.limits import MAX_AUDIT_CANDIDATES, MAX_AUDITED_STEPS, MAX_CHAIN_VALUES
 from flopmarket.market.price import PARTS_PER_MILLION
 from flopmarket.trust.audit_policy import AuditRules, Level, rate_ppm
 from flopmarket.trust.documents import Identifier, KeyId
@@ -38,8 +40,12 @@ from flopmarket.trust.encoding import (
 WORD_BYTES = 8
 WORD = 1 << (8 * WORD_BYTES)
 
-_LINK = "flopmarket.chain-link.v1"
+NO_CHAIN = bytes(DIGEST_BYTES)
+"""In place of the anchor of a chain that a lease does not have."""
+
+_LINK_START = b"flopmarket.chain-link.v1\x00"
 _ORDER = "flopmarket.auditor-order.v1"
+_STEPS = "flopmarket.drawn-steps.v1"
 _AUDIT_WORD, _HOUSE_WORD, _JITTER_WORD = range(3)
 
 
@@ -49,6 +55,7 @@ class Purpose(StrEnum):
     AUDIT = "audit"
     CROSS = "cross"
     CANARY = "canary"
+    STEPS = "steps"
 
 
 @document("flopmarket.chain-name.v1")
@@ -66,13 +73,16 @@ class AuditorList:
     keys: Annotated[tuple[KeyId, ...], MaxLength(MAX_AUDIT_CANDIDATES)]
 
 
-@document("flopmarket.challenge-terms.v1")
+@document("flopmarket.challenge-terms.v2")
 class ChallengeTerms:
     """Published with a lease: everything that later decisions follow from, but the chain.
 
-    ``values`` is the length of the chain: one for each commitment that the lease can have.
+    ``values`` is the length of the chains: one for each commitment that the lease can have.
     ``streak`` and ``stake_nano`` are the device's when the lease was given; the stake stays what it
-    was, the streak grows by recorded verdicts.
+    was, the streak grows by recorded verdicts. ``audit_steps`` is zero where the house recomputes
+    whole segments, else how many steps of each it draws (:mod:`flopmarket.trust.step_audit`), by
+    the chain of ``steps_anchor`` (zeros where there is none). ``detection_ppm`` is the chance that
+    an audit of this lease sees one wrong step, which the rate follows from.
     """
 
     lease_id: Identifier
@@ -86,6 +96,9 @@ class ChallengeTerms:
     stake_nano: int
     candidates: Digest
     house: Digest
+    steps_anchor: Digest = NO_CHAIN
+    audit_steps: int = 0
+    detection_ppm: int = PARTS_PER_MILLION
 
 
 @document("flopmarket.challenge-record.v1")
@@ -153,7 +166,7 @@ class Chain:
 
 def link(value: bytes) -> bytes:
     """The value before ``value`` in its chain."""
-    return tagged_hash(_LINK, value)
+    return hashlib.sha256(_LINK_START + value).digest()  # as tagged_hash does, without its calls
 
 
 def leads_to(value: bytes, known: bytes, distance: int) -> bool:
@@ -193,6 +206,15 @@ def permutation(x: bytes, length: int) -> Iterator[int]:
         yield moved.pop(choice, choice)
         if choice != place:
             moved[choice] = moved.pop(place, place)
+
+
+def drawn_steps(x: bytes, first_step: int, steps: int, drawn: int) -> tuple[int, ...]:
+    """``drawn`` different steps of a segment, ascending, each set of them equally likely; all of
+    them where the segment has no more. Numbers count the steps of the job."""
+    if first_step < 0 or steps < 1 or not 0 < drawn <= MAX_AUDITED_STEPS:
+        raise InvalidInput(f"{drawn} steps of {steps}", code="DRAWN_STEPS")
+    places = islice(permutation(tagged_hash(_STEPS, x), steps), min(drawn, steps))
+    return tuple(sorted(first_step + place for place in places))
 
 
 def auditors(
@@ -240,6 +262,7 @@ class FindingCode(StrEnum):
     WRONG_RATE = "WRONG_RATE"
     WRONG_DECISION = "WRONG_DECISION"
     WRONG_AUDITORS = "WRONG_AUDITORS"
+    WRONG_STEPS = "WRONG_STEPS"
     UNREADABLE = "UNREADABLE"
     TERMS_DIFFER = "TERMS_DIFFER"
     COMMITMENT_DIFFERS = "COMMITMENT_DIFFERS"
@@ -251,6 +274,10 @@ class FindingCode(StrEnum):
     AUDITOR_NOT_APART = "AUDITOR_NOT_APART"
     OPENING_MISSING = "OPENING_MISSING"
     OPENING_DIFFERS = "OPENING_DIFFERS"
+    ARBITRATION_DIFFERS = "ARBITRATION_DIFFERS"
+    CROSS_DIFFERS = "CROSS_DIFFERS"
+    CROSS_MISSING = "CROSS_MISSING"
+    CANARY_DIFFERS = "CANARY_DIFFERS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +338,18 @@ def _check_terms(
         if terms.device_key_id in given.keys:
             message = f"the worker's own key is among the {name}"
             findings.append(Finding(0, FindingCode.SELF_AUDIT, message))
+    findings += _check_steps_terms(terms, rules)
     return findings
+
+
+def _check_steps_terms(terms: ChallengeTerms, rules: AuditRules) -> list[Finding]:
+    """Numbers of drawn steps within the rules; the chance of a detection is stated with them."""
+    drawn = terms.audit_steps
+    fits = drawn <= rules.most_steps and (drawn > 0) == (terms.steps_anchor != NO_CHAIN)
+    if fits and 0 < terms.detection_ppm <= PARTS_PER_MILLION:
+        return []
+    message = f"{drawn} steps are drawn, said to detect {terms.detection_ppm} ppm"
+    return [Finding(0, FindingCode.WRONG_STEPS, message)]
 
 
 def _check_record(
@@ -322,7 +360,14 @@ def _check_record(
     record: ChallengeRecord,
 ) -> list[Finding]:
     streak = terms.streak + record.right_verdicts
-    rate = rate_ppm(rules, terms.level, streak, record.price_nano, terms.stake_nano)
+    rate = rate_ppm(
+        rules,
+        terms.level,
+        streak,
+        record.price_nano,
+        terms.stake_nano,
+        min(max(terms.detection_ppm, 1), PARTS_PER_MILLION),
+    )
     x = draw(Purpose.AUDIT, record.value, record.commitment)
     findings = []
     if record.rate_ppm != rate:

@@ -17,6 +17,7 @@ from flopmarket.limits import MAX_REGION_CHARACTERS
 from flopmarket.trust.encoding import Digest, Length, MaxLength, document
 from flopmarket.trust.errors import DocumentError
 from flopmarket.trust.keys import KEY_ID_LENGTH, PUBLIC_KEY_BYTES, KeyRole
+from flopmarket.trust.modes import NO_CLASS, Mode, in_order
 
 Identifier = Annotated[str, MaxLength(128)]
 KeyId = Annotated[str, MaxLength(KEY_ID_LENGTH)]
@@ -25,6 +26,7 @@ Currency = Annotated[str, MaxLength(16)]
 RawPublicKey = Annotated[bytes, Length(PUBLIC_KEY_BYTES)]
 
 MAX_RATES = 32
+CARD_FINGERPRINT_BYTES = 32
 NO_LIMIT_NANO = 2**63 - 1
 """The amount that stands for "no limit" in a grant or a budget."""
 
@@ -42,6 +44,8 @@ class DepositTarget(StrEnum):
 
     AVAILABLE = "available"
     BOND = "bond"
+    AUDITS = "audits"
+    """What outside auditors are paid from: a gift of the account, never its own again."""
 
 
 @document("flopmarket.account-registration.v1")
@@ -121,7 +125,7 @@ class Rate:
     flops_per_second: int
 
 
-@document("flopmarket.offer-terms.v2")
+@document("flopmarket.offer-terms.v3")
 class OfferTerms:
     """Signed by a device key: "this device does work at these rates for this ask".
 
@@ -130,8 +134,12 @@ class OfferTerms:
     is host time of one step beside its kernels, ``build_milliseconds`` a cold build of one kernel,
     the two link rates are of the device's connection to the coordinator. These four,
     ``watts_milli`` and ``card_price_nano`` are zero when unknown. Amounts are nano-units of the
-    coordinator's currency. ``admission_digest`` names the proof that the device computes
-    ``profile``.
+    coordinator's currency.
+
+    ``modes`` are those it takes jobs of, ascending by name. ``admission_digest`` names the proof
+    that the device computes ``profile``, zeros unless it offers exact mode. ``class_kernels`` and
+    ``class_results`` are zeros unless it offers class mode
+    (:mod:`flopmarket.trust.device_class`). ``card_fingerprint`` is empty when not told.
     """
 
     account_id: Identifier
@@ -155,6 +163,10 @@ class OfferTerms:
     watts_source: WattsSource
     card_price_nano: int
     admission_digest: Digest
+    modes: Annotated[tuple[Mode, ...], MaxLength(len(Mode))] = (Mode.EXACT,)
+    class_kernels: Digest = NO_CLASS
+    class_results: Digest = NO_CLASS
+    card_fingerprint: Annotated[bytes, MaxLength(CARD_FINGERPRINT_BYTES)] = b""
 
     def __post_init__(self) -> None:
         classes = [rate.work_class for rate in self.rates]
@@ -162,6 +174,15 @@ class OfferTerms:
             raise _invalid("rates must be in ascending order of work class, each class once")
         if (self.watts_source is WattsSource.UNKNOWN) != (self.watts_milli == 0):
             raise _invalid("watts_milli is zero when watts_source is unknown, and only then")
+        if not in_order(self.modes):
+            raise _invalid("modes are ascending by name, each once, and at least one")
+        for stated in (self.class_kernels, self.class_results):
+            if (stated == NO_CLASS) == (Mode.CLASS in self.modes):
+                raise _invalid("an offer names its class when it offers class mode, and only then")
+        if Mode.EXACT not in self.modes and self.admission_digest != NO_CLASS:
+            raise _invalid("an offer without exact mode has no proof of admission")
+        if len(self.card_fingerprint) not in (0, CARD_FINGERPRINT_BYTES):
+            raise _invalid(f"a card's fingerprint has {CARD_FINGERPRINT_BYTES} bytes, or is empty")
 
 
 @document("flopmarket.lease-acceptance.v1")

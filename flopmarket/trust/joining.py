@@ -20,6 +20,7 @@ from flopmarket.trust.keys import KeyPair
 
 PREFIX = "flop1-"
 NO_AUTHORITY = bytes(32)
+INVITATION_SECRET_BYTES = 32
 _CHECK_BYTES = 4
 
 
@@ -27,8 +28,9 @@ _CHECK_BYTES = 4
 class JoinToken:
     """Address of the coordinator, what identifies it, and the seed of the invitation's key.
 
-    ``authority`` is the SHA-256 of the DER certificate that signs the coordinator's, or
-    :data:`NO_AUTHORITY`: plain on loopback, the system's authorities elsewhere.
+    ``account_id`` is the account that a machine joins, or empty: then an operator invites somebody
+    to open an account. ``authority`` is the SHA-256 of the DER certificate that signs the
+    coordinator's, or :data:`NO_AUTHORITY`: plain on loopback, the system's authorities elsewhere.
     """
 
     address: Annotated[str, MaxLength(MAX_ADDRESS_CHARACTERS)]
@@ -44,11 +46,17 @@ class JoinToken:
         return KeyPair.from_seed(self.secret)
 
     def __post_init__(self) -> None:
-        if len(self.coordinator_key) != 64 or len(self.account_id) != 64 or not self.address:
+        named = len(self.coordinator_key) == 64 and len(self.account_id) in (0, 64)
+        if not named or not self.address:
             raise DocumentError("a token names address, coordinator and account", code="JOIN_TOKEN")
 
+    @property
+    def opens_account(self) -> bool:
+        """Whether it lets somebody open an account, and not a machine join one."""
+        return not self.account_id
+
     def __repr__(self) -> str:
-        return f"JoinToken({self.address!r}, account {self.account_id[:16]})"
+        return f"JoinToken({self.address!r}, account {self.account_id[:16] or 'of its own'})"
 
 
 def write_token(token: JoinToken) -> str:
@@ -84,7 +92,7 @@ def read_token(text: str) -> JoinToken:
 
 def _bad(why: str) -> InvalidInput:
     return InvalidInput(
-        f"this is not a token of `flop invite`: {why}",
+        f"this is not a token of an invitation: {why}",
         code="JOIN_TOKEN",
-        hint="copy the whole line that `flop invite` printed",
+        hint="copy the whole line that `flop invite` or `flop admin invite` printed",
     )

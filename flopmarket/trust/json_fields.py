@@ -6,6 +6,7 @@ function raises ``TypeError`` or ``ValueError``; the reader of a file makes its 
 
 from __future__ import annotations
 
+import base64
 import re
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,38}")
@@ -32,3 +33,13 @@ def digest_of(value: object) -> bytes:
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
         raise ValueError("a digest is 64 lower-case hex digits")
     return bytes.fromhex(value)
+
+
+def base64_of(data: bytes) -> str:
+    """Bytes as a member of a file."""
+    return base64.b64encode(data).decode()
+
+
+def bytes_of(value: object) -> bytes:
+    """Bytes that :func:`base64_of` wrote."""
+    return base64.b64decode(text_of(value), validate=True)  # binascii.Error is a ValueError

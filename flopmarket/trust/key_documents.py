@@ -114,6 +114,17 @@ class Enrolment:
     countersignature: CounterSignature
 
 
+@document("flopmarket.account-admission.v1")
+class AccountAdmission:
+    """Signed by the key of an operator's invitation: "this owner key may open an account".
+
+    It travels beside the registration, which that owner key signs: nobody between can put another
+    key in its place.
+    """
+
+    owner_key: RawPublicKey
+
+
 @document("flopmarket.certificate-request.v1")
 class CertificateRequest:
     """Signed by a device key: "certify this TLS key as mine" (PEM, PKCS#10)."""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from flopmarket.trust.administration import AdminAction
 from flopmarket.trust.benchmark import BenchmarkReport
+from flopmarket.trust.canaries import CanaryTerms
 from flopmarket.trust.challenge import AuditorList, ChallengeRecord, ChallengeTerms
 from flopmarket.trust.dispute_documents import DisputeMove, DisputeVerdict
 from flopmarket.trust.documents import (
@@ -35,6 +36,7 @@ from flopmarket.trust.documents import (
 from flopmarket.trust.encoding import Document, domain_of
 from flopmarket.trust.errors import SignerNotAllowed
 from flopmarket.trust.key_documents import (
+    AccountAdmission,
     CertificateRequest,
     Enrolment,
     Invitation,
@@ -46,6 +48,7 @@ from flopmarket.trust.key_documents import (
 )
 from flopmarket.trust.keys import KeyRole
 from flopmarket.trust.sealing import InnerSecret
+from flopmarket.trust.step_audit import StepAnswer, StepClaim
 
 _OWNER = frozenset({KeyRole.OWNER})
 _DEVICE = frozenset({KeyRole.DEVICE})
@@ -54,7 +57,7 @@ _OPERATOR = frozenset({KeyRole.OPERATOR})
 _COORDINATOR = frozenset({KeyRole.COORDINATOR})
 
 # Documents that other packages declare are named by their tag, so that this table stays whole.
-JOB_SPEC_DOMAIN = "flopmarket.job-spec.v3"
+JOB_SPEC_DOMAIN = "flopmarket.job-spec.v4"
 
 ALLOWED_ROLES: Mapping[str, frozenset[KeyRole]] = MappingProxyType(
     {
@@ -72,6 +75,7 @@ ALLOWED_ROLES: Mapping[str, frozenset[KeyRole]] = MappingProxyType(
         domain_of(RecoveryObjection): _OWNER,
         domain_of(Invitation): _OWNER,
         domain_of(Enrolment): frozenset({KeyRole.INVITATION}),
+        domain_of(AccountAdmission): frozenset({KeyRole.INVITATION}),
         domain_of(CertificateRequest): _DEVICE,
         domain_of(OfferTerms): _DEVICE,
         domain_of(LeaseAcceptance): _DEVICE,
@@ -89,8 +93,11 @@ ALLOWED_ROLES: Mapping[str, frozenset[KeyRole]] = MappingProxyType(
         domain_of(LedgerHead): _COORDINATOR,
         domain_of(BenchmarkReport): _COORDINATOR,
         domain_of(ChallengeTerms): _COORDINATOR,
+        domain_of(CanaryTerms): _COORDINATOR,
         domain_of(ChallengeRecord): _COORDINATOR,
         domain_of(AuditorList): _COORDINATOR,
+        domain_of(StepClaim): _DEVICE,
+        domain_of(StepAnswer): _DEVICE,
         domain_of(DisputeMove): frozenset({KeyRole.DEVICE, KeyRole.COORDINATOR}),
         domain_of(DisputeVerdict): _COORDINATOR,
     }

@@ -18,6 +18,7 @@ from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.envelope import read_json_envelope, sign_payload, verify_signature
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError, ReceiptError
 from flopmarket.trust.keys import KeyPair, PublicKey
+from flopmarket.trust.modes import Mode
 from flopmarket.trust.receipt_facts import (
     HOUSE,
     AuditOutcome,
@@ -82,6 +83,8 @@ def build_receipt(
     buyer_account_id: str,
     program_digest: bytes,
     profile: str,
+    mode: Mode,
+    device_class: str,
     verification: Level,
     data_root: bytes,
     seed: int,
@@ -109,6 +112,8 @@ def build_receipt(
         buyer_account_id=buyer_account_id,
         program_digest=program_digest,
         profile=profile,
+        mode=mode,
+        device_class=device_class,
         verification=verification,
         data_root=data_root,
         seed=seed,

@@ -10,6 +10,7 @@ from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.errors import ReceiptError
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.merkle import sequence_root, state_root
+from flopmarket.trust.modes import Mode
 
 HOUSE = "house"
 """Auditor of what the operator recomputed itself."""
@@ -84,6 +85,8 @@ class Receipt:
     ``fee_nano`` is the market's part of ``invoice_nano``, which is the sum of the segments' prices
     and of ``surcharge_nano``, what the level of ``verification`` added to them. ``replaces`` is the
     sha256 digest of the receipt file that this one corrects, ``b""`` when it is the first.
+    ``mode`` says what equality of roots, or nearness, was asked for; ``device_class`` is the class
+    (hex) that all devices and auditors of a job in class mode are of, and empty otherwise.
     """
 
     job_id: bytes
@@ -91,6 +94,8 @@ class Receipt:
     buyer_account_id: str
     program_digest: bytes
     profile: str
+    mode: Mode
+    device_class: str
     verification: Level
     data_root: bytes
     seed: int
@@ -147,6 +152,8 @@ def check_consistency(receipt: Receipt) -> None:
     if next_step > receipt.steps or (done and steps_done != receipt.steps):
         raise _inconsistent(f"{steps_done} steps were run of a job of {receipt.steps}")
     _check_devices(receipt)
+    if (receipt.mode is Mode.CLASS) != bool(receipt.device_class):
+        raise _inconsistent("a class of devices is named in class mode, and only then")
     paid = sum(segment.price_nano for segment in receipt.segments)
     extra = sum(segment.surcharge_nano for segment in receipt.segments)
     if (paid + extra, extra) != (receipt.invoice_nano, receipt.surcharge_nano):

@@ -19,6 +19,7 @@ from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.errors import ReceiptError
 from flopmarket.trust.json_fields import digest_of, integer_of, text_of
 from flopmarket.trust.keys import PublicKey
+from flopmarket.trust.modes import Mode
 from flopmarket.trust.receipt_facts import (
     AuditOutcome,
     Outcome,
@@ -28,7 +29,7 @@ from flopmarket.trust.receipt_facts import (
 )
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://flopmarket.dev/receipt/v2"
+PREDICATE_TYPE = "https://flopmarket.dev/receipt/v3"
 STATE_ROOT_ALGORITHM = "flopmarketStateRootV1"
 SEQUENCE_ROOT_ALGORITHM = "flopmarketSequenceRootV1"
 
@@ -58,6 +59,8 @@ def statement_bytes(receipt: Receipt) -> bytes:
                     "buyer_account_id": receipt.buyer_account_id,
                     "program_digest": receipt.program_digest.hex(),
                     "profile": receipt.profile,
+                    "mode": receipt.mode.value,
+                    "device_class": receipt.device_class,
                     "verification": receipt.verification.value,
                     "data_root": receipt.data_root.hex(),
                     "seed": _decimal(receipt.seed),
@@ -138,6 +141,8 @@ def _read_statement(statement: Mapping[str, Any]) -> Receipt:
         buyer_account_id=text_of(job["buyer_account_id"]),
         program_digest=digest_of(job["program_digest"]),
         profile=text_of(job["profile"]),
+        mode=Mode(job["mode"]),
+        device_class=_digest_or_nothing(job["device_class"]).hex(),
         verification=Level(job["verification"]),
         data_root=digest_of(job["data_root"]),
         seed=integer_of(job["seed"]),

@@ -33,7 +33,6 @@ from flopmarket.trust.dispute_documents import (
     DisputeVerdict,
     Level,
     Party,
-    Payload,
 )
 from flopmarket.trust.dispute_port import Problem
 from flopmarket.trust.encoding import MaxLength, decode, digest, document, encode, tagged_hash
@@ -115,14 +114,6 @@ class Transcript:
         )
         verdict = decode(DisputeVerdict, _bounded(frames[-1], MAX_DOCUMENT_BYTES))
         return Transcript(opening, spec, program, moves, verdict)
-
-
-def sign_move(
-    opening: DisputeOpening, level: Level, payload: Payload, key: KeyPair, nonce: bytes, at_us: int
-) -> tuple[Envelope, bytes]:
-    """A party's signed answer: the envelope, and the bytes of the list that travel beside it."""
-    data = encode(payload)
-    return seal_move(opening, level, payload_digest(data), key, nonce, at_us), data
 
 
 def seal_move(

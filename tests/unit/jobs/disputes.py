@@ -23,10 +23,11 @@ from flopmarket.jobs.spec import DataOrder, JobKind, job_id
 from flopmarket.jobs.spec import OrderKind as Rows
 from flopmarket.jobs.tracing import Evaluate, SegmentData, SegmentTrace, by_reference
 from flopmarket.trust.dispute import Ask
-from flopmarket.trust.dispute_documents import Claim, DisputeOpening, Party, Payload
+from flopmarket.trust.dispute_documents import Claim, DisputeOpening, Level, Party, Payload
 from flopmarket.trust.encoding import encode
+from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import KeyPair
-from flopmarket.trust.transcript import Recorder, Transcript, sign_move
+from flopmarket.trust.transcript import Recorder, Transcript, payload_digest, seal_move
 
 Array = np.ndarray[Any, Any]
 COORDINATOR = KeyPair.from_seed(bytes([9]) * 32)
@@ -93,6 +94,14 @@ def _opening(job: bytes, root: bytes, first_step: int, steps: int) -> DisputeOpe
     return DisputeOpening(
         COORDINATOR.public.key_id, job, 0, first_step, steps, root, empty, other, 1000, ANSWER_US
     )
+
+
+def sign_move(
+    opening: DisputeOpening, level: Level, payload: Payload, key: KeyPair, nonce: bytes, at_us: int
+) -> tuple[Envelope, bytes]:
+    """A party's signed answer: the envelope, and the bytes of the list that travel beside it."""
+    data = encode(payload)
+    return seal_move(opening, level, payload_digest(data), key, nonce, at_us), data
 
 
 def send(recorder: Recorder, ask: Ask, payload: Payload, at_us: int) -> None:

@@ -29,7 +29,7 @@ from flopmarket.trust.dispute_documents import (
 from flopmarket.trust.encoding import encode
 from flopmarket.trust.envelope import seal
 from flopmarket.trust.errors import DocumentError, EnvelopeError
-from flopmarket.trust.transcript import MAGIC, Recorder, Transcript, payload_digest, sign_move
+from flopmarket.trust.transcript import MAGIC, Recorder, Transcript, payload_digest
 from tests.unit.jobs.disputes import (
     ANSWER_US,
     KEYS,
@@ -39,6 +39,7 @@ from tests.unit.jobs.disputes import (
     inference_job,
     play,
     send,
+    sign_move,
 )
 
 Tamper = Callable[[Any], Payload]

@@ -138,12 +138,16 @@ def test_audits_are_free_after_the_first_hundred_units() -> None:
     assert audit_debt_nano(RULES, 100, UNIT) == 0
 
 
-@given(AMOUNTS, AMOUNTS)
-def test_a_slash_is_split_without_loss(amount: int, void: int) -> None:
-    split = split_slash(RULES, amount, void)
-    assert split.refund_nano + split.auditor_nano + split.reserve_nano == amount
-    assert min(split.refund_nano, split.auditor_nano, split.reserve_nano) >= 0
-    assert split.refund_nano == min(-(-amount // 2), void)
+@given(AMOUNTS, AMOUNTS, AMOUNTS)
+def test_a_slash_is_split_without_loss_and_half_of_it_stays(
+    amount: int, void: int, owed: int
+) -> None:
+    split = split_slash(RULES, amount, void, owed)
+    parts = (split.owed_nano, split.refund_nano, split.auditor_nano, split.reserve_nano)
+    assert sum(parts) == amount and min(parts) >= 0
+    assert split.reserve_nano >= amount - amount // 2
+    assert split.owed_nano == min(owed, amount // 2), "losses come first"
+    assert split.refund_nano == min(void, amount // 2 - split.owed_nano), "then damages"
     assert split.auditor_nano - Fraction(amount, 4) < 1
 
 

@@ -8,17 +8,19 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from flopmarket.jobs.spec import Mode
 from flopmarket.trust.audit_policy import RULES, Level, detection_ppm, rate_ppm
 from flopmarket.trust.challenge import Chain, ChainName, Purpose, draw, is_drawn
 from flopmarket.trust.tolerance import (
-    PROFILES,
+    FORMATS,
     SAFETY,
-    UNIT,
+    Array,
+    Expected,
+    Judgement,
     Opinion,
     OpKind,
     judge,
     most_steering,
+    profile_of,
 )
 
 ONE = 1_000_000
@@ -48,22 +50,24 @@ def test_one_wrong_segment_of_a_hundred_is_seen_as_often_as_the_quote_says(level
 
 def test_steering_inside_a_tolerance_adds_up_and_never_passes_equality_of_bits() -> None:
     """Twenty products, each nudged one way inside its profile: all accepted, and the sum grows in
-    proportion, below the bound of the page. Bits differ at the first. So tolerance decides about no
-    job: the only mode that a specification can name is exact.
+    proportion, below the bound of the page. Bits differ at the first, so exact mode has none of it.
     """
     terms, count, rounds = 1_024, 4_096, 20
-    profile = next(p for p in PROFILES if p.kind is OpKind.DOT and p.most_terms >= terms)
-    magnitude, right = np.ones(count), np.full(count, 0.5, np.float32)
-    within = (profile.quantiles_milli[0] * SAFETY // 1_000) * UNIT
+    form, profile = FORMATS["float32"], profile_of(OpKind.DOT, terms)
+    right = np.full(count, 0.5, np.float32)
+    within = (profile.quantiles_milli[0] * SAFETY // 1_000) * form.unit
+
+    def judged(claimed: Array) -> Judgement:
+        return judge(claimed, Expected(OpKind.DOT, form, [right], np.ones(count), terms, 261.0))
+
     claimed = (right + within).astype(np.float32)
     total = np.zeros(count)
     for _ in range(rounds):
-        assert judge(OpKind.DOT, claimed, right, magnitude, terms).opinion is Opinion.INSIDE
+        assert judged(claimed).opinion is Opinion.INSIDE
         assert claimed.tobytes() != right.tobytes()
         total += claimed.astype(np.float64) - right
     drift = float(np.sqrt(np.mean(total**2)))
     assert drift == rounds * within > 0, "nothing cancels"
-    assert drift <= rounds * most_steering(profile) * UNIT
+    assert drift <= rounds * most_steering(profile) * form.unit
     far = (right + 2 * within).astype(np.float32)
-    assert judge(OpKind.DOT, far, right, magnitude, terms).opinion is Opinion.SECOND_OPINION
-    assert list(Mode) == [Mode.EXACT]
+    assert judged(far).opinion is Opinion.SECOND_OPINION

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from flopmarket.trust import benchmark, challenge, documents, key_documents, policy, sealing
+from flopmarket.trust import (
+    benchmark,
+    canaries,
+    challenge,
+    documents,
+    key_documents,
+    policy,
+    sealing,
+    step_audit,
+)
 from flopmarket.trust.administration import AdminAction
 from flopmarket.trust.dispute_documents import DisputeMove, DisputeVerdict
 from flopmarket.trust.documents import (
@@ -68,7 +77,8 @@ KEY_DOCUMENTS = {
     if isinstance(value, type) and value.__module__ == key_documents.__name__
 }
 AUDIT_DOCUMENTS = {challenge.AuditorList, challenge.ChallengeRecord, challenge.ChallengeTerms}
-AUDIT_DOCUMENTS |= {sealing.InnerSecret, benchmark.BenchmarkReport}
+AUDIT_DOCUMENTS |= {sealing.InnerSecret, benchmark.BenchmarkReport, canaries.CanaryTerms}
+AUDIT_DOCUMENTS |= {step_audit.StepClaim, step_audit.StepAnswer}
 SAMPLES: list[Any] = [
     AccountRegistration(KEY.public.raw, "Grete"),
     DeviceGrant("a", KEY.public.raw, "cellar", KeyRole.DEVICE),
@@ -210,7 +220,7 @@ def test_who_may_sign_what(sample: Any, role: KeyRole) -> None:
     assert caught.value.code == "KEY_REVOKED"
 
 
-@document("flopmarket.job-spec.v3")
+@document("flopmarket.job-spec.v4")
 class StandInJobSpec:
     a: int
 

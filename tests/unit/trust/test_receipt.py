@@ -16,6 +16,7 @@ from flopmarket.trust.envelope import Envelope, sign_payload
 from flopmarket.trust.errors import EnvelopeError, ReceiptError
 from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.merkle import sequence_root, state_root
+from flopmarket.trust.modes import Mode
 from flopmarket.trust.receipt import (
     HOUSE,
     PAYLOAD_TYPE,
@@ -78,6 +79,8 @@ def facts(**changes: Any) -> dict[str, Any]:
         "buyer_account_id": "acc-buyer",
         "program_digest": root(300),
         "profile": "FX1",
+        "mode": Mode.EXACT,
+        "device_class": "",
         "verification": Level.DETER,
         "data_root": root(301),
         "seed": 2**64 - 1,
@@ -130,7 +133,7 @@ def test_the_payload_is_a_canonical_in_toto_statement() -> None:
     payload = payload_of(FILE)
     statement = json.loads(payload)
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
-    assert statement["predicateType"] == "https://flopmarket.dev/receipt/v2"
+    assert statement["predicateType"] == "https://flopmarket.dev/receipt/v3"
     assert json.loads(FILE)["payloadType"] == "application/vnd.in-toto+json"
     state, outputs = statement["subject"]
     assert state["digest"] == {"flopmarketStateRootV1": root(3).hex()}
@@ -167,6 +170,15 @@ def test_any_consistent_receipt_survives_the_file(
             buyer_account_id=account,
             steps=sum(steps),
             verification=data.draw(st.sampled_from(Level)),
+            **data.draw(
+                st.sampled_from(
+                    [
+                        {"mode": Mode.EXACT, "device_class": ""},
+                        {"mode": Mode.CLASS, "device_class": "ab" * 32},
+                        {"mode": Mode.TOLERANCE, "device_class": ""},
+                    ]
+                )
+            ),
             segments=chain(steps, prices, extra),
             ceiling_nano=sum(prices) + sum(extra),
             replaces=data.draw(st.sampled_from([b"", root(1)])),

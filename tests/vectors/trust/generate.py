@@ -34,6 +34,7 @@ from flopmarket.trust.envelope import (
     sign_payload,
 )
 from flopmarket.trust.keys import KeyPair
+from flopmarket.trust.modes import NO_CLASS, Mode
 
 FOLDER = Path(__file__).parent
 ALICE, MALLORY, COORDINATOR = (KeyPair.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
@@ -62,6 +63,14 @@ OFFER = OfferTerms(
     watts_source=WattsSource.UNKNOWN,
     card_price_nano=999_000_000_000,
     admission_digest=b"\xaa" * 32,
+)
+FAST_OFFER = replace(
+    OFFER,
+    admission_digest=NO_CLASS,
+    modes=(Mode.CLASS, Mode.TOLERANCE),
+    class_kernels=b"\xbb" * 32,
+    class_results=b"\xcc" * 32,
+    card_fingerprint=b"\xdd" * 32,
 )
 DEPOSIT = Deposit("acc-1", DepositTarget.AVAILABLE, 2**63 - 1, "USD", "wire 7", "r-1")
 
@@ -108,6 +117,8 @@ def accepted() -> list[dict[str, Any]]:
         ("cancel-json", "the same, as a DSSE file", _seal(), CANCEL, Envelope.to_json, {}),
         ("offer", "nested items, an enum, text beyond ASCII", _seal(OFFER), OFFER,
          Envelope.to_bytes, {}),
+        ("offer-fast-only", "two modes, a class of devices, no proof of admission",
+         _seal(FAST_OFFER), FAST_OFFER, Envelope.to_bytes, {}),
         ("deposit", "the largest amount", _seal(DEPOSIT, MALLORY), DEPOSIT, Envelope.to_bytes, {}),
         ("slow-clock", "issued exactly the tolerated five minutes ahead",
          _seal(issued_at_us=NOW_US + 5 * MINUTE_US, expires_at_us=NOW_US + 9 * MINUTE_US), CANCEL,
@@ -144,6 +155,17 @@ def accepted() -> list[dict[str, Any]]:
     return cases
 
 
+def _offered(old: bytes, new: bytes, offer: OfferTerms = FAST_OFFER) -> bytes:
+    """An offer whose bytes were changed in one place before it was signed."""
+    assert encode(offer).count(old) == 1
+    payload = _header(body=encode(offer).replace(old, new))
+    return _signed(payload, payload_type_of(OfferTerms))
+
+
+def _texts(*texts: bytes) -> bytes:
+    return b"".join(len(text).to_bytes(4, "big") + text for text in texts)
+
+
 def refused() -> list[dict[str, Any]]:
     """Attacks and accidents, each with the code it must end in."""
     good = _seal()
@@ -156,6 +178,7 @@ def refused() -> list[dict[str, Any]]:
     relabelled = replace(forged.signatures[0], key_id_hint=ALICE.key_id)
     not_utf8 = encode(CANCEL).replace(b"stop-1", b"stop-\xff")
     zero = encode(CANCEL).replace(b"stop-1", b"stop-\0")
+    offer = domain_of(OfferTerms)
     twice = '{"payload": "", ' + good.to_json().decode()[1:]
     rows: list[tuple[str, str, str, bytes, dict[str, Any]]] = [
         ("unsigned", "no signature at all", "UNSIGNED",
@@ -204,6 +227,16 @@ def refused() -> list[dict[str, Any]]:
          _signed(_header(body=zero)), {}),
         ("body-of-another-type", "the right label around other bytes, signed", "MALFORMED",
          _signed(_header(body=encode(OFFER))), {}),
+        ("offer-unknown-mode", "a mode that nobody knows, signed", "MALFORMED",
+         _offered(_texts(b"exact"), _texts(b"swift"), OFFER), {"body_type": offer}),
+        ("offer-modes-out-of-order", "two spellings of one offer, signed", "MALFORMED",
+         _offered(_texts(b"class", b"tolerance"), _texts(b"tolerance", b"class")),
+         {"body_type": offer}),
+        ("offer-class-unnamed", "class mode without a class, signed", "MALFORMED",
+         _offered(b"\xbb" * 32, bytes(32)), {"body_type": offer}),
+        ("offer-short-fingerprint", "a fingerprint of one byte, signed", "MALFORMED",
+         _offered((32).to_bytes(4, "big") + b"\xdd" * 32, (1).to_bytes(4, "big") + b"\xdd"),
+         {"body_type": offer}),
         ("json-garbage", "not JSON", "MALFORMED", b"{", {}),
         ("json-deep", "objects in objects without end", "MALFORMED", b'{"a":' * 100_000, {}),
         ("json-duplicate", "a member twice: two readers, two meanings", "MALFORMED",

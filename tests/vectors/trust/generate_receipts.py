@@ -18,6 +18,7 @@ from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.envelope import sign_payload
 from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.merkle import state_root
+from flopmarket.trust.modes import Mode
 from flopmarket.trust.receipt import (
     HOUSE,
     PAYLOAD_TYPE,
@@ -82,6 +83,8 @@ def _receipt(**changes: Any) -> Receipt:
         "buyer_account_id": "acc-buyer",
         "program_digest": _root("program"),
         "profile": "FX1",
+        "mode": Mode.EXACT,
+        "device_class": "",
         "verification": Level.DETER,
         "data_root": _root("data"),
         "seed": 7,
@@ -148,6 +151,10 @@ def accepted() -> list[dict[str, Any]]:
          _receipt(outcome=Outcome.FAILED, segments=_segments(10), replaces=_root("file")), {}),
         ("hole", "a stateless job may lack steps in the middle",
          _receipt(outcome=Outcome.FAILED, initial_state_root=_NOTHING, segments=_hole()), {}),
+        ("class-mode", "bound to a class of devices, whose bits alone are equal",
+         _receipt(mode=Mode.CLASS, device_class=_root("class").hex()), {}),
+        ("tolerance-mode", "judged within bounds, not by equality",
+         _receipt(mode=Mode.TOLERANCE), {}),
         ("binary-spec", "any bytes may be a specification",
          _receipt(job_spec=spec, job_id=hashlib.sha256(spec).digest()), {}),
         ("no-known-key", "verified with the key inside: whole, and trusted by nobody",
@@ -264,7 +271,7 @@ def refused() -> list[dict[str, Any]]:
         ("missing-member", "a job without a seed", "RECEIPT_MALFORMED",
          _edited(lambda s: s["predicate"]["job"].pop("seed"))),
         ("other-predicate", "a version that is no more", "RECEIPT_MALFORMED",
-         _set("predicateType", "https://flopmarket.dev/receipt/v1")),
+         _set("predicateType", "https://flopmarket.dev/receipt/v2")),
         ("other-statement-type", "an older in-toto", "RECEIPT_MALFORMED",
          _set("_type", "https://in-toto.io/Statement/v0.1")),
         ("no-subject", "about nothing", "RECEIPT_MALFORMED", _set("subject", [])),
@@ -287,6 +294,8 @@ def refused() -> list[dict[str, Any]]:
         ("unknown-outcome", "splendid", "RECEIPT_MALFORMED",
          _set("predicate", "outcome", "splendid")),
         ("unknown-level", "splendid", "RECEIPT_MALFORMED", _job("verification", "splendid")),
+        ("unknown-mode", "splendid", "RECEIPT_MALFORMED", _job("mode", "splendid")),
+        ("short-class", "one byte", "RECEIPT_MALFORMED", _job("device_class", "00")),
         ("short-challenge", "one byte", "RECEIPT_MALFORMED",
          _segment(0, "challenge_digest", "00")),
         ("rates-a-list", "no rates by class", "RECEIPT_MALFORMED",
@@ -298,6 +307,10 @@ def refused() -> list[dict[str, Any]]:
         ("weak-key", "a point of small order", "RECEIPT_MALFORMED",
          _set("predicate", "coordinator", "public_key", "00" * 32)),
         # canonical, signed, and a contradiction
+        ("class-unnamed", "class mode without a class", "RECEIPT_INCONSISTENT",
+         _job("mode", "class")),
+        ("class-of-exact", "a class beside exact mode", "RECEIPT_INCONSISTENT",
+         _job("device_class", "ab" * 32)),
         ("gap-in-index", "segment 2 follows segment 0", "RECEIPT_INCONSISTENT",
          _segment(1, "index", "2")),
         ("gap-in-steps", "a step that nobody ran", "RECEIPT_INCONSISTENT",
