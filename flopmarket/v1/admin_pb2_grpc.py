@@ -50,6 +50,11 @@ class AdminServiceStub(object):
                 request_serializer=flopmarket_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=flopmarket_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.ListAccountInvitations = channel.unary_unary(
+                '/flopmarket.v1.AdminService/ListAccountInvitations',
+                request_serializer=flopmarket_dot_v1_dot_admin__pb2.ListAccountInvitationsRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_admin__pb2.ListAccountInvitationsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -57,7 +62,7 @@ class AdminServiceServicer(object):
     """
 
     def Act(self, request, context):
-        """A signed AdminAction: drain, resume, ban, unban, refund, set, unset, operator keys.
+        """A signed AdminAction: drain, resume, ban, unban, refund, set, unset, operator keys, invitations.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,6 +78,13 @@ class AdminServiceServicer(object):
 
     def GetStatus(self, request, context):
         """What is connected, queued and waiting, and the parameters in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccountInvitations(self, request, context):
+        """Invitations to open an account, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +107,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=flopmarket_dot_v1_dot_admin__pb2.GetStatusRequest.FromString,
                     response_serializer=flopmarket_dot_v1_dot_admin__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'ListAccountInvitations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccountInvitations,
+                    request_deserializer=flopmarket_dot_v1_dot_admin__pb2.ListAccountInvitationsRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_admin__pb2.ListAccountInvitationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +196,33 @@ class AdminService(object):
             '/flopmarket.v1.AdminService/GetStatus',
             flopmarket_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
             flopmarket_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccountInvitations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.AdminService/ListAccountInvitations',
+            flopmarket_dot_v1_dot_admin__pb2.ListAccountInvitationsRequest.SerializeToString,
+            flopmarket_dot_v1_dot_admin__pb2.ListAccountInvitationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,13 +34,15 @@ class AdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     Act: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ActRequest, _admin_pb2.ActResponse]
-    """A signed AdminAction: drain, resume, ban, unban, refund, set, unset, operator keys."""
+    """A signed AdminAction: drain, resume, ban, unban, refund, set, unset, operator keys, invitations."""
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDecisionsRequest, _admin_pb2.ListDecisionsResponse]
     """Decisions with their cause, newest first: orders of operators and what the coordinator decided
     by itself (bans, slashes, refusals).
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]
     """What is connected, queued and waiting, and the parameters in force."""
+    ListAccountInvitations: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAccountInvitationsRequest, _admin_pb2.ListAccountInvitationsResponse]
+    """Invitations to open an account, newest first."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -48,13 +50,15 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Act: _aio.UnaryUnaryMultiCallable[_admin_pb2.ActRequest, _admin_pb2.ActResponse]  # type: ignore[assignment]
-    """A signed AdminAction: drain, resume, ban, unban, refund, set, unset, operator keys."""
+    """A signed AdminAction: drain, resume, ban, unban, refund, set, unset, operator keys, invitations."""
     ListDecisions: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDecisionsRequest, _admin_pb2.ListDecisionsResponse]  # type: ignore[assignment]
     """Decisions with their cause, newest first: orders of operators and what the coordinator decided
     by itself (bans, slashes, refusals).
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]  # type: ignore[assignment]
     """What is connected, queued and waiting, and the parameters in force."""
+    ListAccountInvitations: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAccountInvitationsRequest, _admin_pb2.ListAccountInvitationsResponse]  # type: ignore[assignment]
+    """Invitations to open an account, newest first."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Every call needs a session of an operator key."""
@@ -65,7 +69,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ActRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ActResponse, _abc.Awaitable[_admin_pb2.ActResponse]]:
-        """A signed AdminAction: drain, resume, ban, unban, refund, set, unset, operator keys."""
+        """A signed AdminAction: drain, resume, ban, unban, refund, set, unset, operator keys, invitations."""
 
     @_abc_1.abstractmethod
     def ListDecisions(
@@ -84,5 +88,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetStatusResponse, _abc.Awaitable[_admin_pb2.GetStatusResponse]]:
         """What is connected, queued and waiting, and the parameters in force."""
+
+    @_abc_1.abstractmethod
+    def ListAccountInvitations(
+        self,
+        request: _admin_pb2.ListAccountInvitationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListAccountInvitationsResponse, _abc.Awaitable[_admin_pb2.ListAccountInvitationsResponse]]:
+        """Invitations to open an account, newest first."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

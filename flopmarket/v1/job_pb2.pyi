@@ -32,6 +32,8 @@ class QuoteJobRequest(_message.Message):
     VERIFICATION_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     DEADLINE_US_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    CLASS_DIGEST_FIELD_NUMBER: _builtins.int
     program: _builtins.bytes
     """Canonical program bytes (inline, at most 3 MiB) or the digest of an uploaded artifact."""
     program_artifact: _builtins.str
@@ -43,6 +45,10 @@ class QuoteJobRequest(_message.Message):
     """deter (also when empty), check or dual"""
     deadline_us: _builtins.int
     """Offers that are too slow for this are left out; 0: none is."""
+    mode: _builtins.str
+    """exact (also when empty), class or tolerance"""
+    class_digest: _builtins.bytes
+    """Class mode: the class of devices that is quoted; empty for the cheapest that a job may run in."""
     @_builtins.property
     def order(self) -> Global___Order:
         """Only offers that satisfy the order are quoted; absent: any."""
@@ -58,10 +64,12 @@ class QuoteJobRequest(_message.Message):
         verification: _builtins.str = ...,
         order: Global___Order | None = ...,
         deadline_us: _builtins.int = ...,
+        mode: _builtins.str = ...,
+        class_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_us", b"deadline_us", "input_bytes", b"input_bytes", "order", b"order", "program", b"program", "program_artifact", b"program_artifact", "segment_steps", b"segment_steps", "steps", b"steps", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_digest", b"class_digest", "deadline_us", b"deadline_us", "input_bytes", b"input_bytes", "mode", b"mode", "order", b"order", "program", b"program", "program_artifact", b"program_artifact", "segment_steps", b"segment_steps", "steps", b"steps", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -239,6 +247,9 @@ class QuoteJobResponse(_message.Message):
     SPREAD_SEGMENTS_FIELD_NUMBER: _builtins.int
     WITHOUT_OFFERS_FIELD_NUMBER: _builtins.int
     LEVELS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    CLASS_DIGEST_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
     quote_id: _builtins.str
     as_of_us: _builtins.int
     expires_at_us: _builtins.int
@@ -273,6 +284,9 @@ class QuoteJobResponse(_message.Message):
     """Delivered segments that the spread of the finish is taken from."""
     without_offers: _builtins.str
     """What a submission with this order comes to when no offer fits: refuse or rest"""
+    mode: _builtins.str
+    class_digest: _builtins.bytes
+    """Class mode: the class that everything else here is about; empty when there is none to run in."""
     @_builtins.property
     def ceiling(self) -> _common_pb2.Money:
         """Never billed more than this."""
@@ -304,6 +318,10 @@ class QuoteJobResponse(_message.Message):
     @_builtins.property
     def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotedLevel]:
         """What every level of verification would come to; `verification` is the one that was asked for."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotedClass]:
+        """Class mode: classes with an offer that fits, cheapest first."""
 
     def __init__(
         self,
@@ -343,14 +361,72 @@ class QuoteJobResponse(_message.Message):
         spread_segments: _builtins.int = ...,
         without_offers: _builtins.str = ...,
         levels: _abc.Iterable[Global___QuotedLevel] | None = ...,
+        mode: _builtins.str = ...,
+        class_digest: _builtins.bytes = ...,
+        classes: _abc.Iterable[Global___QuotedClass] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build_price", b"build_price", "ceiling", b"ceiling", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "fee_within_expected", b"fee_within_expected", "transfer_price", b"transfer_price", "verification_price", b"verification_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "build_price", b"build_price", "build_seconds", b"build_seconds", "bytes_moved_per_step", b"bytes_moved_per_step", "ceiling", b"ceiling", "detection_probability", b"detection_probability", "eligible_offers", b"eligible_offers", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "expires_at_us", b"expires_at_us", "fee_within_expected", b"fee_within_expected", "finish_seconds_p50", b"finish_seconds_p50", "finish_seconds_p95", b"finish_seconds_p95", "ineligible", b"ineligible", "joules", b"joules", "joules_source", b"joules_source", "kernel_builds", b"kernel_builds", "levels", b"levels", "offers", b"offers", "peak_memory_bytes", b"peak_memory_bytes", "quote_id", b"quote_id", "spread_segments", b"spread_segments", "steps", b"steps", "storage_bytes", b"storage_bytes", "storage_retention_us", b"storage_retention_us", "transfer_bytes", b"transfer_bytes", "transfer_price", b"transfer_price", "transfer_seconds", b"transfer_seconds", "verification", b"verification", "verification_price", b"verification_price", "wait_seconds_p50", b"wait_seconds_p50", "wait_seconds_p95", b"wait_seconds_p95", "without_offers", b"without_offers", "work", b"work", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "build_price", b"build_price", "build_seconds", b"build_seconds", "bytes_moved_per_step", b"bytes_moved_per_step", "ceiling", b"ceiling", "class_digest", b"class_digest", "classes", b"classes", "detection_probability", b"detection_probability", "eligible_offers", b"eligible_offers", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "expires_at_us", b"expires_at_us", "fee_within_expected", b"fee_within_expected", "finish_seconds_p50", b"finish_seconds_p50", "finish_seconds_p95", b"finish_seconds_p95", "ineligible", b"ineligible", "joules", b"joules", "joules_source", b"joules_source", "kernel_builds", b"kernel_builds", "levels", b"levels", "mode", b"mode", "offers", b"offers", "peak_memory_bytes", b"peak_memory_bytes", "quote_id", b"quote_id", "spread_segments", b"spread_segments", "steps", b"steps", "storage_bytes", b"storage_bytes", "storage_retention_us", b"storage_retention_us", "transfer_bytes", b"transfer_bytes", "transfer_price", b"transfer_price", "transfer_seconds", b"transfer_seconds", "verification", b"verification", "verification_price", b"verification_price", "wait_seconds_p50", b"wait_seconds_p50", "wait_seconds_p95", b"wait_seconds_p95", "without_offers", b"without_offers", "work", b"work", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuoteJobResponse: _TypeAlias = QuoteJobResponse  # noqa: Y015
+
+@_typing.final
+class QuotedClass(_message.Message):
+    """A class of devices that compute equal bits with fast kernels. A job in class mode runs and is
+    audited inside one. A majority of a small class can outvote an honest worker, so its size counts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_DIGEST_FIELD_NUMBER: _builtins.int
+    DEVICE_NAME_FIELD_NUMBER: _builtins.int
+    DRIVER_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    OTHER_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    CEILING_FIELD_NUMBER: _builtins.int
+    CONVICTED_PPM_FIELD_NUMBER: _builtins.int
+    OUTVOTED_PPM_FIELD_NUMBER: _builtins.int
+    class_digest: _builtins.bytes
+    device_name: _builtins.str
+    driver: _builtins.str
+    devices: _builtins.int
+    """Listed devices of the class, and accounts among their owners besides that of the cheapest offer
+    and the buyer's. A job needs at least one such account.
+    """
+    other_accounts: _builtins.int
+    convicted_ppm: _builtins.int
+    """Chances that one audit there convicts a wrong device, and an honest one, where as many of the
+    other accounts collude as the audit rules assume.
+    """
+    outvoted_ppm: _builtins.int
+    @_builtins.property
+    def expected(self) -> _common_pb2.Money: ...
+    @_builtins.property
+    def ceiling(self) -> _common_pb2.Money: ...
+    def __init__(
+        self,
+        *,
+        class_digest: _builtins.bytes = ...,
+        device_name: _builtins.str = ...,
+        driver: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        other_accounts: _builtins.int = ...,
+        expected: _common_pb2.Money | None = ...,
+        ceiling: _common_pb2.Money | None = ...,
+        convicted_ppm: _builtins.int = ...,
+        outvoted_ppm: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ceiling", b"ceiling", "expected", b"expected"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling", b"ceiling", "class_digest", b"class_digest", "convicted_ppm", b"convicted_ppm", "device_name", b"device_name", "devices", b"devices", "driver", b"driver", "expected", b"expected", "other_accounts", b"other_accounts", "outvoted_ppm", b"outvoted_ppm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotedClass: _TypeAlias = QuotedClass  # noqa: Y015
 
 @_typing.final
 class QuotedLevel(_message.Message):
@@ -520,6 +596,8 @@ class Job(_message.Message):
     VERIFICATION_FIELD_NUMBER: _builtins.int
     SURCHARGE_PPM_FIELD_NUMBER: _builtins.int
     SURCHARGE_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    CLASS_DIGEST_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     title: _builtins.str
     state: Global___Job.State.ValueType
@@ -543,6 +621,9 @@ class Job(_message.Message):
     verification: _builtins.str
     """Level of verification, what it adds to every price, and what it added so far, within `billed`."""
     surcharge_ppm: _builtins.int
+    mode: _builtins.str
+    """exact, class or tolerance; the class of devices in class mode, else empty."""
+    class_digest: _builtins.bytes
     @_builtins.property
     def ceiling(self) -> _common_pb2.Money: ...
     @_builtins.property
@@ -581,10 +662,12 @@ class Job(_message.Message):
         verification: _builtins.str = ...,
         surcharge_ppm: _builtins.int = ...,
         surcharge: _common_pb2.Money | None = ...,
+        mode: _builtins.str = ...,
+        class_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "order", b"order", "surcharge", b"surcharge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "created_at_us", b"created_at_us", "deadline_us", b"deadline_us", "ended_at_us", b"ended_at_us", "job_id", b"job_id", "kind", b"kind", "order", b"order", "program_digest", b"program_digest", "reason", b"reason", "segment_count", b"segment_count", "segment_steps", b"segment_steps", "segments", b"segments", "state", b"state", "state_artifact", b"state_artifact", "state_root", b"state_root", "steps", b"steps", "steps_committed", b"steps_committed", "steps_verified", b"steps_verified", "surcharge", b"surcharge", "surcharge_ppm", b"surcharge_ppm", "title", b"title", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "ceiling", b"ceiling", "class_digest", b"class_digest", "created_at_us", b"created_at_us", "deadline_us", b"deadline_us", "ended_at_us", b"ended_at_us", "job_id", b"job_id", "kind", b"kind", "mode", b"mode", "order", b"order", "program_digest", b"program_digest", "reason", b"reason", "segment_count", b"segment_count", "segment_steps", b"segment_steps", "segments", b"segments", "state", b"state", "state_artifact", b"state_artifact", "state_root", b"state_root", "steps", b"steps", "steps_committed", b"steps_committed", "steps_verified", b"steps_verified", "surcharge", b"surcharge", "surcharge_ppm", b"surcharge_ppm", "title", b"title", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1176,10 +1259,13 @@ class DrawnCommitment(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     WORKER_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    CROSS_FIELD_NUMBER: _builtins.int
+    ARBITRATION_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     segment_index: _builtins.int
     state: _builtins.str
-    """As in Segment."""
+    """As in Segment; or forfeited: right, and not paid because its worker never opened it."""
     auditor: _builtins.str
     """The key that recomputed it; empty when nobody did."""
     record: _builtins.bytes
@@ -1199,6 +1285,18 @@ class DrawnCommitment(_message.Message):
     def answer(self) -> Global___AuditorAnswer:
         """What a worker of another account answered; absent where the house alone looked."""
 
+    @_builtins.property
+    def cross(self) -> Global___CrossDraw:
+        """Whether that answer was itself audited; absent where nothing was to be drawn."""
+
+    @_builtins.property
+    def arbitration(self) -> Global___ClassArbitration:
+        """How its class decided where a worker and an auditor differed; absent where nothing was decided."""
+
+    @_builtins.property
+    def steps(self) -> Global___StepsDrawn:
+        """What its worker answered about single steps; absent where nobody asked, or it did not answer."""
+
     def __init__(
         self,
         *,
@@ -1212,14 +1310,127 @@ class DrawnCommitment(_message.Message):
         verdict: _common_pb2.Envelope | None = ...,
         answer: Global___AuditorAnswer | None = ...,
         worker_account_id: _builtins.str = ...,
+        cross: Global___CrossDraw | None = ...,
+        arbitration: Global___ClassArbitration | None = ...,
+        steps: Global___StepsDrawn | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "commitment", b"commitment", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "arbitration", b"arbitration", "commitment", b"commitment", "cross", b"cross", "steps", b"steps", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "auditor", b"auditor", "commitment", b"commitment", "lease_id", b"lease_id", "record", b"record", "segment_index", b"segment_index", "state", b"state", "verdict", b"verdict", "worker_account_id", b"worker_account_id", "worker_public_key", b"worker_public_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "arbitration", b"arbitration", "auditor", b"auditor", "commitment", b"commitment", "cross", b"cross", "lease_id", b"lease_id", "record", b"record", "segment_index", b"segment_index", "state", b"state", "steps", b"steps", "verdict", b"verdict", "worker_account_id", b"worker_account_id", "worker_public_key", b"worker_public_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrawnCommitment: _TypeAlias = DrawnCommitment  # noqa: Y015
+
+@_typing.final
+class StepsDrawn(_message.Message):
+    """Steps of a segment that is too big to be recomputed whole, drawn once its worker had signed the
+    roots of all its states (docs/audits.md).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Which value of the chain that begins at ChallengeTerms.steps_anchor, and that value."""
+    value: _builtins.bytes
+    @_builtins.property
+    def claim(self) -> _common_pb2.Envelope:
+        """The worker's signed StepClaim and StepAnswer."""
+
+    @_builtins.property
+    def answer(self) -> _common_pb2.Envelope: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        value: _builtins.bytes = ...,
+        claim: _common_pb2.Envelope | None = ...,
+        answer: _common_pb2.Envelope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "claim", b"claim"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "claim", b"claim", "number", b"number", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepsDrawn: _TypeAlias = StepsDrawn  # noqa: Y015
+
+@_typing.final
+class ClassArbitration(_message.Message):
+    """Answers of further accounts of one class of devices, in their own signed words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    AUDITOR_FIELD_NUMBER: _builtins.int
+    ARBITERS_FIELD_NUMBER: _builtins.int
+    HOUSE_ACCOUNT_IDS_FIELD_NUMBER: _builtins.int
+    outcome: _builtins.str
+    """What the coordinator says that they come to: producer-wrong, auditor-wrong or undecided."""
+    @_builtins.property
+    def auditor(self) -> Global___AuditorAnswer:
+        """The auditor that differed from the worker."""
+
+    @_builtins.property
+    def arbiters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditorAnswer]: ...
+    @_builtins.property
+    def house_account_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which of the accounts that took part are the operator's own."""
+
+    def __init__(
+        self,
+        *,
+        outcome: _builtins.str = ...,
+        auditor: Global___AuditorAnswer | None = ...,
+        arbiters: _abc.Iterable[Global___AuditorAnswer] | None = ...,
+        house_account_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auditor", b"auditor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arbiters", b"arbiters", "auditor", b"auditor", "house_account_ids", b"house_account_ids", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassArbitration: _TypeAlias = ClassArbitration  # noqa: Y015
+
+@_typing.final
+class CrossDraw(_message.Message):
+    """A draw about an auditor's answer, by the chain of the terms' cross_anchor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    AUDITOR_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    record: _builtins.bytes
+    """A CrossRecord in canonical bytes."""
+    auditor_public_key: _builtins.bytes
+    outcome: _builtins.str
+    """What came of the second audit; empty where none was drawn."""
+    @_builtins.property
+    def answer(self) -> _common_pb2.Envelope:
+        """The auditor's signed Commitment, and the raw key that verifies it."""
+
+    def __init__(
+        self,
+        *,
+        record: _builtins.bytes = ...,
+        answer: _common_pb2.Envelope | None = ...,
+        auditor_public_key: _builtins.bytes = ...,
+        outcome: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "auditor_public_key", b"auditor_public_key", "outcome", b"outcome", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrossDraw: _TypeAlias = CrossDraw  # noqa: Y015
 
 @_typing.final
 class AuditorAnswer(_message.Message):

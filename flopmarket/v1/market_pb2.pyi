@@ -219,6 +219,8 @@ class Offer(_message.Message):
     PROVED_BANDWIDTH_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     PROVED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     DELIVERED_FIELD_NUMBER: _builtins.int
+    MODES_FIELD_NUMBER: _builtins.int
+    CLASS_DIGEST_FIELD_NUMBER: _builtins.int
     offer_id: _builtins.str
     account_id: _builtins.str
     device_id: _builtins.str
@@ -254,6 +256,7 @@ class Offer(_message.Message):
     proved_memory_bytes: _builtins.int
     delivered: _builtins.float
     """Share of the proved rates that verified work showed; 1 before the first, and at most."""
+    class_digest: _builtins.bytes
     @_builtins.property
     def rates(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ClassRate]: ...
     @_builtins.property
@@ -266,6 +269,10 @@ class Offer(_message.Message):
 
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassPrice]: ...
+    @_builtins.property
+    def modes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it takes jobs of: exact, class, tolerance. The class of devices it is in, if any."""
+
     def __init__(
         self,
         *,
@@ -299,10 +306,12 @@ class Offer(_message.Message):
         proved_bandwidth_bytes_per_second: _builtins.int = ...,
         proved_memory_bytes: _builtins.int = ...,
         delivered: _builtins.float = ...,
+        modes: _abc.Iterable[_builtins.str] | None = ...,
+        class_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ask_per_hour", b"ask_per_hour", "card_price", b"card_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "ask_per_hour", b"ask_per_hour", "bandwidth_bytes_per_second", b"bandwidth_bytes_per_second", "card_price", b"card_price", "delivered", b"delivered", "device_id", b"device_id", "device_name", b"device_name", "driver", b"driver", "flops_per_card_dollar", b"flops_per_card_dollar", "flops_per_dollar", b"flops_per_dollar", "flops_per_watt", b"flops_per_watt", "launch_nanoseconds", b"launch_nanoseconds", "memory_bytes", b"memory_bytes", "milliwatts", b"milliwatts", "offer_id", b"offer_id", "prices", b"prices", "profile", b"profile", "proved_at_us", b"proved_at_us", "proved_bandwidth_bytes_per_second", b"proved_bandwidth_bytes_per_second", "proved_flops_per_second", b"proved_flops_per_second", "proved_memory_bytes", b"proved_memory_bytes", "rates", b"rates", "region", b"region", "rejected_segments", b"rejected_segments", "reliability", b"reliability", "state", b"state", "suited_for", b"suited_for", "updated_at_us", b"updated_at_us", "verified_segments", b"verified_segments", "watts_source", b"watts_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "ask_per_hour", b"ask_per_hour", "bandwidth_bytes_per_second", b"bandwidth_bytes_per_second", "card_price", b"card_price", "class_digest", b"class_digest", "delivered", b"delivered", "device_id", b"device_id", "device_name", b"device_name", "driver", b"driver", "flops_per_card_dollar", b"flops_per_card_dollar", "flops_per_dollar", b"flops_per_dollar", "flops_per_watt", b"flops_per_watt", "launch_nanoseconds", b"launch_nanoseconds", "memory_bytes", b"memory_bytes", "milliwatts", b"milliwatts", "modes", b"modes", "offer_id", b"offer_id", "prices", b"prices", "profile", b"profile", "proved_at_us", b"proved_at_us", "proved_bandwidth_bytes_per_second", b"proved_bandwidth_bytes_per_second", "proved_flops_per_second", b"proved_flops_per_second", "proved_memory_bytes", b"proved_memory_bytes", "rates", b"rates", "region", b"region", "rejected_segments", b"rejected_segments", "reliability", b"reliability", "state", b"state", "suited_for", b"suited_for", "updated_at_us", b"updated_at_us", "verified_segments", b"verified_segments", "watts_source", b"watts_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -319,7 +328,7 @@ class OfferFilter(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """A name that order_by knows, or one of: offer, account, device_name, driver, profile, region,
-    watts_source, state, suited_for.
+    watts_source, state, suited_for, mode, device_class (64 hex digits).
     """
     op: _builtins.str
     """Numbers: = != < <= > >=. Texts: = != and ~ (contains, in any case)."""

@@ -33,6 +33,7 @@ class SessionRequest(_message.Message):
     DISPUTE_MOVED_FIELD_NUMBER: _builtins.int
     BENCHMARK_STAGE_FIELD_NUMBER: _builtins.int
     BENCHMARK_OPENING_FIELD_NUMBER: _builtins.int
+    STEPS_ANSWERED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -53,6 +54,8 @@ class SessionRequest(_message.Message):
     def benchmark_stage(self) -> Global___BenchmarkStage: ...
     @_builtins.property
     def benchmark_opening(self) -> Global___BenchmarkOpening: ...
+    @_builtins.property
+    def steps_answered(self) -> Global___StepsAnswered: ...
     def __init__(
         self,
         *,
@@ -66,12 +69,13 @@ class SessionRequest(_message.Message):
         dispute_moved: Global___DisputeMoved | None = ...,
         benchmark_stage: Global___BenchmarkStage | None = ...,
         benchmark_opening: Global___BenchmarkOpening | None = ...,
+        steps_answered: Global___StepsAnswered | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["benchmark_opening", b"benchmark_opening", "benchmark_stage", b"benchmark_stage", "dispute_moved", b"dispute_moved", "heartbeat", b"heartbeat", "hello", b"hello", "lease_accepted", b"lease_accepted", "lease_released", b"lease_released", "message", b"message", "offer_changed", b"offer_changed", "segment_committed", b"segment_committed", "segment_opened", b"segment_opened"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["benchmark_opening", b"benchmark_opening", "benchmark_stage", b"benchmark_stage", "dispute_moved", b"dispute_moved", "heartbeat", b"heartbeat", "hello", b"hello", "lease_accepted", b"lease_accepted", "lease_released", b"lease_released", "message", b"message", "offer_changed", b"offer_changed", "segment_committed", b"segment_committed", "segment_opened", b"segment_opened", "steps_answered", b"steps_answered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark_opening", b"benchmark_opening", "benchmark_stage", b"benchmark_stage", "dispute_moved", b"dispute_moved", "heartbeat", b"heartbeat", "hello", b"hello", "lease_accepted", b"lease_accepted", "lease_released", b"lease_released", "message", b"message", "offer_changed", b"offer_changed", "segment_committed", b"segment_committed", "segment_opened", b"segment_opened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark_opening", b"benchmark_opening", "benchmark_stage", b"benchmark_stage", "dispute_moved", b"dispute_moved", "heartbeat", b"heartbeat", "hello", b"hello", "lease_accepted", b"lease_accepted", "lease_released", b"lease_released", "message", b"message", "offer_changed", b"offer_changed", "segment_committed", b"segment_committed", "segment_opened", b"segment_opened", "steps_answered", b"steps_answered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "lease_accepted", "lease_released", "segment_committed", "offer_changed", "segment_opened", "dispute_moved", "benchmark_stage", "benchmark_opening"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "lease_accepted", "lease_released", "segment_committed", "offer_changed", "segment_opened", "dispute_moved", "benchmark_stage", "benchmark_opening", "steps_answered"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -336,6 +340,7 @@ class SessionResponse(_message.Message):
     DISPUTE_ASKED_FIELD_NUMBER: _builtins.int
     BENCHMARK_ASKED_FIELD_NUMBER: _builtins.int
     BENCHMARK_VERDICT_FIELD_NUMBER: _builtins.int
+    STEPS_ASKED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -356,6 +361,8 @@ class SessionResponse(_message.Message):
     def benchmark_asked(self) -> Global___BenchmarkAsked: ...
     @_builtins.property
     def benchmark_verdict(self) -> Global___BenchmarkVerdict: ...
+    @_builtins.property
+    def steps_asked(self) -> Global___StepsAsked: ...
     def __init__(
         self,
         *,
@@ -369,12 +376,13 @@ class SessionResponse(_message.Message):
         dispute_asked: Global___DisputeAsked | None = ...,
         benchmark_asked: Global___BenchmarkAsked | None = ...,
         benchmark_verdict: Global___BenchmarkVerdict | None = ...,
+        steps_asked: Global___StepsAsked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["benchmark_asked", b"benchmark_asked", "benchmark_verdict", b"benchmark_verdict", "commitment_answer", b"commitment_answer", "dispute_asked", b"dispute_asked", "drain", b"drain", "lease_offered", b"lease_offered", "lease_revoked", b"lease_revoked", "message", b"message", "offer_refused", b"offer_refused", "opening_asked", b"opening_asked", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["benchmark_asked", b"benchmark_asked", "benchmark_verdict", b"benchmark_verdict", "commitment_answer", b"commitment_answer", "dispute_asked", b"dispute_asked", "drain", b"drain", "lease_offered", b"lease_offered", "lease_revoked", b"lease_revoked", "message", b"message", "offer_refused", b"offer_refused", "opening_asked", b"opening_asked", "steps_asked", b"steps_asked", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark_asked", b"benchmark_asked", "benchmark_verdict", b"benchmark_verdict", "commitment_answer", b"commitment_answer", "dispute_asked", b"dispute_asked", "drain", b"drain", "lease_offered", b"lease_offered", "lease_revoked", b"lease_revoked", "message", b"message", "offer_refused", b"offer_refused", "opening_asked", b"opening_asked", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark_asked", b"benchmark_asked", "benchmark_verdict", b"benchmark_verdict", "commitment_answer", b"commitment_answer", "dispute_asked", b"dispute_asked", "drain", b"drain", "lease_offered", b"lease_offered", "lease_revoked", b"lease_revoked", "message", b"message", "offer_refused", b"offer_refused", "opening_asked", b"opening_asked", "steps_asked", b"steps_asked", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "lease_offered", "lease_revoked", "commitment_answer", "drain", "offer_refused", "opening_asked", "dispute_asked", "benchmark_asked", "benchmark_verdict"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "lease_offered", "lease_revoked", "commitment_answer", "drain", "offer_refused", "opening_asked", "dispute_asked", "benchmark_asked", "benchmark_verdict", "steps_asked"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -802,6 +810,7 @@ class DisputeAsked(_message.Message):
     TILE_FIELD_NUMBER: _builtins.int
     DEADLINE_US_FIELD_NUMBER: _builtins.int
     WORK_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
     dispute_id: _builtins.str
     """Digest of the opening, lower-case hex."""
     opening: _builtins.bytes
@@ -817,6 +826,8 @@ class DisputeAsked(_message.Message):
     operation: _builtins.int
     tile: _builtins.int
     deadline_us: _builtins.int
+    lease_id: _builtins.str
+    """The lease under which the party committed: what it kept of the segment goes by it."""
     @_builtins.property
     def work(self) -> Global___LeaseOffered:
         """What is needed to run the segment again, as a lease would name it: it starts at the newest
@@ -836,10 +847,11 @@ class DisputeAsked(_message.Message):
         tile: _builtins.int = ...,
         deadline_us: _builtins.int = ...,
         work: Global___LeaseOffered | None = ...,
+        lease_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_us", b"deadline_us", "dispute_id", b"dispute_id", "level", b"level", "opening", b"opening", "operation", b"operation", "party", b"party", "step", b"step", "tile", b"tile", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_us", b"deadline_us", "dispute_id", b"dispute_id", "lease_id", b"lease_id", "level", b"level", "opening", b"opening", "operation", b"operation", "party", b"party", "step", b"step", "tile", b"tile", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -853,13 +865,25 @@ class DisputeMoved(_message.Message):
     MOVE_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     PAYLOAD_ARTIFACT_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    CHECKSUMS_FIELD_NUMBER: _builtins.int
+    CHECKSUMS_ARTIFACT_FIELD_NUMBER: _builtins.int
     dispute_id: _builtins.str
     payload: _builtins.bytes
     """The list: here when it has at most 1 MiB, else uploaded before with the dispute's id."""
     payload_artifact: _builtins.str
+    checksums: _builtins.bytes
+    checksums_artifact: _builtins.str
     @_builtins.property
     def move(self) -> _common_pb2.Envelope:
         """A signed DisputeMove, which names the digest of the list."""
+
+    @_builtins.property
+    def secret(self) -> _common_pb2.Envelope:
+        """With the list of steps, where it does not end as the party committed: what it kept of the
+        segment when that ran. The InnerSecret behind its commitment, signed, and the file of its
+        checksum list, here or uploaded like the list. A bit that flipped once is found by them.
+        """
 
     def __init__(
         self,
@@ -868,10 +892,13 @@ class DisputeMoved(_message.Message):
         move: _common_pb2.Envelope | None = ...,
         payload: _builtins.bytes = ...,
         payload_artifact: _builtins.str = ...,
+        secret: _common_pb2.Envelope | None = ...,
+        checksums: _builtins.bytes = ...,
+        checksums_artifact: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "secret", b"secret"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispute_id", b"dispute_id", "move", b"move", "payload", b"payload", "payload_artifact", b"payload_artifact"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums", b"checksums", "checksums_artifact", b"checksums_artifact", "dispute_id", b"dispute_id", "move", b"move", "payload", b"payload", "payload_artifact", b"payload_artifact", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -937,3 +964,103 @@ class SegmentOpened(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SegmentOpened: _TypeAlias = SegmentOpened  # noqa: Y015
+
+@_typing.final
+class StepsAsked(_message.Message):
+    """Answer for single steps of a segment that is too big to be recomputed whole (docs/audits.md).
+    First without steps: the root of every state is asked for. Then, when a signed StepClaim names
+    them, with the steps that were drawn: the states before these. Repeated after every hello until it
+    is answered; may come long after the lease's end. Files are down- and uploaded with the lease's id.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    SEGMENT_INDEX_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    WITH_VALUES_FIELD_NUMBER: _builtins.int
+    DEADLINE_US_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    segment_index: _builtins.int
+    with_values: _builtins.bool
+    """Whether the values of the steps' operations are asked for too."""
+    deadline_us: _builtins.int
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Steps of the job, ascending; empty in the first round."""
+
+    @_builtins.property
+    def work(self) -> Global___LeaseOffered:
+        """What is needed to run the segment again, as in DisputeAsked."""
+
+    @_builtins.property
+    def commitment(self) -> _common_pb2.Envelope:
+        """The worker's own Commitment, as it was sent."""
+
+    @_builtins.property
+    def claim(self) -> _common_pb2.Envelope:
+        """The worker's own StepClaim; absent in the first round."""
+
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        segment_index: _builtins.int = ...,
+        steps: _abc.Iterable[_builtins.int] | None = ...,
+        with_values: _builtins.bool = ...,
+        deadline_us: _builtins.int = ...,
+        work: Global___LeaseOffered | None = ...,
+        commitment: _common_pb2.Envelope | None = ...,
+        claim: _common_pb2.Envelope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "commitment", b"commitment", "work", b"work"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "commitment", b"commitment", "deadline_us", b"deadline_us", "lease_id", b"lease_id", "segment_index", b"segment_index", "steps", b"steps", "with_values", b"with_values", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepsAsked: _TypeAlias = StepsAsked  # noqa: Y015
+
+@_typing.final
+class StepsAnswered(_message.Message):
+    """A signed StepClaim in the first round, a StepAnswer in the second; the files that they name were
+    uploaded before. Or why there is none, which is the same as silence.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    SEGMENT_INDEX_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    segment_index: _builtins.int
+    code: _builtins.str
+    """OPENING_UNKNOWN, REPLAY_DIFFERS, ENGINE_FAILED, ANSWER_TOO_LARGE, or empty."""
+    message: _builtins.str
+    @_builtins.property
+    def claim(self) -> _common_pb2.Envelope: ...
+    @_builtins.property
+    def answer(self) -> _common_pb2.Envelope: ...
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        segment_index: _builtins.int = ...,
+        claim: _common_pb2.Envelope | None = ...,
+        answer: _common_pb2.Envelope | None = ...,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "claim", b"claim"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "claim", b"claim", "code", b"code", "lease_id", b"lease_id", "message", b"message", "segment_index", b"segment_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepsAnswered: _TypeAlias = StepsAnswered  # noqa: Y015
