@@ -15,17 +15,20 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from flopmarket.errors import FlopmarketError, InvalidInput, Kind, Unavailable
 from flopmarket.jobs import bundle
-from flopmarket.jobs.host import Engine, EngineProcess, JobRefused, SegmentDone, StepDone
+from flopmarket.jobs.checksums import checksums_path
+from flopmarket.jobs.host import Engine, EngineProcess, JobRefused, SegmentDone
 from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
 from flopmarket.jobs.spec import JobSpec
-from flopmarket.limits import AUDIT_RETRY_MAX_SECONDS, AUDIT_STEP_SECONDS
+from flopmarket.limits import AUDIT_RETRY_MAX_SECONDS
 from flopmarket.trust.encoding import decode
+from flopmarket.trust.step_audit import Finding
 from flopmarket_coordinator.application.types import (
     AuditKind,
     AuditResult,
@@ -35,8 +38,10 @@ from flopmarket_coordinator.application.types import (
     PathDiffers,
     PathSegment,
 )
+from flopmarket_coordinator.application.types_steps import StepsFound
 from flopmarket_coordinator.artifacts import ArtifactStore
 from flopmarket_coordinator.backend import Backend
+from flopmarket_coordinator.step_checks import look_at_steps, next_event
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ _NICE = 5
 REFERENCE_DEVICE = "reference"
 _OUTPUTS_FILE = "outputs.safetensors"
 
+Done = TypeVar("Done")
 StartEngine = Callable[[], Awaitable[Engine]]
 
 # Refusals that speak of how the engine was asked, not of the job: a fault of ours.
@@ -72,6 +78,7 @@ class Recomputer:
         self._folder = folder
         self._start_engine = start_engine
         self._engine: Engine | None = None
+        self._turn = asyncio.Lock()  # recomputations and looks at steps take turns
         self._job_id = ""
         self._position: _Position | None = None
 
@@ -93,8 +100,44 @@ class Recomputer:
 
         Raises :class:`Unavailable` when the engine cannot work now; the next call starts another.
         """
+        async with self._turn:
+            done = await self._guarded(self._recompute(task))
+        if isinstance(done, PathDiffers | JobRefusedByAuditor):
+            return done
+        files = await self.read_files(task)
+        return AuditResult(
+            state_root=done.state_root_after,
+            outputs_root=done.outputs_root,
+            outputs_artifact_root=files.outputs_artifact_root,
+            checkpoint_artifact_root=files.checkpoint_artifact_root,
+            inner=done.inner,
+        )
+
+    async def check_steps(self, task: AuditTask) -> StepsFound | JobRefusedByAuditor:
+        """The drawn steps of a segment, run from the states that its worker handed over.
+
+        Raises what :meth:`recompute` does.
+        """
+        async with self._turn:
+            found = await self._guarded(self._check_steps(task))
+        if isinstance(found, JobRefusedByAuditor):
+            return found
+        files = await self.read_files(task)
+        return StepsFound(found, files.outputs_artifact_root, files.checkpoint_artifact_root)
+
+    async def _check_steps(self, task: AuditTask) -> Finding:
+        assert task.step_task is not None, "the task is of this kind"
+        engine = await self._open(task)
+        self._position = None  # each step starts from a state of its own
+        stateless = decode(JobSpec, task.spec).state_root == bundle.EMPTY_ROOT
+        return await look_at_steps(
+            engine, task.step_task, task.spec, self._folder, self._artifacts.path, stateless
+        )
+
+    async def _guarded(self, doing: Awaitable[Done]) -> Done | JobRefusedByAuditor:
+        """What comes of ``doing``, or that the engine will not run the job."""
         try:
-            done = await self._recompute(task)
+            return await doing
         except JobRefused as error:
             if error.code.startswith(_OUR_FAULTS):
                 await self.close()
@@ -105,16 +148,6 @@ class Recomputer:
             # Cancelled or broken: what the engine holds is unknown.
             await self.close()
             raise
-        if isinstance(done, PathDiffers):
-            return done
-        files = await self.read_files(task)
-        return AuditResult(
-            state_root=done.state_root_after,
-            outputs_root=done.outputs_root,
-            outputs_artifact_root=files.outputs_artifact_root,
-            checkpoint_artifact_root=files.checkpoint_artifact_root,
-            inner=done.inner,
-        )
 
     async def close(self) -> None:
         """End the engine and remove the job's files."""
@@ -215,7 +248,7 @@ class Recomputer:
         run = engine.run(first_step, count, outputs_path=outputs, state_path=None)
         try:
             while True:
-                event = await _next_event(run)
+                event = await next_event(run)
                 if isinstance(event, SegmentDone):
                     break
         finally:
@@ -223,6 +256,7 @@ class Recomputer:
             if hasattr(run, "aclose"):
                 await run.aclose()
             outputs.unlink(missing_ok=True)
+            checksums_path(outputs).unlink(missing_ok=True)
         if event.first_step != first_step or event.steps_done != count:
             raise Unavailable(
                 f"the engine did {event.steps_done} steps from {event.first_step}, asked were "
@@ -287,10 +321,12 @@ class Auditor:
         task = await backend.query(lambda tx: backend.application.next_audit(tx, excluded, kind))
         if task is None:
             return False
-        result: FilesResult | AuditResult | PathDiffers | JobRefusedByAuditor
+        result: FilesResult | AuditResult | StepsFound | PathDiffers | JobRefusedByAuditor
         try:
             if kind is AuditKind.FILES:
                 result = await self._recomputer.read_files(task)
+            elif kind is AuditKind.STEPS:
+                result = await self._recomputer.check_steps(task)
             else:
                 result = await self._recomputer.recompute(task)
         except FlopmarketError as error:
@@ -350,18 +386,6 @@ def _path_from(task: AuditTask, position: _Position | None) -> tuple[PathSegment
         if (part.end_step, part.root_after) == (position.step, position.state_root):
             return task.path[place + 1 :]
     return None
-
-
-async def _next_event(run: AsyncIterator[StepDone | SegmentDone]) -> StepDone | SegmentDone:
-    try:
-        async with asyncio.timeout(AUDIT_STEP_SECONDS):
-            return await anext(run)
-    except TimeoutError as error:
-        raise Unavailable(
-            f"the engine was silent for {AUDIT_STEP_SECONDS} s", code="ENGINE_SILENT"
-        ) from error
-    except StopAsyncIteration as error:
-        raise Unavailable("the engine ended without a result", code="ENGINE_NO_RESULT") from error
 
 
 def _link(source: Path, target: Path) -> None:

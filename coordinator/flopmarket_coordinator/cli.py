@@ -17,6 +17,7 @@ from flopmarket.market.money import CURRENCIES, DOLLAR
 from flopmarket_coordinator.backup_cli import backup, restore
 from flopmarket_coordinator.places import data_folder, now_us
 from flopmarket_coordinator.plan_cli import plan
+from flopmarket_coordinator.wait_options import audit_waits, dispute_waits, wait_options
 from flopmarket_coordinator.web.command import board
 
 if TYPE_CHECKING:
@@ -120,6 +121,11 @@ def init(data_dir: Path | None, currency: str | None, overdraft: str | None, as_
     show_default=True,
     help="Hours that the recovery of an owner key waits for an objection.",
 )
+@click.option(
+    "--invitation-only",
+    is_flag=True,
+    help="Open accounts only for those with a token of `flop admin invite`.",
+)
 @click.option("--address-file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--audit-device", default=None, help="OpenCL device that recomputes segments.")
 @click.option(
@@ -135,11 +141,18 @@ def init(data_dir: Path | None, currency: str | None, overdraft: str | None, as_
     help="JSON file with constants of the audit policy that differ from docs/audits.md.",
 )
 @click.option(
-    "--audit-jitter",
-    type=click.FloatRange(0, 86_400),
-    default=600.0,
+    "--max-house-flops",
+    type=click.FloatRange(1, 1e30),
+    default=1e18,
     show_default=True,
-    help="Seconds within which audits by other workers begin after they were drawn.",
+    help="Operations of a segment that this process recomputes whole; of larger ones drawn steps.",
+)
+@wait_options
+@click.option(
+    "--house-disputes/--no-house-disputes",
+    default=True,
+    show_default=True,
+    help="Whether a worker may answer, tile by tile, for what this process finds wrong.",
 )
 @click.option(
     "--benchmark/--no-benchmark",
@@ -205,12 +218,14 @@ def serve(
     tls_hosts: tuple[str, ...],
     worker_listen: str | None,
     recovery_wait: float,
+    invitation_only: bool,
     address_file: Path | None,
     audit_device: str | None,
     cache_dir: Path | None,
     audit: bool,
     audit_rules: Path | None,
-    audit_jitter: float,
+    max_house_flops: float,
+    house_disputes: bool,
     benchmark: bool,
     benchmark_seconds: int,
     lease_ttl: float,
@@ -226,13 +241,13 @@ def serve(
     payments_secret: Path | None,
     log_format: LogFormat,
     verbose: bool,
+    **waits: float,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Prints one line, with address and key id, when ready."""
     import asyncio
 
     from flopmarket.market.money import parse_nano
     from flopmarket.trust.audit_policy import RULES
-    from flopmarket.trust.sealing import Waits
     from flopmarket_coordinator.audit_options import read_rules
     from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
     from flopmarket_coordinator.logs import set_up
@@ -256,7 +271,10 @@ def serve(
         payments_secret=_secret(payments, payments_secret),
         parameters=Parameters(
             audit_rules=RULES if audit_rules is None else read_rules(audit_rules),
-            audit_waits=Waits(jitter_us=int(audit_jitter * SECOND_US)),
+            audit_waits=audit_waits(waits),
+            dispute_waits=dispute_waits(waits),
+            max_house_flops=int(max_house_flops),
+            house_disputes=house_disputes,
             benchmark_required=benchmark,
             benchmark_seconds=benchmark_seconds,
             fee_ppm=fee_ppm,
@@ -264,6 +282,7 @@ def serve(
             bond_target_nano=parse_nano(bond_target),
             heartbeat_ms=int(heartbeat * 1000),
             lease_ttl_us=int(lease_ttl * SECOND_US),
+            invitation_only=invitation_only,
             recovery_wait_us=max(1, int(recovery_wait * 3_600 * SECOND_US)),
             decline_pause_us=int(decline_pause * SECOND_US),
         ),

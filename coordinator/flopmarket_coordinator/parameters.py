@@ -55,6 +55,8 @@ class Parameters:
     max_job_refusals: int = 3
     """Owners whose workers refuse a program or its data before the job fails."""
     session_ttl_us: int = 3_600 * SECOND_US
+    invitation_only: bool = False
+    """Whether an account is opened only with an operator's invitation."""
     recovery_wait_us: int = 72 * 3_600 * SECOND_US
     """An owner key may object to its recovery for so long; withdrawals are frozen meanwhile."""
     retired_key_us: int = 48 * 3_600 * SECOND_US
@@ -84,7 +86,7 @@ class Parameters:
     wrong; off: the house's word is final."""
     max_house_flops: int = 10**18
     """Operations of one segment up to which the coordinator's own engine is among its auditors;
-    beyond, it recomputes only what nobody else does."""
+    beyond, it looks at what nobody else does, by as many drawn steps as cost no more."""
 
     def __post_init__(self) -> None:
         positive = (
@@ -111,6 +113,7 @@ class Parameters:
             self.held_us,
             self.bond_cooling_us,
             self.quarantine_us,
+            self.max_house_flops,
         )
         if min(positive) <= 0 or min(not_negative) < 0:
             raise InvalidInput("durations and counts are above zero", code="PARAMETERS")
@@ -144,6 +147,8 @@ ADJUSTABLE = frozenset(
         "max_job_refusals",
         "session_ttl_us",
         "quote_ttl_us",
+        "withdrawal_ttl_us",
+        "retired_key_us",
         "max_running_jobs_per_account",
         "max_stored_bytes_per_account",
         "artifact_unused_us",

@@ -37,6 +37,8 @@ from flopmarket.v1 import (
     admin_pb2_grpc,
     artifact_pb2,
     artifact_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
     buyer_pb2,
     buyer_pb2_grpc,
     dispute_pb2,
@@ -78,6 +80,7 @@ from flopmarket_coordinator.payments_http import serve_payments
 from flopmarket_coordinator.rails import WebhookRail
 from flopmarket_coordinator.rpc.admin import AdminService
 from flopmarket_coordinator.rpc.artifacts import ArtifactService
+from flopmarket_coordinator.rpc.audits import AuditService
 from flopmarket_coordinator.rpc.buyers import BuyerService
 from flopmarket_coordinator.rpc.disputes import DisputeService
 from flopmarket_coordinator.rpc.feeds import MarketFeeds
@@ -86,6 +89,7 @@ from flopmarket_coordinator.rpc.interceptors import EndedCall, Gate, GateInterce
 from flopmarket_coordinator.rpc.jobs import JobService
 from flopmarket_coordinator.rpc.ledger import LedgerService
 from flopmarket_coordinator.rpc.market import MarketService
+from flopmarket_coordinator.rpc.open_streams import OpenStreams
 from flopmarket_coordinator.rpc.rates import ConcurrencyLimiter, RateLimiter
 from flopmarket_coordinator.rpc.workers import WorkerService
 from flopmarket_coordinator.store.engine import Store, open_store, write
@@ -106,6 +110,7 @@ SERVICES: Sequence[str] = tuple(
         (dispute_pb2, "DisputeService"),
         (artifact_pb2, "ArtifactService"),
         (admin_pb2, "AdminService"),
+        (audit_pb2, "AuditService"),
     )
 )
 SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -268,13 +273,15 @@ class Coordinator:
             chain_secret=directory.chain_secret,
         )
         feeds = self._feeds = MarketFeeds(ports.new_id()[:_RUN_ID_CHARACTERS])
-        observers: list[Observer] = [application.keeper, OrdersInForce(application), feeds]
+        streams = OpenStreams(ports.clock_us)
+        orders = OrdersInForce(application)
+        observers: list[Observer] = [application.keeper, orders, feeds, streams]
         tick = Tick(engine, ports.clock_us, observers=observers)
         await tick.start()
         stack.push_async_callback(tick.stop)
         backend = Backend(application, tick, artifacts, ports.clock_us)
         self._directory, self._backend = directory, backend
-        await self._serve(directory, backend, feeds)
+        await self._serve(directory, backend, feeds, streams)
         stack.push_async_callback(self._end_loops)
         dispatcher = Dispatcher(
             backend, interval_seconds=config.match_interval_seconds, now=ports.now
@@ -332,7 +339,9 @@ class Coordinator:
         with write(engine, self._ports.clock_us()) as tx:
             return currency.adopt(tx, self._config.parameters)
 
-    async def _serve(self, directory: DataDirectory, backend: Backend, feeds: MarketFeeds) -> None:
+    async def _serve(
+        self, directory: DataDirectory, backend: Backend, feeds: MarketFeeds, streams: OpenStreams
+    ) -> None:
         config, ports = self._config, self._ports
 
         async def authenticate(token: str) -> Any:
@@ -346,6 +355,7 @@ class Coordinator:
             new_id=ports.new_id,
             now=ports.now,
             ended=self._call_ended,
+            streams=streams,
             certified=() if config.worker_listen is None else (WORKER_SERVICE,),
         )
         server = aio.server(
@@ -370,6 +380,7 @@ class Coordinator:
         artifact = ArtifactService(backend, uploads)
         artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact, server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(backend, version), server)
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(backend), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server

@@ -15,9 +15,10 @@ from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope, Header, open_envelope
 from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket.trust.policy import Signer, check_role_claim
+from flopmarket_coordinator.application import admitting
 from flopmarket_coordinator.application.budgets import BudgetUseCases
 from flopmarket_coordinator.application.types import CoordinatorInfo, OpenedSession, Session
-from flopmarket_coordinator.store import buyers, identity, ledger
+from flopmarket_coordinator.store import buyers, identity, keys, ledger
 from flopmarket_coordinator.store.engine import Transaction
 
 
@@ -30,8 +31,14 @@ class AccountUseCases(BudgetUseCases):
             self._key.public, PROFILE, self._parameters.currency, self._parameters.fee_ppm
         )
 
-    def register(self, tx: Transaction, registration: Envelope) -> str:
-        """Open an account for the owner key that signed; again, the same account id."""
+    def register(
+        self, tx: Transaction, registration: Envelope, admission: Envelope | None = None
+    ) -> str:
+        """Open an account for the owner key that signed; again, the same account id.
+
+        ``admission`` uses an operator's invitation; a market that is by invitation only takes
+        nobody without: Forbidden ``INVITATION_NEEDED``.
+        """
         owner = _claimed_owner(registration)
         opened = open_envelope(
             registration,
@@ -53,10 +60,21 @@ class AccountUseCases(BudgetUseCases):
                     code="KEY_BANNED" if known.banned_reason else "KEY_ROTATED",
                 )
             return known.account_id
+        invitation = None
+        if admission is not None:
+            invitation = admitting.check_admission(tx, admission, owner, audience=self._key.key_id)
+        elif self._parameters.invitation_only:
+            raise Forbidden(
+                "accounts of this market are by invitation",
+                code="INVITATION_NEEDED",
+                hint="ask whoever runs it for a token, then: flop join TOKEN",
+            )
         identity.add_account(tx, owner.key_id, opened.body.display_name)
         identity.add_key(tx, owner, owner.key_id, KeyRole.OWNER, "owner")
         ledger.open_platform(tx)
         ledger.open_market_account(tx, owner.key_id, self._parameters.overdraft_nano)
+        if invitation is not None and admission is not None:
+            admitting.use(tx, invitation, owner.key_id, admission)
         return owner.key_id
 
     def grant_device(self, tx: Transaction, grant: Envelope) -> str:
@@ -107,14 +125,21 @@ class AccountUseCases(BudgetUseCases):
 
     def authenticate(self, tx: Transaction, token: str) -> Session:
         """Whose token it is; :class:`Unauthenticated` when it is nobody's (any more)."""
-        row = identity.session(tx, _token_hash(token))
+        token_hash = _token_hash(token)
+        row = identity.session(tx, token_hash)
         if row is None:
             raise Unauthenticated(
                 "the session token is unknown or expired",
                 code="SESSION_UNKNOWN",
                 hint="open a new session",
             )
-        return Session(row["account_id"], row["key_id"], KeyRole(row["role"]), row["expires_at_us"])
+        return Session(
+            row["account_id"],
+            row["key_id"],
+            KeyRole(row["role"]),
+            row["expires_at_us"],
+            keys.session_id(token_hash),
+        )
 
 
 def _claimed_owner(registration: Envelope) -> PublicKey:

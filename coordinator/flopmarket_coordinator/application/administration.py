@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flopmarket.errors import Conflict, Forbidden, InvalidInput, NotFound
+from flopmarket.limits import MAX_PAGE_ROWS
 from flopmarket.trust.administration import AdminAction, AdminOrder
 from flopmarket.trust.encoding import encode
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import PUBLIC_KEY_BYTES, KeyRole, PublicKey
+from flopmarket_coordinator.application import admitting
 from flopmarket_coordinator.application.context import page_size
 from flopmarket_coordinator.application.dispatching import DispatchingUseCases
 from flopmarket_coordinator.application.types import Session
@@ -20,7 +22,17 @@ from flopmarket_coordinator.core.leasing import RevokeReason
 from flopmarket_coordinator.core.ledger import PLATFORM_ACCOUNTS
 from flopmarket_coordinator.core.lifecycle import LeaseState
 from flopmarket_coordinator.parameters import ADJUSTABLE, Parameters, adjusted
-from flopmarket_coordinator.store import audits, decisions, identity, jobs, ledger, settings, work
+from flopmarket_coordinator.store import (
+    account_invitations,
+    audits,
+    decisions,
+    identity,
+    jobs,
+    ledger,
+    settings,
+    work,
+)
+from flopmarket_coordinator.store.account_invitations import AccountInvitationRow
 from flopmarket_coordinator.store.decisions import Decision, DecisionKind
 from flopmarket_coordinator.store.engine import Transaction
 
@@ -104,6 +116,13 @@ class AdministrationUseCases(DispatchingUseCases):
             tuple(rows[:size]), self._page_token(query, rows[size - 1].number) if more else ""
         )
 
+    def list_account_invitations(
+        self, tx: Transaction, session: Session
+    ) -> tuple[AccountInvitationRow, ...]:
+        """Invitations to open an account, newest first."""
+        _require_operator(session)
+        return tuple(account_invitations.newest(tx, MAX_PAGE_ROWS))
+
     def status(self, tx: Transaction, session: Session) -> Status:
         """Figures of this moment."""
         _require_operator(session)
@@ -157,6 +176,10 @@ class AdministrationUseCases(DispatchingUseCases):
                 return self._change_house(tx, action)
             case AdminOrder.ADD_OPERATOR | AdminOrder.REMOVE_OPERATOR:
                 return self._change_operators(tx, action, actor)
+            case AdminOrder.INVITE:
+                return admitting.invite(tx, action, actor)
+            case AdminOrder.REVOKE_INVITE:
+                return admitting.revoke(tx, action.subject)
 
     def _drain(self, tx: Transaction, begin: bool) -> str:
         if begin == self._draining:

@@ -7,28 +7,34 @@ whose right answer the house knows. The exchange with whoever is asked is
 
 from __future__ import annotations
 
-from flopmarket.limits import MAX_CANARY_DRAWS, MAX_KNOWN_RIGHT_SEGMENTS
+from flopmarket.limits import (
+    ENVELOPE_NONCE_BYTES,
+    MAX_CANARY_DRAWS,
+    MAX_KNOWN_RIGHT_SEGMENTS,
+)
 from flopmarket.trust import sealing
-from flopmarket.trust.challenge import Purpose, draw, is_drawn, jitter_us, permutation
+from flopmarket.trust.audit_policy import AuditRules
+from flopmarket.trust.canaries import DAY_US, NOTHING, CanaryRecord, CanaryTerms, KnownSegments
+from flopmarket.trust.challenge import Chain, Purpose, draw, is_drawn, jitter_us, permutation
+from flopmarket.trust.cross_draws import CrossRecord
 from flopmarket.trust.documents import Commitment
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header
+from flopmarket.trust.encoding import decode, digest
+from flopmarket.trust.envelope import Envelope, Header, seal
 from flopmarket.trust.sealing import Claim
 from flopmarket_coordinator.application.audit_outcomes import AuditOutcomeUseCases
-from flopmarket_coordinator.application.sampling import terms_of
+from flopmarket_coordinator.application.sampling import TERMS_LIFETIME_US, terms_of
+from flopmarket_coordinator.application.types import ExpireReport
 from flopmarket_coordinator.core.auditing import AuditPurpose
-from flopmarket_coordinator.store import audits, challenges, work
+from flopmarket_coordinator.store import audits, challenges, draws
 from flopmarket_coordinator.store.audits import AuditRow
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 
-_DAY_US = 24 * 3_600 * 1_000_000
-_CANARY_DAY = "canary_day"
-_CANARY_DRAWS = "canary_draws"
-
 
 class AuditDrawUseCases(AuditOutcomeUseCases):
     """Audits as rows. Nothing here is called from outside the application."""
+
+    _signed_day = -1  # the last day whose canaries have terms, as far as this process knows
 
     def _add_audit(
         self,
@@ -37,6 +43,7 @@ class AuditDrawUseCases(AuditOutcomeUseCases):
         order: tuple[str, ...],
         purpose: AuditPurpose,
         delay_us: int,
+        parent_id: str = "",
     ) -> AuditRow:
         audit_id = self._new_id()
         begun = sealing.begin(
@@ -71,51 +78,107 @@ class AuditDrawUseCases(AuditOutcomeUseCases):
                 "finding": "",
                 "created_at_us": tx.now_us,
                 "ended_at_us": 0,
+                "parent_id": parent_id,
+                "until_us": tx.now_us + self._parameters.audit_waits.worker_us,
             },
         )
         return self._audit(tx, audit_id)
 
-    def _begin_cross(
-        self, tx: Transaction, audit: AuditRow, producing: str, number: int, sealed: bytes
-    ) -> None:
-        rest = audit.order[audit.asked :]
-        stored = challenges.get(tx, producing)
-        if stored is None or not rest:
+    def _begin_cross(self, tx: Transaction, audit: AuditRow, answer: Envelope) -> None:
+        """An auditor has answered: draw whether a second one is asked, and keep the draw."""
+        row = self._segment(tx, audit.segment_id)
+        stored = challenges.get(tx, row.lease_id)
+        if stored is None or draws.cross_of(tx, row.segment_id) is not None:
             return
         terms = terms_of(stored)
-        if number > terms.values:
-            return
-        value = self._chains.get(producing, Purpose.CROSS, terms.values).value(number)
+        rules = self._documents.get(tx, AuditRules, terms.rules)
+        number = draws.next_cross(tx, row.lease_id)
+        value = self._chains.get(row.lease_id, Purpose.CROSS, terms.values).value(number)
+        sealed = digest(decode(Commitment, decode(Header, answer.payload).body))
         x = draw(Purpose.CROSS, value, sealed)
-        if is_drawn(x, self._parameters.audit_rules.cross_ppm):
+        drawn = is_drawn(x, rules.cross_ppm)
+        rest = audit.order[audit.asked :] if drawn else ()
+        second = ""
+        if rest:
             delay_us = jitter_us(x, self._parameters.audit_waits.jitter_us)
-            row = self._segment(tx, audit.segment_id)
-            self._add_audit(tx, row, rest, AuditPurpose.CROSS, delay_us)
+            second = self._add_audit(tx, row, rest, AuditPurpose.CROSS, delay_us).audit_id
+        record = CrossRecord(number, row.commitment_digest, sealed, value, drawn, rest)
+        draws.add_cross(
+            tx,
+            row.segment_id,
+            row.lease_id,
+            record,
+            answer=answer.to_bytes(),
+            auditor_key_id=audit.auditor_key_id,
+            audit_id=second,
+        )
+
+    def expire(self, tx: Transaction, *, resumed: bool = False) -> ExpireReport:
+        """Also signs what tomorrow's canaries will follow from, before there is anything to draw
+        about."""
+        report = super().expire(tx, resumed=resumed)
+        tomorrow = tx.now_us // DAY_US + 1
+        if self._signed_day < tomorrow:
+            self._canary_terms(tx, tomorrow - 1)
+            self._canary_terms(tx, tomorrow)
+            self._signed_day = tomorrow
+        return report
+
+    def _canary_terms(self, tx: Transaction, day: int) -> CanaryTerms:
+        """The terms of a day's draws; signed now if they were not before."""
+        known = draws.canary_terms(tx, day)
+        if known is not None:
+            return decode(CanaryTerms, decode(Header, Envelope.from_bytes(known).payload).body)
+        ppm = self._parameters.audit_rules.canary_ppm
+        chain = self._canary_chain(day)
+        terms = CanaryTerms(day, chain.anchor, MAX_CANARY_DRAWS, ppm)
+        envelope = seal(
+            terms,
+            self._key,
+            audience=self._key.key_id,
+            nonce=digest(terms)[:ENVELOPE_NONCE_BYTES],  # one such document a day
+            issued_at_us=tx.now_us,
+            expires_at_us=tx.now_us + TERMS_LIFETIME_US,
+        )
+        draws.put_canary_terms(tx, day, envelope.to_bytes())
+        return terms
+
+    def _canary_chain(self, day: int) -> Chain:
+        return self._chains.get(f"day {day}", Purpose.CANARY, MAX_CANARY_DRAWS)
 
     def _send_canary(self, tx: Transaction, row: SegmentRow, order: tuple[str, ...]) -> None:
         """Now and then auditors get a segment whose right answer the house knows, instead of one
         that nobody knows; the one who is watched is drawn like any other."""
-        day = tx.now_us // _DAY_US
-        number = (work.get_meta(tx, _CANARY_DRAWS) or 0) + 1
-        if (work.get_meta(tx, _CANARY_DAY) or 0) != day:
-            number = 1
-        if number > MAX_CANARY_DRAWS:
+        day = tx.now_us // DAY_US
+        terms = self._canary_terms(tx, day)
+        number = draws.next_canary(tx, day)
+        if number > terms.values:
             return
-        work.set_meta(tx, _CANARY_DAY, day)
-        work.set_meta(tx, _CANARY_DRAWS, number)
-        chain = self._chains.get(f"day {day}", Purpose.CANARY, MAX_CANARY_DRAWS)
-        x = draw(Purpose.CANARY, chain.value(number), row.commitment_digest)
-        if not is_drawn(x, self._parameters.audit_rules.canary_ppm):
+        value = self._canary_chain(day).value(number)
+        x = draw(Purpose.CANARY, value, row.commitment_digest)
+        if not is_drawn(x, terms.canary_ppm):
+            nothing = (False, NOTHING, NOTHING, ())
+            record = CanaryRecord(day, number, row.commitment_digest, value, *nothing)
+            draws.add_canary(tx, record, known=None, audit_id="")
             return
         known = [
             item
             for item in audits.known_right(tx, self._key.key_id, MAX_KNOWN_RIGHT_SEGMENTS)
             if not audits.is_open(tx, item.segment_id)
         ]
+        listed = KnownSegments(tuple(item.commitment_digest for item in known))
+        name = challenges.put_document(tx, listed)
+        chosen, audit_id = NOTHING, ""
+        asked: tuple[str, ...] = ()
         if known:
-            chosen = known[next(permutation(x, len(known)))]
+            segment = known[next(permutation(x, len(known)))]
             delay_us = jitter_us(x, self._parameters.audit_waits.jitter_us)
-            self._add_audit(tx, chosen, order, AuditPurpose.CANARY, delay_us)
+            chosen, asked = segment.commitment_digest, order
+            canary = self._add_audit(tx, segment, order, AuditPurpose.CANARY, delay_us)
+            audit_id = canary.audit_id
+        commitment = row.commitment_digest
+        record = CanaryRecord(day, number, commitment, value, True, name, chosen, asked)
+        draws.add_canary(tx, record, known=name, audit_id=audit_id)
 
 
 def claim_of(row: SegmentRow) -> Claim:

@@ -132,12 +132,20 @@ class AuditLeaseUseCases(DisputingUseCases):
         """The first device of a key that can run the job and is free now."""
         spec = decode(JobSpec, job.spec)
         demand = Demand(
-            job.buyer, PROFILE, job.peak_memory_bytes, job_work(job), spec.order.constraints
+            job.buyer,
+            PROFILE,
+            job.peak_memory_bytes,
+            job_work(job),
+            spec.order.constraints,
+            job.mode,
+            job.device_class,
         )
         left = NoLease.NEVER
         for listed in work.listed_offers(tx, key_id):
             listing = self._book.listing(listed.offer_id)
             if listing is None or unmet(demand.constraints, listing.offer) is not None:
+                continue
+            if listing.proof is None and self._parameters.benchmark_required:
                 continue
             terms = could_run(demand, listing.offer)
             recently = tx.now_us - self._parameters.presence_ttl_us

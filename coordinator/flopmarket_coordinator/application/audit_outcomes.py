@@ -15,7 +15,7 @@ from flopmarket.trust.dispute_documents import Outcome as DisputeOutcome
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope, Header
 from flopmarket.trust.sealing import InnerSecret, Outcome
-from flopmarket_coordinator.application.audit_leases import AuditLeaseUseCases
+from flopmarket_coordinator.application.step_audits import StepAuditUseCases
 from flopmarket_coordinator.application.types import AuditKind, AuditResult
 from flopmarket_coordinator.core.auditing import AuditEnd, AuditPhase, AuditPurpose
 from flopmarket_coordinator.core.leasing import RevokeReason
@@ -28,7 +28,7 @@ from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 
 
-class AuditOutcomeUseCases(AuditLeaseUseCases):
+class AuditOutcomeUseCases(StepAuditUseCases):
     """Ends of audits. Nothing here is called from outside the application."""
 
     def _audit(self, tx: Transaction, audit_id: str) -> AuditRow:
@@ -195,11 +195,14 @@ class AuditOutcomeUseCases(AuditLeaseUseCases):
         )
 
     def _to_house(self, tx: Transaction, audit: AuditRow, outcome: Outcome) -> None:
-        """The house computes the segment in question itself."""
+        """The house computes the segment in question itself; of one that is too big for it, and
+        that nobody else found otherwise, or of tolerance mode, drawn steps."""
         phase = AuditPhase.HOUSE.value
         audits.update(tx, audit.audit_id, phase=phase, outcome=outcome.value)
         row = self._segment(tx, audit.question_id)
-        jobs.update_segment(tx, row, house_task=AuditKind.RECOMPUTE.value)
+        by_steps = outcome is Outcome.NO_AUDITOR or self._values_asked(self._job(tx, row.job_id))
+        if not by_steps or not self._begin_steps(tx, row):
+            jobs.update_segment(tx, row, house_task=AuditKind.RECOMPUTE.value)
 
     def _house_found(
         self, tx: Transaction, row: SegmentRow, found: AuditResult, *, right: bool

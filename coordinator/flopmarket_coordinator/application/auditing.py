@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs.spec import JobSpec
-from flopmarket.limits import MAX_REPLAYED_SEGMENTS
-from flopmarket.trust.encoding import decode
+from flopmarket.trust.encoding import DIGEST_BYTES, decode
+from flopmarket.trust.step_audit import StepCode
 from flopmarket_coordinator.application.exchanging import ExchangingUseCases
 from flopmarket_coordinator.application.types import (
     AuditKind,
@@ -23,8 +23,8 @@ from flopmarket_coordinator.application.types import (
     PathDiffers,
     PathSegment,
 )
-from flopmarket_coordinator.core.auditing import AuditPhase
-from flopmarket_coordinator.core.leasing import restart_point
+from flopmarket_coordinator.application.types_steps import StepsFound
+from flopmarket_coordinator.core.auditing import AuditPhase, StepPhase
 from flopmarket_coordinator.core.lifecycle import (
     FINAL_JOB_STATES,
     LIVE_SEGMENT_STATES,
@@ -38,11 +38,19 @@ from flopmarket_coordinator.core.verification import (
     VoidReason,
     judge,
 )
-from flopmarket_coordinator.store import audits, challenges, disputes, jobs
+from flopmarket_coordinator.store import audits, challenges, disputes, jobs, step_audits
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 
-HouseResult = AuditResult | FilesResult | PathDiffers | JobRefusedByAuditor
+_UNKNOWN_ROOT = bytes(DIGEST_BYTES)
+_VERDICTS = {
+    StepCode.EQUAL: VerdictCode.STEPS_EQUAL,
+    StepCode.DIFFERS: VerdictCode.STEP_DIFFERS,
+    StepCode.FAULT: VerdictCode.TOLERANCE_FAULT,
+}
+"""In place of an end that nobody computed: a look at single steps does not come there."""
+
+HouseResult = AuditResult | FilesResult | StepsFound | PathDiffers | JobRefusedByAuditor
 
 
 class AuditingUseCases(ExchangingUseCases):
@@ -59,11 +67,15 @@ class AuditingUseCases(ExchangingUseCases):
         To be recomputed is the segment that waits longest, the first of its job. Reads only: an
         auditor that dies is asked for the same again. ``exclude_jobs`` are in hand.
         """
-        if kind is not AuditKind.FILES:
+        if kind in (None, AuditKind.STEPS):
+            row = step_audits.waiting_for_house(tx, list(exclude_jobs))
+            if row is not None:
+                return self._task(tx, row, AuditKind.STEPS)
+        if kind in (None, AuditKind.RECOMPUTE):
             row = jobs.waiting_for_audit(tx, exclude_jobs, self._key.key_id)
             if row is not None:
                 return self._task(tx, row, AuditKind.RECOMPUTE)
-        if kind is not AuditKind.RECOMPUTE:
+        if kind in (None, AuditKind.FILES):
             row = jobs.waiting_for_files(tx, exclude_jobs)
             if row is not None:
                 return self._task(tx, row, AuditKind.FILES)
@@ -77,11 +89,9 @@ class AuditingUseCases(ExchangingUseCases):
         if job.stateless:
             step = row.first_step
         elif kind is AuditKind.RECOMPUTE:
-            newest = jobs.newest_checkpoint(tx, row.job_id, row.first_step, checked=True)
-            before = [] if newest is None else [newest.part()]
-            start, _ = restart_point(spec, job.state_artifact, before)
+            start = self._replay_start(tx, row)
             artifact, root, step = start.state_artifact, start.state_root, start.step
-            path = self._path(tx, row, step)
+            path = self._replay_path(tx, row, step)
         return AuditTask(
             job_id=job.job_id,
             segment_id=row.segment_id,
@@ -103,13 +113,7 @@ class AuditingUseCases(ExchangingUseCases):
             checkpoint_artifact="" if row.files_checked else row.checkpoint_artifact,
             kind=kind,
             path=path,
-        )
-
-    def _path(self, tx: Transaction, row: SegmentRow, step: int) -> tuple[PathSegment, ...]:
-        found = jobs.path_between(tx, row.job_id, step, row.first_step, MAX_REPLAYED_SEGMENTS)
-        return tuple(
-            PathSegment(segment_id, first, steps, root, outputs, auditor == self._key.key_id)
-            for segment_id, first, steps, root, outputs, auditor in found
+            step_task=self._step_task(tx, row) if kind is AuditKind.STEPS else None,
         )
 
     def audit_finished(self, tx: Transaction, task: AuditTask, result: HouseResult) -> AuditOutcome:
@@ -126,6 +130,8 @@ class AuditingUseCases(ExchangingUseCases):
         match result:
             case JobRefusedByAuditor():
                 return self._refuse_job(tx, row, result)
+            case StepsFound():
+                return self._steps_checked(tx, row, result)
             case FilesResult():
                 return self._files_read(tx, row, result)
             case PathDiffers():
@@ -153,7 +159,7 @@ class AuditingUseCases(ExchangingUseCases):
         if record is not None and not record.audited and not in_dispute:
             self._accept(tx, row, None, auditor="")
         else:
-            left = AuditKind.RECOMPUTE if row.house_task == AuditKind.RECOMPUTE else ""
+            left = "" if row.house_task == AuditKind.FILES else row.house_task
             jobs.update_segment(tx, row, files_checked=True, house_task=left)
         return AuditOutcome(True, True, code)
 
@@ -171,12 +177,47 @@ class AuditingUseCases(ExchangingUseCases):
             self._reject(tx, row, code, verdict, auditor=self._key.key_id)
         return AuditOutcome(True, right, code)
 
+    def _steps_checked(self, tx: Transaction, row: SegmentRow, found: StepsFound) -> AuditOutcome:
+        """The drawn steps were run. A step that leads elsewhere convicts, by what the worker itself
+        has signed; files that are not what it signed are no answer."""
+        audit = step_audits.open_of_segment(tx, row.segment_id)
+        if audit is None or audit.phase is not StepPhase.HOUSE:
+            return AuditOutcome(False, False, "NOT_WAITING")
+        own = AuditResult(
+            row.root_after,
+            row.outputs_root,
+            found.outputs_artifact_root,
+            found.checkpoint_artifact_root,
+        )
+        code = self._compare(row, own)
+        finding = found.finding
+        if code is VerdictCode.EQUAL and finding.code is StepCode.UNUSABLE:
+            self._steps_unanswered(tx, audit, row, finding.detail)
+            return AuditOutcome(True, False, VoidReason.STEPS_UNANSWERED)
+        if code is VerdictCode.EQUAL and finding.code is StepCode.SECOND_OPINION:
+            self._close_steps(tx, audit, finding.code, finding.detail)
+            self._steps_outside(tx, row)
+            return AuditOutcome(True, False, VoidReason.TOLERANCE_OUTSIDE)
+        if code is VerdictCode.EQUAL:
+            code = _VERDICTS[finding.code]
+        self._close_steps(tx, audit, finding.code, finding.detail)
+        right = code is VerdictCode.STEPS_EQUAL
+        if not right:
+            own = AuditResult(_UNKNOWN_ROOT, _UNKNOWN_ROOT, None, None)
+        verdict = self._verdict(tx, row, code, own).to_bytes()
+        self._house_found(tx, row, own, right=right)
+        if right:
+            self._accept(tx, row, verdict, auditor=self._key.key_id)
+        else:
+            self._reject(tx, row, code, verdict, auditor=self._key.key_id)
+        return AuditOutcome(True, right, code)
+
     def _path_differs(self, tx: Transaction, row: SegmentRow, found: PathDiffers) -> AuditOutcome:
         wrong = jobs.segment(tx, found.segment_id)
         if (
             wrong is None
             or wrong.job_id != row.job_id
-            or wrong.state not in LIVE_SEGMENT_STATES
+            or not (wrong.state in LIVE_SEGMENT_STATES or _is_beside(wrong, row))
             or wrong.first_step >= row.first_step
             or self._in_house_dispute(tx, wrong)
         ):
@@ -258,6 +299,8 @@ class AuditingUseCases(ExchangingUseCases):
         if row.state is not SegmentState.COMMITTED:
             for audit in audits.open_of_segment(tx, row.segment_id, AuditPhase.HOUSE):
                 self._drop_audit(tx, audit)
+            if row.state is SegmentState.VOID:
+                self._claim_right(tx, row, None, "")
             jobs.update_segment(tx, row, house_task="")
             self._release_of(tx, row.account_id)
             return AuditOutcome(True, False, refusal.code)
@@ -273,7 +316,13 @@ class AuditingUseCases(ExchangingUseCases):
         return AuditOutcome(True, False, refusal.code)
 
 
+def _is_beside(wrong: SegmentRow, row: SegmentRow) -> bool:
+    """Whether two segments of one lease fell together, with somebody else's."""
+    return wrong.lease_id == row.lease_id and wrong.state is row.state is SegmentState.VOID
+
+
 def _waits(row: SegmentRow) -> bool:
     """Whether the house still has to do something about a segment, be it paid already."""
-    late = row.house_task == AuditKind.RECOMPUTE and row.state in LIVE_SEGMENT_STATES
+    asked = LIVE_SEGMENT_STATES | {SegmentState.VOID}
+    late = row.house_task in (AuditKind.RECOMPUTE, AuditKind.STEPS) and row.state in asked
     return late or row.state is SegmentState.COMMITTED

@@ -1,41 +1,33 @@
-"""Use cases of benchmark challenges: who is asked when, and what an outcome does to an offer.
+"""Use cases of benchmark challenges: who is asked when, and what an owner is told of a proof.
 
 The challenge itself is between the worker and the desk (:mod:`flopmarket_coordinator.desk`); a row
-says that it is open. A coordinator that starts anew voids those that are.
+says that it is open. What an outcome does is
+:mod:`flopmarket_coordinator.application.challenge_ends`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from flopmarket.bench.challenge import plan_for
 from flopmarket.limits import MAX_BENCHMARK_DEVICES
 from flopmarket.market.proof import PROVED_CLASS
-from flopmarket.trust.benchmark import REMEDIES, BenchmarkReason, BenchmarkReport, Rates
-from flopmarket.trust.benchmark_schedule import Sighting, possible_twins, sharing
-from flopmarket.trust.benchmark_shape import Advertised
+from flopmarket.trust.benchmark import BenchmarkReason
+from flopmarket.trust.benchmark_schedule import Sighting, possible_twins
+from flopmarket.trust.benchmark_shape import Advertised, Operands
 from flopmarket.trust.documents import OfferTerms
 from flopmarket.trust.encoding import decode, encode
-from flopmarket.trust.envelope import payload_type_of, sign_payload
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.application.types_benchmark import (
-    REMEDY_OF_VOID,
     ChallengeAsked,
-    ChallengeVerdict,
-    VoidReason,
 )
 from flopmarket_coordinator.core.proving import (
-    Standing,
-    accepted,
     identity_of,
-    next_moment_us,
     refused,
     renewed,
-    void,
 )
-from flopmarket_coordinator.store import benchmarks, prediction, work
+from flopmarket_coordinator.store import benchmarks
 from flopmarket_coordinator.store.benchmarks import ChallengeRow, Present
 from flopmarket_coordinator.store.engine import Transaction
 
@@ -83,57 +75,6 @@ class BenchmarkingUseCases(UseCases):
             asked += self._begin(tx, [here[name] for name in idle])
         return tuple(asked)
 
-    def challenge_ended(
-        self,
-        tx: Transaction,
-        challenge_id: str,
-        outcome: BenchmarkReport | VoidReason,
-        detail: str = "",
-    ) -> ChallengeVerdict | None:
-        """A challenge came to an end: what its device is worth now. None when it had ended."""
-        row = benchmarks.challenge(tx, challenge_id)
-        offer = None if row is None else work.offer(tx, row.offer_id)
-        if row is None or offer is None or row.ended_at_us:
-            return None
-        terms = decode(OfferTerms, offer.terms)
-        before = renewed(benchmarks.standing(tx, row.offer_id), identity_of(terms))
-        report = b""
-        if isinstance(outcome, VoidReason):
-            reason, remedy, rate = outcome.value, REMEDY_OF_VOID, 0
-            after = void(before, reason, detail, tx.now_us)
-        else:
-            reason, detail = outcome.reason.value, outcome.detail
-            remedy = REMEDIES[outcome.reason]
-            rate = outcome.dot_flops_per_second
-            report = self._signed(outcome)
-            after = self._judged(tx, row, before, outcome, report)
-        ended: dict[str, str | int] = {
-            "reason": reason,
-            "detail": detail[:256],
-            "flops_per_second": rate,
-        }
-        benchmarks.put_standing(tx, row.offer_id, after)
-        benchmarks.end_challenge(tx, row, ended)
-        self._restate(tx, row.offer_id, terms, before, after)
-        if row.joint:
-            self._look_at_group(tx, row.group_id)
-        return ChallengeVerdict(
-            challenge_id, offer.device_key_id, offer.device_id, reason, detail, remedy, report
-        )
-
-    def void_open_challenges(self, tx: Transaction) -> int:
-        """A process that just started knows of no challenge: those that were open show nothing,
-        and are no failure of their devices."""
-        rows = benchmarks.open_challenges(tx)
-        for row in rows:
-            before = benchmarks.standing(tx, row.offer_id)
-            self.challenge_ended(tx, row.challenge_id, VoidReason.RESTARTED)
-            after = before or benchmarks.standing(tx, row.offer_id)
-            assert after is not None, "it was written a moment ago"
-            after = replace(after, failures=before.failures if before else 0)
-            benchmarks.put_standing(tx, row.offer_id, replace(after, next_try_us=tx.now_us))
-        return len(rows)
-
     # --- for the other rooms ------------------------------------------------------------------
 
     def _offer_listed(self, tx: Transaction, offer_id: str, terms: OfferTerms) -> None:
@@ -168,7 +109,7 @@ class BenchmarkingUseCases(UseCases):
         asked = []
         for device in devices:
             terms = decode(OfferTerms, device.terms)
-            advertised = _advertised(terms)
+            advertised = stated_figures(terms)
             if advertised is None:
                 known = renewed(benchmarks.standing(tx, device.offer_id), identity_of(terms))
                 told = refused(known, BenchmarkReason.SHAPE_WRONG, _NO_RATE, tx.now_us)
@@ -185,6 +126,7 @@ class BenchmarkingUseCases(UseCases):
                 device_key_id=terms.device_key_id,
                 challenge_id=challenge_id,
                 at_once=len(devices),
+                operands=_operands(terms),
             )
             row = ChallengeRow(
                 challenge_id, device.offer_id, group_id, bool(group_id), encode(plan), "", "", 0,
@@ -213,83 +155,33 @@ class BenchmarkingUseCases(UseCases):
             return seconds
         return max(_LEAST_SECONDS, seconds // _SLOW_PART)
 
-    def _judged(
-        self,
-        tx: Transaction,
-        row: ChallengeRow,
-        before: Standing,
-        outcome: BenchmarkReport,
-        report: bytes,
-    ) -> Standing:
-        if outcome.reason is not BenchmarkReason.ACCEPTED:
-            return refused(before, outcome.reason, outcome.detail, tx.now_us)
-        others = [
-            item.offer_id
-            for item in (benchmarks.challenges_of_group(tx, row.group_id) if row.joint else ())
-        ]
-        name = min(others, default=row.offer_id)
-        found = Rates(
-            outcome.dot_flops_per_second,
-            outcome.bandwidth_bytes_per_second,
-            outcome.proven_memory_bytes,
-        )
-        return accepted(
-            before,
-            found,
-            joint_with=others,
-            report=report,
-            now_us=tx.now_us,
-            next_try_us=next_moment_us(self._moments_secret(), name, tx.now_us),
-        )
-
-    def _restate(
-        self, tx: Transaction, offer_id: str, terms: OfferTerms, before: Standing, after: Standing
-    ) -> None:
-        """The same slowness must not count as a lower rate and as a correction of deliveries."""
-        advertised = _advertised(terms)
-        stated = advertised.dot_flops_per_second if advertised else 0
-        was = min(stated, before.worth_flops_per_second or stated)
-        now = min(stated, after.worth_flops_per_second or stated)
-        if was and now and was != now:
-            prediction.restate(tx, offer_id, was, now)
-
-    def _look_at_group(self, tx: Transaction, group_id: str) -> None:
-        """Once all challenges of a moment have ended: whether their devices are one card."""
-        rows = benchmarks.challenges_of_group(tx, group_id)
-        if any(not row.ended_at_us for row in rows):
-            return
-        known = {row.offer_id: benchmarks.standing(tx, row.offer_id) for row in rows}
-        alone = {name: item.flops_per_second for name, item in known.items() if item is not None}
-        if len(alone) < len(rows) or not all(alone.values()):
-            return  # a device that was never challenged alone tells nothing of sharing
-        verdict = sharing(alone, {row.offer_id: row.flops_per_second for row in rows})
-        for name, item in known.items():
-            if item is not None:
-                benchmarks.put_standing(tx, name, replace(item, sharing=verdict.value))
-
-    def _moments_secret(self) -> bytes:
-        # Ed25519 signatures are deterministic: a secret of this key, the same after a restart.
-        return hashlib.sha256(self._key.sign(b"flopmarket benchmark moments")).digest()
-
-    def _signed(self, report: BenchmarkReport) -> bytes:
-        return sign_payload(payload_type_of(BenchmarkReport), encode(report), self._key).to_json()
-
 
 _MOST = MAX_BENCHMARK_DEVICES
 
 
-def _advertised(terms: OfferTerms) -> Advertised | None:
+def stated_figures(terms: OfferTerms) -> Advertised | None:
+    """What a challenge of an offer is planned by; None where it states no such rate."""
     rates = {rate.work_class: rate.flops_per_second for rate in terms.rates}
     if not rates.get(PROVED_CLASS):
         return None
     return Advertised(rates[PROVED_CLASS], terms.bandwidth_bytes_per_second, terms.memory_bytes)
 
 
+def _operands(terms: OfferTerms) -> Operands:
+    """Fractions prove the exact profile beside the rate; who does not offer it cannot have them."""
+    return Operands.FRACTIONS if Mode.EXACT in terms.modes else Operands.INTEGERS
+
+
 def _groups(
     devices: Iterable[Present], addresses: Mapping[str, str]
 ) -> tuple[tuple[str, ...], ...]:
     sightings = [
-        Sighting(item.offer_id, item.account_id, addresses.get(item.device_key_id, ""), "")
+        Sighting(
+            item.offer_id,
+            item.account_id,
+            addresses.get(item.device_key_id, ""),
+            item.card_fingerprint,
+        )
         for item in devices
     ]
     return possible_twins(sightings)

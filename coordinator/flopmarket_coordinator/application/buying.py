@@ -7,7 +7,7 @@ import json
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import Conflict, Forbidden, InvalidInput, QuotaExceeded, Unavailable
-from flopmarket.jobs.spec import JobSpec, job_id, segment_count
+from flopmarket.jobs.spec import JobSpec, class_hex, job_id, segment_count
 from flopmarket.limits import (
     MAX_JOB_TITLE_LENGTH,
     MAX_RECEIPT_SEGMENTS,
@@ -19,12 +19,14 @@ from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
 from flopmarket.trust.keys import KeyRole
 from flopmarket.trust.merkle import state_root
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.application.budgets import BudgetUseCases
 from flopmarket_coordinator.application.context import ProgramFacts
 from flopmarket_coordinator.application.looking import LookingUseCases
 from flopmarket_coordinator.application.predicting import work_text
 from flopmarket_coordinator.application.quoting import QuotingUseCases, demand_of, no_artifact
 from flopmarket_coordinator.application.settling import SettlingUseCases
+from flopmarket_coordinator.application.tolerance_rules import check_tolerance
 from flopmarket_coordinator.application.types import JobView, Session, SubmitRequest
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.events import EventKind
@@ -73,11 +75,15 @@ class BuyingUseCases(QuotingUseCases, SettlingUseCases, LookingUseCases, BudgetU
         self._check_request(tx, session, request, spec)
         facts = self._programs.of_artifact(request.program_artifact)
         _check_program(spec, facts)
+        if spec.mode is Mode.TOLERANCE:
+            check_tolerance(facts.values, spec.verification)
         demand = demand_of(
             spec.buyer,
             facts,
-            facts.job_work(spec.steps, self._input_bytes(tx, request)),
+            facts.job_work(spec.steps, self._input_bytes(tx, request), spec.mode),
             spec.order.constraints,
+            spec.mode,
+            class_hex(spec),
         )
         ceiling, surcharge_ppm, promised = self._ceiling(tx, spec, facts, demand)
         grant_number = self._reserve_budget(tx, signed_by, spec, ceiling)
@@ -117,6 +123,8 @@ class BuyingUseCases(QuotingUseCases, SettlingUseCases, LookingUseCases, BudgetU
                 "ended_at_us": 0,
                 "verification": spec.verification.value,
                 "surcharge_ppm": surcharge_ppm,
+                "mode": spec.mode.value,
+                "device_class": class_hex(spec),
                 "receipt": None,
             },
         )
@@ -127,7 +135,7 @@ class BuyingUseCases(QuotingUseCases, SettlingUseCases, LookingUseCases, BudgetU
             tx, session.account_id, "submit", request.request_id, payload_hash, identity_hex
         )
         text = (
-            f"{spec.steps} steps, {spec.order.kind} order, {spec.verification}, "
+            f"{spec.steps} steps, {spec.order.kind} order, {spec.mode} mode, {spec.verification}, "
             f"at most {self._money(ceiling)}"
         )
         jobs.record(tx, identity_hex, EventKind.QUEUED, text, request.request_id)

@@ -12,6 +12,7 @@ from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.application.currency import CURRENCY
 from flopmarket_coordinator.application.tape_check import check_tape
 from flopmarket_coordinator.core.escrow import reserve_audit_pay
+from flopmarket_coordinator.core.faults import claim_ids
 from flopmarket_coordinator.core.invariants import (
     Finding,
     JobFacts,
@@ -26,6 +27,7 @@ from flopmarket_coordinator.core.ledger_check import (
     holds_amounts,
     readable,
 )
+from flopmarket_coordinator.core.lifecycle import SegmentState
 from flopmarket_coordinator.core.payments import WithdrawalState
 from flopmarket_coordinator.core.penalties import AuditPayState
 from flopmarket_coordinator.store import schema, settings
@@ -46,6 +48,7 @@ class CheckingUseCases(UseCases):
             row["segment_id"]: bool(row["audited"])
             for row in _rows(tx, schema.challenge_record, "segment_id")
         }
+        buyers = {row["job_id"]: row["buyer"] for row in _rows(tx, schema.job, "number")}
         snapshot = Snapshot(
             transfers=[item for item in transfers if item is not None],
             balances={
@@ -68,6 +71,12 @@ class CheckingUseCases(UseCases):
                     row["from_audit_nano"],
                     row["from_fee_nano"],
                 )
+            ),
+            claims=frozenset(
+                name
+                for row in _rows(tx, schema.segment, "segment_id")
+                if row["state"] == SegmentState.VOID and row["house_task"]
+                for name in claim_ids(row["segment_id"], buyers[row["job_id"]])
             ),
             jobs=[
                 _job_facts(to_record(JobRow, row), receipts.get(row["job_id"]))

@@ -19,15 +19,18 @@ from flopmarket.engine.limits import MAX_PROGRAM_BYTES
 from flopmarket.engine.program import Program
 from flopmarket.errors import Forbidden, InvalidInput
 from flopmarket.jobs.builds import kernel_count
+from flopmarket.jobs.checksums import words_per_step
 from flopmarket.limits import MAX_CACHED_PROGRAMS, MAX_PAGE_ROWS
 from flopmarket.market.money import format_amount
 from flopmarket.market.work import JobWork, StepWork
 from flopmarket.trust.encoding import AnyDocument
 from flopmarket.trust.envelope import Envelope, Opened, open_envelope
 from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
+from flopmarket.trust.modes import Mode
 from flopmarket.trust.policy import Signer, check_may_sign
 from flopmarket_coordinator.application.bookkeeping import BookKeeper
 from flopmarket_coordinator.application.chains import Chains, FrozenDocuments
+from flopmarket_coordinator.application.tolerance_rules import StepValues, step_values
 from flopmarket_coordinator.application.types import Session
 from flopmarket_coordinator.core.book.book import Book
 from flopmarket_coordinator.core.ports import ArtifactReader
@@ -54,15 +57,22 @@ class ProgramFacts:
     size_bytes: int
     state_bytes: int
     output_bytes: int
+    checksum_words: int
+    """Of one step, in the list that a commitment hides the hash of."""
+    values: StepValues
+    """Of one step, as tolerance mode asks for them."""
 
-    def job_work(self, steps: int, input_bytes: int) -> JobWork:
-        """A job of so many steps whose frozen, state and data files have ``input_bytes``."""
+    def job_work(self, steps: int, input_bytes: int, mode: Mode = Mode.EXACT) -> JobWork:
+        """A job of so many steps whose frozen, state and data files have ``input_bytes``.
+
+        In class mode other kernels run: what devices deliver there is learned apart."""
+        name = self.digest.hex()
         return JobWork(
             step=self.work,
             steps=steps,
             download_bytes=self.size_bytes + input_bytes,
             kernels=self.kernels,
-            program=self.digest.hex(),
+            program=f"{name}/{mode}" if mode is Mode.CLASS else name,
         )
 
 
@@ -111,6 +121,8 @@ class ProgramCatalogue:
             size_bytes=len(data),
             state_bytes=cost.state_bytes,
             output_bytes=cost.output_bytes,
+            checksum_words=words_per_step(program),
+            values=step_values(program),
         )
         with self._lock:
             self._known[name] = facts

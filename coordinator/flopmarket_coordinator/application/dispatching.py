@@ -31,6 +31,7 @@ from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import RevokeReason, StartPoint, open_ranges
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, JobState, LeaseState
 from flopmarket_coordinator.core.matching import Demand, OpenWork, money_cap, priority
+from flopmarket_coordinator.core.verification import GOES_ELSEWHERE
 from flopmarket_coordinator.store import identity, jobs, prediction, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow
@@ -149,6 +150,8 @@ class DispatchingUseCases(OfferUseCases, SamplingUseCases):
                 job.peak_memory_bytes,
                 replace(job_work(job), promised=prediction.promises(tx, job.job_id)),
                 spec.order.constraints,
+                job.mode,
+                job.device_class,
             ),
             pieces=tuple(pieces),
             money_nano=most_work(
@@ -164,12 +167,13 @@ class DispatchingUseCases(OfferUseCases, SamplingUseCases):
         )
 
     def _avoided(self, tx: Transaction, job_id: str) -> frozenset[str]:
-        """Offers that gave this job back a moment ago. The order is read again when that ends."""
+        """Offers that gave this job back a moment ago, and those whose part of it nobody could
+        judge. The order is read again when the first ends; the second lasts."""
         pause_us = self._parameters.decline_pause_us
         returned = work.recent_returns(tx, job_id, tx.now_us - pause_us)
         if returned:
             self.keeper.read_again(job_id, min(returned.values()) + pause_us)
-        return frozenset(returned)
+        return frozenset(returned) | jobs.offers_with(tx, job_id, GOES_ELSEWHERE)
 
     def _open_works(self, tx: Transaction) -> Sequence[OpenWork]:
         """The first range of every order that waits, in order of priority."""

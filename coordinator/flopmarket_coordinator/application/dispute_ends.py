@@ -161,6 +161,8 @@ class DisputeEndUseCases(DisputeQuestionUseCases):
         ended = self._dispute(tx, row.dispute_id)
         text = f"dispute {row.dispute_id[:16]}: {verdict.outcome} ({verdict.reason})"
         jobs.record(tx, row.job_id, EventKind.DISPUTED, text, row.dispute_id)
+        for note in finding.notes:
+            jobs.record(tx, row.job_id, EventKind.DISPUTED, note, row.dispute_id)
         return ended
 
 

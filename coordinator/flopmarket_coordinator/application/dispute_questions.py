@@ -10,20 +10,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flopmarket.errors import NotFound
-from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import MAX_DISPUTE_STEPS, MAX_OPEN_DISPUTES
 from flopmarket.trust.dispute_documents import NOWHERE, Claim, DisputeOpening, Level, Party
 from flopmarket.trust.dispute_port import Place
-from flopmarket.trust.encoding import decode, digest, encode
+from flopmarket.trust.encoding import digest, encode
+from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import PublicKey
-from flopmarket_coordinator.application.judging import JudgingUseCases
 from flopmarket_coordinator.application.types import AuditKind, AuditResult
-from flopmarket_coordinator.application.types_disputes import DisputeAsked
+from flopmarket_coordinator.application.types_disputes import DisputeAsked, FlipClaim, KeptList
 from flopmarket_coordinator.application.views import lease_offer
+from flopmarket_coordinator.application.voiding import VoidingUseCases
 from flopmarket_coordinator.core.events import EventKind
-from flopmarket_coordinator.core.leasing import restart_point
-from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES
-from flopmarket_coordinator.store import disputes, identity, jobs, work
+from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, SegmentState
+from flopmarket_coordinator.store import audits, disputes, identity, jobs, work
 from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
@@ -32,7 +31,7 @@ _UNKNOWN = bytes(32)
 """In place of an ``inner`` that nobody has opened: roots that differ need none."""
 
 
-class DisputeQuestionUseCases(JudgingUseCases):
+class DisputeQuestionUseCases(VoidingUseCases):
     """Disputes that begin, and the questions of those that last."""
 
     # ------------------------------------------------------------ beginning
@@ -71,9 +70,7 @@ class DisputeQuestionUseCases(JudgingUseCases):
         )
         artifact, root, step = job.state_artifact, row.root_before, row.first_step
         if not job.stateless:
-            newest = jobs.newest_checkpoint(tx, row.job_id, row.first_step, checked=True)
-            before = [] if newest is None else [newest.part()]
-            start, _ = restart_point(decode(JobSpec, job.spec), job.state_artifact, before)
+            start = self._replay_start(tx, row)
             artifact, root, step = start.state_artifact, start.state_root, start.step
         dispute_id = digest(opening).hex()
         auditor_key = PublicKey(other.key).key_id
@@ -187,7 +184,34 @@ class DisputeQuestionUseCases(JudgingUseCases):
             Place(*(NOWHERE if at < 0 else at for at in (row.step, row.operation, row.tile))),
             row.deadline_us,
             offered,
+            self._committed_under(tx, row, party),
         )
+
+    def _committed_under(self, tx: Transaction, row: DisputeRow, party: Party) -> str:
+        """The lease of a party's commitment; empty for the house."""
+        if party is Party.PRODUCER:
+            segment = jobs.segment(tx, row.segment_id)
+            return "" if segment is None else segment.lease_id
+        audit = audits.get(tx, row.audit_id) if row.audit_id else None
+        return "" if audit is None else audit.lease_id
+
+    def flip_claim(self, tx: Transaction, dispute_id: str, party: Party) -> FlipClaim | None:
+        """What a party that did not come to its own end kept of the segment, if it sent it."""
+        row = self._dispute(tx, dispute_id)
+        kept = disputes.kept(tx, dispute_id, party.value)
+        segment = jobs.segment(tx, row.segment_id)
+        if kept is None or segment is None:
+            return None
+        found = KeptList(Envelope.from_bytes(kept.envelope), kept.payload, kept.payload_artifact)
+        if party is Party.PRODUCER:
+            commitment = Envelope.from_bytes(segment.commitment)
+            return FlipClaim(commitment, found, segment.checkpoint_artifact)
+        lease_id = self._committed_under(tx, row, party)
+        for answer in audits.commitments(tx, lease_id) if lease_id else ():
+            if answer.segment_index == segment.segment_index:
+                commitment = Envelope.from_bytes(answer.commitment)
+                return FlipClaim(commitment, found, answer.checkpoint_artifact)
+        return None
 
     # ------------------------------------------------------------ rows
 
@@ -200,7 +224,10 @@ class DisputeQuestionUseCases(JudgingUseCases):
     def _disputed(self, tx: Transaction, row: DisputeRow) -> SegmentRow | None:
         """The segment, unless it fell meanwhile."""
         segment = jobs.segment(tx, row.segment_id)
-        return segment if segment is not None and segment.state in LIVE_SEGMENT_STATES else None
+        if segment is None:
+            return None
+        claimed = segment.state is SegmentState.VOID and segment.house_task != ""
+        return segment if claimed or segment.state in LIVE_SEGMENT_STATES else None
 
 
 def parties_of(row: DisputeRow, key_id: str) -> tuple[Party, ...]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from flopmarket.errors import InvalidInput, NotFound
 from flopmarket.limits import (
+    MAX_CHECKSUM_LIST_BYTES,
     MAX_DISPUTE_ASKED_AGAIN,
     MAX_DISPUTE_MOVE_BYTES,
     MAX_DISPUTE_MOVES,
     MAX_INLINE_DISPUTE_BYTES,
 )
 from flopmarket.trust.dispute_documents import DisputeMove as SignedMove
+from flopmarket.trust.dispute_documents import Party
 from flopmarket.trust.envelope import open_envelope
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.transcript import RecordKind, payload_digest
@@ -26,11 +28,12 @@ from flopmarket_coordinator.application.house_disputes import HouseDisputeUseCas
 from flopmarket_coordinator.application.types import ExpireReport, Session
 from flopmarket_coordinator.application.types_disputes import (
     DisputeMove,
+    KeptList,
     RefereeFinding,
     RefereeTask,
 )
 from flopmarket_coordinator.store import disputes, identity, work
-from flopmarket_coordinator.store.disputes import DisputeRow
+from flopmarket_coordinator.store.disputes import KEPT_LIST, DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
 
 _LATE_QUESTION_US = 5_000_000
@@ -74,6 +77,8 @@ class DisputingUseCases(DisputeEndUseCases, HouseDisputeUseCases, DisputeViewUse
         if row.event_count >= MAX_DISPUTE_MOVES:
             return  # it has sent nothing but lists that it did not sign: it is silent
         self._check_list(tx, move, signed)
+        if move.kept is not None and disputes.kept(tx, row.dispute_id, party.value) is None:
+            row = self._keep_list(tx, row, party, move.kept)
         disputes.add_event(
             tx,
             row,
@@ -83,6 +88,27 @@ class DisputingUseCases(DisputeEndUseCases, HouseDisputeUseCases, DisputeViewUse
             payload=move.payload,
             payload_artifact=move.payload_artifact,
         )
+
+    def _keep_list(
+        self, tx: Transaction, row: DisputeRow, party: Party, kept: KeptList
+    ) -> DisputeRow:
+        """What a party kept of its segment; the dispute as it is then. It is read when it ends."""
+        size = len(kept.checksums)
+        if kept.artifact:
+            size = work.artifact_size(tx, kept.artifact) or 0
+        most = MAX_CHECKSUM_LIST_BYTES if kept.artifact else MAX_INLINE_DISPUTE_BYTES
+        if not 0 < size <= most or (kept.artifact and kept.checksums):
+            raise InvalidInput("the kept list was not uploaded", code="DISPUTE_MOVE")
+        disputes.add_event(
+            tx,
+            row,
+            KEPT_LIST,
+            party=party.value,
+            envelope=kept.secret.to_bytes(),
+            payload=kept.checksums,
+            payload_artifact=kept.artifact,
+        )
+        return self._dispute(tx, row.dispute_id)
 
     def _check_list(self, tx: Transaction, move: DisputeMove, signed: SignedMove) -> None:
         if move.payload_artifact:

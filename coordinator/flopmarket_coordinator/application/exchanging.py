@@ -15,6 +15,7 @@ from flopmarket.trust.challenge import ChallengeRecord
 from flopmarket.trust.documents import Commitment
 from flopmarket.trust.encoding import digest
 from flopmarket.trust.envelope import Envelope, open_envelope
+from flopmarket.trust.modes import Mode
 from flopmarket.trust.sealing import (
     AskAuditor,
     AskToOpen,
@@ -35,7 +36,8 @@ from flopmarket.trust.sealing import (
     WorkerOpened,
     handle,
 )
-from flopmarket_coordinator.application.audit_draws import AuditDrawUseCases, claim_of
+from flopmarket_coordinator.application.arbitrating import ArbitratingUseCases
+from flopmarket_coordinator.application.audit_draws import claim_of
 from flopmarket_coordinator.application.audit_leases import NoLease
 from flopmarket_coordinator.application.audit_outcomes import secret_of
 from flopmarket_coordinator.application.sampling import Draw
@@ -48,7 +50,7 @@ from flopmarket_coordinator.application.types import (
     Session,
 )
 from flopmarket_coordinator.application.views import lease_offer
-from flopmarket_coordinator.core.auditing import AuditPhase, AuditPurpose
+from flopmarket_coordinator.core.auditing import AuditEnd, AuditPhase, AuditPurpose
 from flopmarket_coordinator.core.leasing import ReleaseReason, RevokeReason
 from flopmarket_coordinator.core.lifecycle import LeaseState
 from flopmarket_coordinator.core.penalties import StrikeKind
@@ -58,7 +60,7 @@ from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import LeaseRow, SegmentRow
 
 
-class ExchangingUseCases(AuditDrawUseCases):
+class ExchangingUseCases(ArbitratingUseCases):
     """Audits as leases of other accounts' workers, their openings and their outcomes."""
 
     # --- beginning ----------------------------------------------------------------------------
@@ -81,6 +83,8 @@ class ExchangingUseCases(AuditDrawUseCases):
         if self._key.key_id in order:
             order = order[: order.index(self._key.key_id)]
         audit = self._add_audit(tx, row, order, purpose, drawn.jitter_us if order else 0)
+        if job.mode == Mode.CLASS:
+            return  # the house has no canaries of a class, and nobody's place to take
         if not order:
             self._advance(tx, audit, TimePassed())
         elif purpose is AuditPurpose.AUDIT:
@@ -170,6 +174,8 @@ class ExchangingUseCases(AuditDrawUseCases):
                 case AuditorFailed(key_id):
                     reason = f"silent in audit {audit.audit_id}"
                     self._strike(tx, key_id, StrikeKind.AUDITOR_SILENT, reason)
+                    if audit.purpose is AuditPurpose.ARBITER:
+                        audits.update(tx, audit.audit_id, finding=AuditEnd.SILENT.value)
                 case AskAuditor():
                     self._ask(tx, self._audit(tx, audit.audit_id))
                 case AskToOpen():
@@ -199,6 +205,9 @@ class ExchangingUseCases(AuditDrawUseCases):
         auditor is watched."""
         audits.update(tx, audit.audit_id, told=False)
         if audit.phase is not AuditPhase.WORKER_OPENS:
+            return
+        if audit.purpose is AuditPurpose.ARBITER:
+            self._arbiter_answered(tx, audit)
             return
         if audit.purpose is AuditPurpose.CANARY:
             self._conclude_canary(tx, audit)
@@ -295,7 +304,7 @@ class ExchangingUseCases(AuditDrawUseCases):
             answered != (other.root_after, other.outputs_root)
             or other.segment_id == audit.segment_id
         ):
-            self._seal_audit(tx, audit, other, body, commitment_digest)
+            self._seal_audit(tx, audit, other, body, commit.commitment)
         if next_step == lease.end_step:
             ended = work.lease(tx, lease.lease_id)
             assert ended is not None, "it was read a moment ago"
@@ -328,7 +337,7 @@ class ExchangingUseCases(AuditDrawUseCases):
         audit: AuditRow,
         question: SegmentRow,
         body: Commitment,
-        commitment_digest: bytes,
+        commitment: Envelope,
     ) -> None:
         """The auditor's answer is there. Only now is it drawn whether a second one is asked."""
         producing = self._segment(tx, audit.segment_id).lease_id
@@ -339,7 +348,7 @@ class ExchangingUseCases(AuditDrawUseCases):
         )
         self._advance(tx, self._audit(tx, audit.audit_id), Sealed(answer))
         if audit.purpose is AuditPurpose.AUDIT and not audit.seal_number:
-            self._begin_cross(tx, audit, producing, number, commitment_digest)
+            self._begin_cross(tx, self._audit(tx, audit.audit_id), commitment)
 
     # --- openings -----------------------------------------------------------------------------
 

@@ -161,8 +161,11 @@ class ExplainingUseCases(DispatchingUseCases, LookingUseCases, BenchmarkingUseCa
         lineage = identity.same_lineage(tx, row.device_key_id)
         quarantine = penalties.any_in_quarantine(tx, lineage)
         if quarantine is not None:
-            left = max(quarantine.until_us - tx.now_us, 0) // (60 * SECOND_US)
-            said = f"the device is in quarantine, {left} more minutes: {quarantine.reason}"
+            left = quarantine.until_us - tx.now_us
+            how_long = "until it has passed a benchmark challenge"
+            if left > 0:
+                how_long = f"{left // (60 * SECOND_US)} more minutes"
+            said = f"the device is in quarantine, {how_long}: {quarantine.reason}"
             return _blocked(known, "quarantined", Reason.QUARANTINED, said)
         if not row.listed:
             gone = row.device_key_id not in self._present(tx)

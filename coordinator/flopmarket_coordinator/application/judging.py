@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flopmarket.trust.audit_policy import Consequence, Signature, after_silence, audit_debt_nano
 from flopmarket.trust.documents import SegmentVerdict
 from flopmarket.trust.envelope import Envelope, seal
 from flopmarket.trust.receipt import Outcome, file_digest
-from flopmarket_coordinator.application.auditor_pay import AuditorPayUseCases
-from flopmarket_coordinator.application.penalising import PenalisingUseCases
+from flopmarket_coordinator.application.followers import FollowerUseCases
 from flopmarket_coordinator.application.predicting import learn_audit
 from flopmarket_coordinator.application.settling import ENDINGS
 from flopmarket_coordinator.application.types import AuditResult
-from flopmarket_coordinator.core import escrow, faults
+from flopmarket_coordinator.core import faults
 from flopmarket_coordinator.core.events import EventKind, who
-from flopmarket_coordinator.core.faults import Owed
 from flopmarket_coordinator.core.leasing import RevokeReason
 from flopmarket_coordinator.core.lifecycle import (
     FINAL_JOB_STATES,
@@ -23,7 +22,7 @@ from flopmarket_coordinator.core.lifecycle import (
     SegmentState,
 )
 from flopmarket_coordinator.core.penalties import StrikeKind
-from flopmarket_coordinator.core.verification import VerdictCode, VoidReason, built_upon
+from flopmarket_coordinator.core.verification import ACCEPTING, VerdictCode, VoidReason, built_upon
 from flopmarket_coordinator.store import held_pay, jobs, ledger, penalties, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, SegmentRow
@@ -31,7 +30,7 @@ from flopmarket_coordinator.store.records import JobRow, SegmentRow
 VERDICT_LIFETIME_US = 10 * 365 * 24 * 3_600 * 1_000_000  # evidence, not a request
 
 
-class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
+class JudgingUseCases(FollowerUseCases):
     """Consequences of verdicts. Nothing here is called from outside the application."""
 
     def _accept(
@@ -39,8 +38,12 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
     ) -> None:
         """A segment counts: found right by ``auditor``, or, without a verdict, never drawn.
 
-        One that counted already was looked at again, and its pay need not wait for that any more.
+        One that counted already was looked at again, and its pay need not wait for that any more;
+        one that fell is paid.
         """
+        if row.state is SegmentState.VOID:
+            self._claim_right(tx, row, verdict, auditor)
+            return
         if row.state is not SegmentState.COMMITTED:
             self._found_right_again(tx, row, verdict, auditor)
             return
@@ -97,6 +100,10 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
         ``signature`` is what a dispute found at the first wrong tile; without one a fault is no
         flip. ``auditor`` is the key that found it: the coordinator's own, or another account's.
         """
+        if row.state is SegmentState.VOID:
+            self._claim_wrong(tx, row, code, verdict, auditor=auditor, signature=signature)
+            self._expose(tx, row, auditor)
+            return
         consequence = self._consequence(tx, row, signature)
         if consequence is Consequence.QUARANTINE:
             self._strike(tx, row.device_key_id, StrikeKind.FLIP, code, segment_id=row.segment_id)
@@ -180,9 +187,15 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
 
     # --- what falls with a wrong segment ------------------------------------------------------
 
-    def _fall(self, tx: Transaction, job: JobRow, row: SegmentRow) -> list[SegmentRow]:
-        """Void what was built on a wrong segment, and of a running chain what was done since the
-        last durable state before it; as it was."""
+    def _fall(
+        self,
+        tx: Transaction,
+        job: JobRow,
+        row: SegmentRow,
+        reason: VoidReason = VoidReason.BUILT_ON_WRONG_STATE,
+    ) -> list[SegmentRow]:
+        """Void what was built on a segment that counts no more, and of a running chain what was
+        done since the last durable state before it; as it was."""
         if job.stateless:
             return []
         lost: list[SegmentRow] = []
@@ -196,19 +209,21 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
         ids = {part.segment_id for part in built_upon(row.part(), parts, stateless=False)}
         built = [other for other in later if other.segment_id in ids]
         self._void(tx, lost, VoidReason.NOT_DURABLE)
-        self._void(tx, built, VoidReason.BUILT_ON_WRONG_STATE)
+        self._void(tx, built, reason)
         return [*lost, *built]
 
-    def _roll_back(self, tx: Transaction, row: SegmentRow, fallen: int) -> None:
+    def _roll_back(
+        self, tx: Transaction, row: SegmentRow, fallen: int, what: str = "was wrong"
+    ) -> None:
         job = self._job(tx, row.job_id)
         if job.stateless:
             return
         for lease in work.live_leases_of_job(tx, row.job_id):
-            why = f"segment {row.segment_index} was wrong"
+            why = f"segment {row.segment_index} {what}"
             self._end_lease(tx, lease, LeaseState.REVOKED, RevokeReason.ROLLED_BACK, why)
         if not job.ending:
             self._restart(tx, self._job(tx, row.job_id))
-        text = f"segments from step {row.first_step} on are void ({fallen} beside the wrong one)"
+        text = f"segments from step {row.first_step} on are void ({fallen} beside it)"
         jobs.record(tx, row.job_id, EventKind.ROLLED_BACK, text, row.lease_id)
 
     def _make_good(
@@ -222,20 +237,12 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
         auditor: str,
         slashed: bool,
     ) -> None:
-        """The buyer has its money back, honest workers theirs, as far as there is any."""
+        """The buyer has its money back, honest workers theirs (docs/money.md §4)."""
         cheat = row.account_id
         void = [row, *fallen]
-        paid = [other for other in void if other.state is SegmentState.SETTLED]
-        others = [other for other in fallen if other.account_id != cheat]
-        owed = Owed(
-            bills_nano=sum(other.bill_nano for other in paid),
-            fees_nano=sum(other.fee_nano for other in paid),
-            surcharges_nano=sum(other.surcharge_nano for other in paid),
-            checked=self._claims(o for o in others if o.state is SegmentState.VERIFIED),
-            unchecked=self._claims(o for o in others if o.state is SegmentState.COMMITTED),
-            wrong_nano=row.bill_nano,
-        )
-        own = [other for other in paid if other.account_id == cheat]
+        own = [it for it in void if it.state is SegmentState.SETTLED and it.account_id == cheat]
+        owed = self._owed(tx, job, cheat, void, row.bill_nano)
+        funds = self._funds(tx, cheat, own, slashed=slashed)
         outcome = faults.slash(
             self._parameters.audit_rules,
             cause="fault",
@@ -243,12 +250,16 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
             segment_id=row.segment_id,
             cheat=cheat,
             buyer=job.buyer,
-            auditor=self._finder(tx, auditor, cheat),
-            funds=self._funds(tx, cheat, None if slashed else own),
+            auditor="" if code is VerdictCode.CLASS_OUTVOTED else self._finder(tx, auditor, cheat),
+            funds=replace(funds, buyer_nano=self._charge_bound(job)),
             owed=owed,
         )
         ledger.execute_all(tx, outcome.transfers)
-        self._give_back(tx, job, owed, outcome)
+        self._give_back(tx, job, void, outcome)
+        others = [other for other in fallen if other.account_id != cheat]
+        self._pay_claims(tx, job, outcome.covered, others)
+        if not slashed:
+            self._owe_audits_again(tx, own)
         if slashed:
             self._tell_slash(tx, row.device_key_id, cheat, code, outcome, job.job_id, row)
         if owed.bills_nano:
@@ -257,35 +268,28 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
                 f"buyer's again, {self._money(outcome.unreturned_nano)} is lacking"
             )
             jobs.record(tx, job.job_id, EventKind.RETURNED, text, row.device_key_id)
-        if owed.checked or owed.unchecked:
-            text = (
-                f"{self._money(outcome.compensated_nano)} paid, "
-                f"{self._money(outcome.unpaid_nano)} unpaid"
-            )
-            jobs.record(tx, job.job_id, EventKind.COMPENSATED, text, row.device_key_id)
 
-    def _give_back(self, tx: Transaction, job: JobRow, owed: Owed, outcome: faults.Slash) -> None:
+    def _owe_audits_again(self, tx: Transaction, own: Sequence[SegmentRow]) -> None:
+        """A debt for audits was paid out of pay that went back: it is owed again."""
+        for row in own:
+            if row.to_audit_nano:
+                penalties.add_debt(tx, row.account_id, row.to_audit_nano)
+
+    def _give_back(
+        self, tx: Transaction, job: JobRow, void: Sequence[SegmentRow], outcome: faults.Slash
+    ) -> None:
         """What came back to the buyer is not billed any more, and held again while the job runs."""
-        if not owed.bills_nano:
-            return
-        values: dict[str, object] = {
-            "billed_nano": job.billed_nano - owed.bills_nano,
-            "fee_nano": job.fee_nano - owed.fees_nano,
-            "surcharge_nano": job.surcharge_nano - owed.surcharges_nano,
-            "returned_nano": job.returned_nano + outcome.returned_nano,
-            "unreturned_nano": job.unreturned_nano + outcome.unreturned_nano,
-        }
-        if job.state not in FINAL_JOB_STATES and outcome.returned_nano:
-            transfers, hold = escrow.renew_hold(
-                job.job_id, job.buyer, job.hold, job.hold_number + 1, outcome.returned_nano
-            )
-            ledger.execute_all(tx, transfers)
-            values |= {
-                "hold_id": hold.transfer_id,
-                "hold_number": hold.number,
-                "hold_nano": hold.amount_nano,
+        undone = [row for row in void if row.state is SegmentState.SETTLED]
+        values: dict[str, object] = {}
+        if undone:
+            values = {
+                "billed_nano": job.billed_nano - sum(row.bill_nano for row in undone),
+                "fee_nano": job.fee_nano - sum(row.fee_nano for row in undone),
+                "surcharge_nano": job.surcharge_nano - sum(row.surcharge_nano for row in undone),
+                "returned_nano": job.returned_nano + outcome.returned_nano,
+                "unreturned_nano": job.unreturned_nano + outcome.unreturned_nano,
             }
-        jobs.update(tx, job.job_id, **values)
+        self._charge(tx, job, outcome.returned_nano, outcome.charged_nano, **values)
 
     def _correct(self, tx: Transaction, row: SegmentRow, code: VerdictCode) -> None:
         """A job had ended: its receipt is made anew and names the one it replaces."""
@@ -318,7 +322,7 @@ class JudgingUseCases(PenalisingUseCases, AuditorPayUseCases):
             segment_index=row.segment_index,
             commitment_digest=row.commitment_digest,
             auditor_key_id=auditor or self._key.key_id,
-            accepted=code is VerdictCode.EQUAL,
+            accepted=code in ACCEPTING,
             reason_code=code.value,
             expected_state_root=result.state_root,
             expected_outputs_root=result.outputs_root,

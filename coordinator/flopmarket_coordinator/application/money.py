@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flopmarket.errors import Conflict, Forbidden, InvalidInput, NotFound, QuotaExceeded
@@ -12,7 +12,13 @@ from flopmarket.limits import (
     MAX_PROVED_TRANSFERS,
 )
 from flopmarket.market.money import FLOPCOIN
-from flopmarket.trust.documents import BondWithdrawal, CoinGrant, LedgerHead, Withdrawal
+from flopmarket.trust.documents import (
+    BondWithdrawal,
+    CoinGrant,
+    DepositTarget,
+    LedgerHead,
+    Withdrawal,
+)
 from flopmarket.trust.envelope import Envelope, payload_type_of, seal
 from flopmarket.trust.keys import KeyRole
 from flopmarket.trust.ledger_log import LedgerTransfer
@@ -28,6 +34,7 @@ from flopmarket_coordinator.application.types_money import (
 )
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.ledger import (
+    AUDIT,
     Balance,
     LedgerConflict,
     Purpose,
@@ -322,10 +329,11 @@ class MoneyUseCases(UseCases):
             signed_by.key_id,
             body.request_id,
             body.account_id,
-            Balance(body.target.value),
+            _balance_of(body.target),
             body.amount_nano,
             body.reference,
         )
+        transfer = _to_its_target(transfer, body.target)
         return self._credit(
             tx, transfer, body.account_id, signed_by.key_id, DecisionKind.COIN_GRANT
         )
@@ -347,10 +355,11 @@ class MoneyUseCases(UseCases):
             notice.origin,
             notice.request_id,
             notice.account_id,
-            Balance(notice.target.value),
+            _balance_of(notice.target),
             notice.amount_nano,
             notice.reference,
         )
+        transfer = _to_its_target(transfer, notice.target)
         return self._credit(tx, transfer, notice.account_id, notice.origin, DecisionKind.DEPOSIT)
 
     def _credit(
@@ -464,3 +473,12 @@ def _check_not_frozen(tx: Transaction, account_id: str) -> None:
             hint="flop key list says until when",
             details={"frozen_until_us": str(until_us)},
         )
+
+
+def _balance_of(target: DepositTarget) -> Balance:
+    return Balance.BOND if target is DepositTarget.BOND else Balance.AVAILABLE
+
+
+def _to_its_target(transfer: Transfer, target: DepositTarget) -> Transfer:
+    """Money for audits is the platform's from the first moment."""
+    return replace(transfer, credit=AUDIT) if target is DepositTarget.AUDITS else transfer

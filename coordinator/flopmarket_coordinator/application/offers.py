@@ -97,10 +97,13 @@ class OfferUseCases(UseCases):
         steps: int,
         count: int,
         most_picoseconds: int = NO_CAP,
+        *,
+        alone_too: bool = False,
     ) -> tuple[Ranked, ...]:
         """The cheapest live offers that fit, busy ones too, cheapest first.
 
         ``steps`` steps have a price on them, and none takes longer than ``most_picoseconds``.
+        ``alone_too`` as in :meth:`Book.best_offers`.
         """
         return self._book.best_offers(
             demand,
@@ -108,6 +111,7 @@ class OfferUseCases(UseCases):
             count=count,
             now_us=tx.now_us,
             most_picoseconds=most_picoseconds,
+            alone_too=alone_too,
         )
 
     def _reason_counts(
@@ -131,6 +135,7 @@ class OfferUseCases(UseCases):
             busy=listing.busy,
             banned=listing.banned,
             proved=listing.proof is not None or not self._parameters.benchmark_required,
+            class_accounts=self._book.class_accounts(listing.offer.device_class),
         )
 
     def _cheaper_idle(self, tx: Transaction, offer: Offer) -> Mapping[str, int]:
@@ -184,6 +189,8 @@ def _offer_view(listing: Listing, work_class: str) -> OfferView:
         flops_per_card_dollar=offer.flops_per_card_dollar(work_class),
         updated_at_us=listing.updated_at_us,
         proof=listing.proof,
+        modes=offer.modes,
+        device_class=offer.device_class,
     )
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from flopmarket.jobs.spec import Mode
 from flopmarket.limits import MAX_RELEASED_PER_ROUND
+from flopmarket.market.money import Nano
 from flopmarket.market.price import split_fee
 from flopmarket.trust.audit_policy import PayDivision, divide_pay
 from flopmarket.trust.receipt import Outcome
 from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.application.predicting import learn_delivery
 from flopmarket_coordinator.application.receipting import signed_receipt
+from flopmarket_coordinator.application.types import AuditKind
 from flopmarket_coordinator.core import escrow, faults
 from flopmarket_coordinator.core.events import EventKind
-from flopmarket_coordinator.core.ledger import RESERVE, Balance, account_of
-from flopmarket_coordinator.core.lifecycle import SegmentState
-from flopmarket_coordinator.store import held_pay, jobs, ledger, penalties, tape
+from flopmarket_coordinator.core.faults import Claim, Covered
+from flopmarket_coordinator.core.ledger import Balance, account_of
+from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, SegmentState
+from flopmarket_coordinator.store import challenges, held_pay, jobs, ledger, penalties, tape
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.held_pay import FORFEITED, HELD, Due
 from flopmarket_coordinator.store.records import JobRow, SegmentRow
@@ -125,29 +129,112 @@ class PayingUseCases(UseCases):
         )
         return sum(item.amount_nano for item in found)
 
-    # --- compensation and receipts ------------------------------------------------------------
+    # --- work that fell with somebody else's -------------------------------------------------
 
-    def _compensate(self, tx: Transaction, job: JobRow, rows: Iterable[SegmentRow]) -> None:
-        """Verified work that an early end made worthless is paid out of the reserve."""
-        reserve, _ = ledger.balance(tx, RESERVE)
-        paid = faults.compensate(job.job_id, reserve, self._claims(rows))
-        ledger.execute_all(tx, paid.transfers)
-        text = (
-            f"{self._money(paid.compensated_nano)} from the reserve, "
-            f"{self._money(paid.unpaid_nano)} unpaid"
-        )
-        jobs.record(tx, job.job_id, EventKind.COMPENSATED, text)
+    def _house_can_look(self, tx: Transaction, job: JobRow, row: SegmentRow) -> bool:
+        """Whether the house recomputes whole segments of this lease, from whatever state."""
+        terms = challenges.get(tx, row.lease_id)
+        return job.mode == Mode.EXACT and (terms is None or not terms.audit_steps)
 
-    def _claims(self, rows: Iterable[SegmentRow]) -> tuple[faults.Claim, ...]:
-        """Workers' parts of segments that count no more; a forfeited one has none."""
+    def _follower_claims(
+        self, tx: Transaction, job: JobRow, rows: Iterable[SegmentRow]
+    ) -> tuple[Claim, ...]:
+        """Workers' parts of segments that would have been paid; a forfeited one has none."""
         fee_ppm = self._parameters.fee_ppm
         return tuple(
-            faults.Claim(
-                row.segment_id, row.account_id, split_fee(row.price_nano, fee_ppm).worker_nano
+            Claim(
+                row.segment_id,
+                row.account_id,
+                split_fee(row.price_nano, fee_ppm).worker_nano,
+                checked=row.verdict_accepted,
+                checkable=self._house_can_look(tx, job, row),
             )
             for row in rows
             if row.held_state != FORFEITED
+            and row.state in (SegmentState.COMMITTED, SegmentState.VERIFIED)
         )
+
+    def _owe_followers(
+        self, tx: Transaction, job: JobRow, fallen: Sequence[SegmentRow], cheat: str = ""
+    ) -> None:
+        """Work that fell though nobody's stake answers for it: its buyer pays what was right. Out
+        of the reserve, a buyer and two workers of one mind could have it at will.
+
+        ``fallen`` as they were, but without those of account ``cheat``.
+        """
+        others = [row for row in fallen if row.account_id != cheat]
+        claims = self._follower_claims(tx, job, others)
+        covered = faults.cover(claims, 0, self._charge_bound(job))
+        self._charge(tx, job, 0, sum(item.from_buyer_nano for item in covered))
+        self._pay_claims(tx, job, covered, others)
+
+    def _charge_bound(self, job: JobRow) -> Nano:
+        """What followers may have of a job's hold; it covered their segments until now."""
+        return 0 if job.state in FINAL_JOB_STATES else job.hold_nano
+
+    def _charge(
+        self,
+        tx: Transaction,
+        job: JobRow,
+        back_nano: Nano,
+        charged_nano: Nano,
+        **values: object,
+    ) -> None:
+        """Hold again what came back to a job, less what its followers are paid out of it;
+        ``values`` are further columns of the job."""
+        if charged_nano:
+            before = values.get("unreturned_nano", job.unreturned_nano)
+            assert isinstance(before, int)
+            values["unreturned_nano"] = before + charged_nano
+        if job.state not in FINAL_JOB_STATES and back_nano != charged_nano:
+            values |= self._hold_again(tx, job, back_nano - charged_nano)
+        if values:
+            jobs.update(tx, job.job_id, **values)
+
+    def _hold_again(self, tx: Transaction, job: JobRow, more_nano: Nano) -> dict[str, object]:
+        """Renew a hold with more or less in it; the job's new columns."""
+        number = job.hold_number + 1
+        left = (0 if job.hold is None else job.hold.amount_nano) + more_nano
+        if not left:
+            if job.hold is not None:
+                ledger.execute(tx, escrow.close_hold(job.job_id, job.buyer, job.hold))
+            return {"hold_id": "", "hold_number": number, "hold_nano": 0}
+        transfers, hold = escrow.renew_hold(job.job_id, job.buyer, job.hold, number, more_nano)
+        ledger.execute_all(tx, transfers)
+        return {
+            "hold_id": hold.transfer_id,
+            "hold_number": hold.number,
+            "hold_nano": hold.amount_nano,
+        }
+
+    def _pay_claims(
+        self,
+        tx: Transaction,
+        job: JobRow,
+        covered: Sequence[Covered],
+        others: Sequence[SegmentRow],
+    ) -> None:
+        """Pay or promise claims, and let the house look at what nobody recomputed: also at what
+        was paid already and fell. ``others`` are the void rows of other accounts, as they were."""
+        ledger.execute_all(tx, faults.claim_transfers(job.job_id, job.buyer, covered))
+        waiting = 0
+        for row in others:
+            known = row.verdict_accepted or row.held_state == FORFEITED
+            if not known and self._house_can_look(tx, job, row):
+                jobs.update_segment(tx, row, house_task=AuditKind.RECOMPUTE.value)
+                waiting += 1
+        if not covered and not waiting:
+            return
+        paid = sum(it.from_stake_nano + it.from_buyer_nano for it in covered if not it.promised)
+        promised = sum(it.from_stake_nano + it.from_buyer_nano for it in covered if it.promised)
+        text = (
+            f"{self._money(paid)} paid for work that counts no more, {self._money(promised)} when "
+            f"the house has looked at {waiting} segments; "
+            f"{self._money(sum(it.from_buyer_nano for it in covered))} of it by the buyer"
+        )
+        jobs.record(tx, job.job_id, EventKind.COMPENSATED, text)
+
+    # --- receipts -----------------------------------------------------------------------------
 
     def _receipt(
         self, tx: Transaction, job: JobRow, outcome: Outcome, replaces: bytes = b""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flopmarket.errors import Forbidden
 from flopmarket.limits import MAX_OPEN_WITHDRAWALS
 from flopmarket.trust.audit_policy import Consequence, Signature, after_fault
-from flopmarket_coordinator.application.dispatching import DispatchingUseCases
+from flopmarket_coordinator.application.step_beginnings import StepBeginningUseCases
 from flopmarket_coordinator.core import escrow, faults
 from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.faults import Funds, Owed
@@ -16,9 +16,11 @@ from flopmarket_coordinator.core.ledger import AUDIT, FEE, RESERVE, Balance, acc
 from flopmarket_coordinator.core.lifecycle import LeaseState
 from flopmarket_coordinator.core.payments import WithdrawalState
 from flopmarket_coordinator.core.penalties import StrikeKind
+from flopmarket_coordinator.core.proving import quarantined
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.store import (
     audits,
+    benchmarks,
     decisions,
     held_pay,
     identity,
@@ -33,7 +35,7 @@ from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 
 
-class PenalisingUseCases(DispatchingUseCases):
+class PenalisingUseCases(StepBeginningUseCases):
     """Penalties. Nothing here is called from outside the application."""
 
     def _device_keys(self, tx: Transaction, key_id: str) -> list[str]:
@@ -140,25 +142,32 @@ class PenalisingUseCases(DispatchingUseCases):
             cheat=account,
             buyer=account,
             auditor="",
-            funds=self._funds(tx, account, None),
+            funds=self._funds(tx, account, (), slashed=True),
             owed=Owed(),
         )
         ledger.execute_all(tx, outcome.transfers)
         self._tell_slash(tx, key_id, account, code, outcome, job_id, None)
         self._ban(tx, key_id, code, why)
 
-    def _funds(self, tx: Transaction, cheat: str, only: Sequence[SegmentRow] | None) -> Funds:
-        """Take an account's whole stake, or its pay for some segments only, out of its hands."""
-        if only is None:
+    def _funds(
+        self, tx: Transaction, cheat: str, own: Sequence[SegmentRow], *, slashed: bool
+    ) -> Funds:
+        """Take an account's whole stake, or only its pay for its ``own`` void segments, out of its
+        hands."""
+        if slashed:
             self._stop_bond_withdrawals(tx, cheat)
-            held = held_pay.forfeit_all(tx, cheat)
+        held = held_pay.forfeit(tx, [row.segment_id for row in own])
         bond = ledger.free(tx, account_of(cheat, Balance.BOND))
-        if only is not None:
-            held = held_pay.forfeit(tx, [row.segment_id for row in only])
-            bond = min(bond, sum(row.to_bond_nano for row in only))
+        unsure = 0
+        if slashed:
+            unsure = held_pay.unsure(tx, cheat, self._house_keys(tx))
+            held += held_pay.forfeit_all(tx, cheat)
+        else:
+            bond = min(bond, sum(row.to_bond_nano for row in own))
         return Funds(
             held_nano=held,
             bond_nano=bond,
+            unsure_nano=unsure,
             fee_nano=ledger.free(tx, FEE),
             audit_nano=ledger.free(tx, AUDIT),
             reserve_nano=ledger.free(tx, RESERVE),
@@ -211,6 +220,7 @@ class PenalisingUseCases(DispatchingUseCases):
         if found:
             detail = f"{len(found)} segments are recomputed by the house"
             self._decide_on(tx, DecisionKind.LOOK_BACK, account_id, str(code), detail, but)
+            self._look_back_by_steps(tx, found)
         return found
 
     def _house_keys(self, tx: Transaction) -> set[str]:
@@ -220,15 +230,25 @@ class PenalisingUseCases(DispatchingUseCases):
     def _quarantine(
         self, tx: Transaction, key_id: str, code: str, reason: str, *, apart_from: str = ""
     ) -> None:
-        """The device is offered again after a new admission; what it has now is taken from it."""
+        """The device is offered again later, and works again once it has passed a challenge; what
+        it has now is taken from it."""
         until_us = tx.now_us + self._parameters.quarantine_us
         penalties.quarantine(tx, key_id, reason, until_us)
         self._decide_on(tx, DecisionKind.QUARANTINE, key_id, str(code), reason, 0)
         for each in self._device_keys(tx, key_id):
+            for offer in work.listed_offers(tx, each):
+                known = benchmarks.standing(tx, offer.offer_id)
+                if known is not None:
+                    fresh = quarantined(known, reason, until_us)
+                    benchmarks.put_standing(tx, offer.offer_id, fresh)
             self._stop(tx, each, RevokeReason.QUARANTINED, reason, apart_from)
 
     def _check_quarantine(self, tx: Transaction, key_id: str, offered_at_us: int) -> None:
-        """An offer that was signed after the quarantine ends it; :class:`Forbidden` before."""
+        """An offer that was signed after the quarantine is listed; :class:`Forbidden` before.
+
+        What ends a quarantine is a challenge that is passed afterwards; where nobody is challenged,
+        the offer does.
+        """
         for each in self._device_keys(tx, key_id):
             found = penalties.in_quarantine(tx, each)
             if found is None:
@@ -240,7 +260,8 @@ class PenalisingUseCases(DispatchingUseCases):
                     code="DEVICE_QUARANTINED",
                     hint="admit and measure it again, `flop worker bench`, then offer it",
                 )
-            penalties.lift(tx, each)
+            if not self._parameters.benchmark_required:
+                penalties.lift(tx, each)
 
     def _ban(
         self, tx: Transaction, key_id: str, code: str, reason: str, *, apart_from: str = ""

@@ -8,11 +8,18 @@ that is left, so the ceiling bounds every invoice, and one absurd ask inflates n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import InvalidInput, NotFound, QuotaExceeded, Unavailable
-from flopmarket.jobs.spec import JobSpec
-from flopmarket.limits import MAX_JOB_STEPS, MAX_ORDERS_AHEAD, MAX_SEGMENT_STEPS, QUOTED_OFFERS
+from flopmarket.jobs.spec import NO_CLASS, JobSpec, Mode, check_mode
+from flopmarket.limits import (
+    MAX_JOB_STEPS,
+    MAX_ORDERS_AHEAD,
+    MAX_QUOTED_CLASSES,
+    MAX_SEGMENT_STEPS,
+    QUOTED_OFFERS,
+)
 from flopmarket.market.calibrate import AUDIT, LATE
 from flopmarket.market.money import Nano
 from flopmarket.market.offer import Offer
@@ -24,15 +31,26 @@ from flopmarket.market.order import (
     order_ceiling_nano,
     step_time_cap,
 )
-from flopmarket.market.quote import Assurance, Quote, QuotedJob, Standing, build_quote
+from flopmarket.market.price import PARTS_PER_MILLION
+from flopmarket.market.quote import (
+    Assurance,
+    Quote,
+    QuotedClass,
+    QuotedJob,
+    Standing,
+    build_quote,
+    quote_class,
+)
 from flopmarket.market.reasons import Reason, remedies, tell
 from flopmarket.market.work import NO_PROMISES, JobWork, Promise
-from flopmarket.trust.audit_policy import Level, detection_ppm, least_terms, surcharge_ppm
+from flopmarket.trust.audit_policy import Level, detection_ppm
+from flopmarket.trust.class_odds import at_worst, class_surcharge_ppm, class_terms, worth_ppm
 from flopmarket_coordinator.application.context import ProgramFacts
 from flopmarket_coordinator.application.offers import OfferUseCases
+from flopmarket_coordinator.application.tolerance_rules import check_tolerance
 from flopmarket_coordinator.application.types import QuoteRequest
 from flopmarket_coordinator.core.matching import Demand, fits
-from flopmarket_coordinator.store import prediction, work
+from flopmarket_coordinator.store import audits, prediction, work
 from flopmarket_coordinator.store.engine import Transaction
 
 
@@ -55,16 +73,56 @@ class QuotingUseCases(OfferUseCases):
             facts = self._programs.of_artifact(request.program_artifact)
         else:
             raise no_artifact("program", request.program_artifact)
+        mode = mode_of(request.mode, request.device_class, request.segment_steps)
         demand = demand_of(
             account_id or "",
             facts,
-            facts.job_work(request.steps, request.input_bytes),
+            facts.job_work(request.steps, request.input_bytes, mode),
             request.order.constraints,
+            mode,
+            request.device_class,
         )
         check_order_fits_program(request.order, demand.work.step)
         cap = _time_cap(tx, facts, request.steps, request.segment_steps, request.deadline_us)
         level = level_of(request.verification)
-        return self._quote(tx, demand, facts, request.segment_steps, level, cap)
+        if mode is Mode.TOLERANCE:
+            check_tolerance(facts.values, level)
+        if mode is not Mode.CLASS:
+            return self._quote(tx, demand, facts, request.segment_steps, level, cap)
+        job = _quoted_job(demand, facts, request.segment_steps)
+        classes = self._quote_classes(tx, demand, job, level, cap)
+        if not demand.device_class:
+            chosen = next((item.device_class for item in classes if item.other_accounts), "")
+            demand = replace(demand, device_class=chosen)
+        found = self._quote(tx, demand, facts, request.segment_steps, level, cap)
+        return replace(found, classes=classes)
+
+    def _quote_classes(
+        self, tx: Transaction, demand: Demand, job: QuotedJob, level: Level, most_picoseconds: int
+    ) -> tuple[QuotedClass, ...]:
+        """What the job would cost in each class of devices that has an offer for it, cheapest
+        first; of the largest classes."""
+        rules, fee_ppm = self._parameters.audit_rules, self._parameters.fee_ppm
+        sizes = self._book.classes(demand.buyer, MAX_QUOTED_CLASSES)
+        found: list[QuotedClass] = []
+        for device_class, size in sizes.items():
+            best = self._best_offers(
+                tx,
+                replace(demand, device_class=device_class),
+                demand.work.steps,
+                QUOTED_OFFERS,
+                most_picoseconds,
+                alone_too=True,
+            )
+            offers = [ranked.offer for ranked in best]
+            others, house = self._judges(tx, device_class, demand.buyer)
+            worth = worth_ppm(rules, others, house=house)
+            extra_ppm = class_surcharge_ppm(rules, level, fee_ppm, worth)
+            odds_ppm = at_worst(rules, others, house=house)
+            quoted = quote_class(device_class, size, offers, job, extra_ppm, odds_ppm)
+            if quoted is not None:
+                found.append(quoted)
+        return tuple(sorted(found, key=lambda item: (item.expected_nano, item.device_class)))
 
     def _quote(
         self,
@@ -88,15 +146,8 @@ class QuotingUseCases(OfferUseCases):
             late_ppm=prediction.ratios(tx, offer_ids, LATE),
             audit_ppm=prediction.ratios(tx, [prediction.HOUSE], AUDIT),
         )
-        job = QuotedJob(
-            work=demand.work,
-            segment_steps=segment_steps,
-            peak_memory_bytes=demand.peak_memory_bytes,
-            output_bytes_per_step=facts.output_bytes,
-            state_bytes=facts.state_bytes,
-            independent=facts.stateless,
-        )
-        return build_quote(
+        job, worth = _quoted_job(demand, facts, segment_steps), self._audit_worth(tx, demand)
+        found = build_quote(
             quote_id=self._new_id(),
             as_of_us=tx.now_us,
             expires_at_us=tx.now_us + self._parameters.quote_ttl_us,
@@ -104,18 +155,38 @@ class QuotingUseCases(OfferUseCases):
             standing=standing,
             fee_ppm=self._parameters.fee_ppm,
             level=level.value,
-            assurances=[self._assurance(item, job.segments) for item in Level],
+            assurances=[
+                self._assurance(item, job.segments, worth)
+                for item in Level
+                if demand.mode is not Mode.TOLERANCE or item is not Level.DUAL  # nothing is equal
+            ],
             storage_retention_us=self._parameters.artifact_retention_us,
         )
+        return replace(found, mode=demand.mode, device_class=demand.device_class)
 
-    def _assurance(self, level: Level, segments: int) -> Assurance:
+    def _audit_worth(self, tx: Transaction, demand: Demand) -> int:
+        """What an audit of such a job is worth beside one that a referee decides, in ppm: less in a
+        class, by how many accounts it has now."""
+        if demand.mode is not Mode.CLASS or not demand.device_class:
+            return PARTS_PER_MILLION
+        others, house = self._judges(tx, demand.device_class, demand.buyer)
+        return worth_ppm(self._parameters.audit_rules, others, house=house)
+
+    def _judges(self, tx: Transaction, device_class: str, buyer: str) -> tuple[int, bool]:
+        """How many accounts of a class there are besides a worker's and the buyer's, and whether
+        the house is among all of them."""
+        accounts = self._book.class_accounts(device_class) - {buyer}
+        house = not accounts.isdisjoint(audits.house_accounts(tx))
+        return max(len(accounts) - 1, 0), house
+
+    def _assurance(self, level: Level, segments: int, worth: int) -> Assurance:
         """What a level promises of this job and what it adds, whoever runs it."""
         rules, fee_ppm = self._parameters.audit_rules, self._parameters.fee_ppm
-        audited = least_terms(rules, level, fee_ppm).audited_ppm
+        audited = class_terms(rules, level, fee_ppm, worth).audited_ppm
         return Assurance(
             level=level.value,
             audited_ppm=audited,
-            surcharge_ppm=surcharge_ppm(rules, level, fee_ppm),
+            surcharge_ppm=class_surcharge_ppm(rules, level, fee_ppm, worth),
             detected_one_ppm=detection_ppm(rules, audited, 1),
             detected_ten_ppm=detection_ppm(rules, audited, min(10, segments)),
             detected_all_ppm=detection_ppm(rules, audited, segments),
@@ -147,12 +218,13 @@ class QuotingUseCases(OfferUseCases):
         and is refused when no offer fits now.
         """
         check_order_fits_program(spec.order, demand.work.step)
-        if spec.max_price_nano == 0:
-            raise QuotaExceeded("a price limit is above zero", code="BUDGET_BELOW_QUOTE")
-        extra_ppm = surcharge_ppm(
-            self._parameters.audit_rules, spec.verification, self._parameters.fee_ppm
-        )
+        rules, fee_ppm = self._parameters.audit_rules, self._parameters.fee_ppm
+        worth = self._audit_worth(tx, demand)
+        extra_ppm = class_surcharge_ppm(rules, spec.verification, fee_ppm, worth)
+        no_money = QuotaExceeded("a price limit is above zero", code="BUDGET_BELOW_QUOTE")
         if spec.order.kind is OrderType.LIMIT:
+            if spec.max_price_nano == 0:
+                raise no_money
             ceiling = order_ceiling_nano(
                 spec.order.constraints,
                 demand.work.step,
@@ -163,8 +235,10 @@ class QuotingUseCases(OfferUseCases):
             return ceiling, extra_ppm, NO_PROMISES
         cap = _time_cap(tx, facts, spec.steps, spec.segment_steps, spec.deadline_us)
         quote = self._quote(tx, demand, facts, spec.segment_steps, spec.verification, cap)
-        if not quote.offers:
+        if not quote.offers:  # said first: a buyer without a quote signs a limit of zero
             raise _refusal(facts, quote.ineligible)
+        if spec.max_price_nano == 0:
+            raise no_money
         if spec.max_price_nano < quote.least_ceiling_nano:
             raise QuotaExceeded(
                 f"the price limit is {spec.max_price_nano} nano-units, the cheapest eligible "
@@ -194,11 +268,45 @@ def level_of(text: str) -> Level:
     return Level(text)
 
 
+def mode_of(text: str, device_class: str, segment_steps: int) -> Mode:
+    """The mode of this name, for a job that may still be bound to a class (hex) or to none.
+
+    InvalidInput MODE_UNKNOWN, JOB_CLASS or JOB_SEGMENT_STEPS otherwise.
+    """
+    if text not in list(Mode):
+        raise InvalidInput(
+            f"{text[:40]!r} is no mode", code="MODE_UNKNOWN", hint=f"one of: {', '.join(Mode)}"
+        )
+    mode = Mode(text)
+    if mode is Mode.CLASS and not device_class:
+        return mode
+    check_mode(mode, bytes.fromhex(device_class) or NO_CLASS, segment_steps)
+    return mode
+
+
 def demand_of(
-    buyer: str, facts: ProgramFacts, job_work: JobWork, constraints: Constraints
+    buyer: str,
+    facts: ProgramFacts,
+    job_work: JobWork,
+    constraints: Constraints,
+    mode: Mode,
+    device_class: str,
 ) -> Demand:
-    """What a program and its order ask of a device."""
-    return Demand(buyer, PROFILE, facts.peak_memory_bytes, job_work, constraints)
+    """What a program and its order ask of a device; ``device_class`` as in :class:`Demand`."""
+    return Demand(
+        buyer, PROFILE, facts.peak_memory_bytes, job_work, constraints, mode, device_class
+    )
+
+
+def _quoted_job(demand: Demand, facts: ProgramFacts, segment_steps: int) -> QuotedJob:
+    return QuotedJob(
+        work=demand.work,
+        segment_steps=segment_steps,
+        peak_memory_bytes=demand.peak_memory_bytes,
+        output_bytes_per_step=facts.output_bytes,
+        state_bytes=facts.state_bytes,
+        independent=facts.stateless,
+    )
 
 
 def no_artifact(what: str, digest: str) -> NotFound:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from flopmarket.jobs.spec import JobSpec
+from flopmarket.jobs.spec import JobSpec, class_hex
 from flopmarket.market.proof import PROVED_CLASS
 from flopmarket.trust.documents import OfferTerms
 from flopmarket.trust.encoding import decode, digest
@@ -47,6 +47,8 @@ def signed_receipt(
         buyer_account_id=job.buyer,
         program_digest=spec.program_digest,
         profile=spec.profile,
+        mode=spec.mode,
+        device_class=class_hex(spec),
         verification=spec.verification,
         data_root=spec.data_root,
         seed=spec.seed,

@@ -14,15 +14,25 @@ from types import MappingProxyType
 from typing import Any
 
 from flopmarket.engine.exact import PROFILE
+from flopmarket.jobs.checksums import file_bytes
 from flopmarket.limits import (
     MAX_AUDIT_CANDIDATES,
     MAX_AUDIT_PANEL,
     MAX_AUDIT_ROUNDS,
+    MAX_CHECKSUM_LIST_BYTES,
+    MAX_STEP_STATES_BYTES,
 )
 from flopmarket.market.money import Nano
 from flopmarket.market.price import PARTS_PER_MILLION, PriceTerms, price
-from flopmarket.trust.audit_policy import AuditRules, may_audit, rate_ppm
+from flopmarket.trust.audit_policy import (
+    AuditRules,
+    may_audit,
+    rate_ppm,
+    steps_detection_ppm,
+    steps_of_budget,
+)
 from flopmarket.trust.challenge import (
+    NO_CHAIN,
     AuditorList,
     ChallengeRecord,
     ChallengeTerms,
@@ -34,8 +44,10 @@ from flopmarket.trust.challenge import (
 )
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope, Header, seal
+from flopmarket.trust.modes import Mode
+from flopmarket_coordinator.application.class_panels import ClassPanelUseCases
 from flopmarket_coordinator.application.predicting import job_work
-from flopmarket_coordinator.application.settling import SettlingUseCases
+from flopmarket_coordinator.application.tolerance_rules import judged_steps
 from flopmarket_coordinator.core.ledger import Balance, account_of
 from flopmarket_coordinator.store import audits, challenges, ledger, work
 from flopmarket_coordinator.store.engine import Transaction
@@ -98,7 +110,7 @@ class _Panelist:
     device: _Device
 
 
-class SamplingUseCases(SettlingUseCases):
+class SamplingUseCases(ClassPanelUseCases):
     """Decisions about audits. Nothing here is called from outside the application."""
 
     _panel: tuple[Transaction, tuple[_Panelist, ...]] | None = None
@@ -121,8 +133,23 @@ class SamplingUseCases(SettlingUseCases):
             PriceTerms(lease["ask_nano_per_hour"], lease["step_picoseconds"]),
             min(job.segment_steps, values),
         )
-        candidates = self._candidates(tx, job, account, unit)
-        house = self._house(tx, job, account, others=bool(candidates.keys))
+        stake = bond + held
+        if job.mode == Mode.TOLERANCE:
+            candidates, house = AuditorList(()), AuditorList((self._key.key_id,))
+            audit_steps, detection_ppm = self._judged_steps(job)
+            # What no rounding is proved to exclude costs its maker the unit and nothing else.
+            stake = min(stake, unit)
+        elif job.mode == Mode.CLASS:
+            audit_steps, lot = 0, self._chains.panel_lot(tx.now_us // PANEL_US)
+            candidates, house, detection_ppm = self._class_lists(tx, job, account, unit, lot)
+        else:
+            candidates = self._candidates(tx, job, account, unit)
+            house = self._house(tx, job, account, others=bool(candidates.keys))
+            others = bool(candidates.keys) or house.keys != (self._key.key_id,)
+            audit_steps, detection_ppm = self._audit_steps(job, others=others)
+        steps_anchor = NO_CHAIN
+        if audit_steps:
+            steps_anchor = self._chains.get(lease_id, Purpose.STEPS, values).anchor
         terms = ChallengeTerms(
             lease_id=lease_id,
             device_key_id=lease["device_key_id"],
@@ -132,9 +159,12 @@ class SamplingUseCases(SettlingUseCases):
             rules=challenges.put_document(tx, self._parameters.audit_rules),
             level=job.level,
             streak=offer.streak,
-            stake_nano=bond + held,
+            stake_nano=stake,
             candidates=challenges.put_document(tx, candidates),
             house=challenges.put_document(tx, house),
+            steps_anchor=steps_anchor,
+            audit_steps=audit_steps,
+            detection_ppm=detection_ppm,
         )
         envelope = seal(
             terms,
@@ -163,7 +193,9 @@ class SamplingUseCases(SettlingUseCases):
         rules = self._documents.get(tx, AuditRules, row.rules)
         value = self._chains.get(lease.lease_id, Purpose.AUDIT, terms.values).value(index)
         streak = terms.streak + row.right_verdicts
-        rate = rate_ppm(rules, terms.level, streak, price_nano, terms.stake_nano)
+        rate = rate_ppm(
+            rules, terms.level, streak, price_nano, terms.stake_nano, terms.detection_ppm
+        )
         x = draw(Purpose.AUDIT, value, commitment_digest)
         audited = is_drawn(x, rate)
         order: tuple[str, ...] = ()
@@ -202,6 +234,33 @@ class SamplingUseCases(SettlingUseCases):
         if flops <= self._parameters.max_house_flops or not (keys or others):
             keys[self._key.key_id] = None
         return AuditorList(tuple(keys))
+
+    def _audit_steps(self, job: JobRow, *, others: bool) -> tuple[int, int]:
+        """How many steps of a segment of this job the house draws where it is to look, 0 where it
+        recomputes it whole, and the chance in ppm that an audit sees one wrong step.
+
+        Where there are ``others`` who recompute it whole, the house is asked when none of them can.
+        """
+        rules, most_flops = self._parameters.audit_rules, self._parameters.max_house_flops
+        step_flops = sum(job_work(job).step.flops.values())
+        steps = min(job.segment_steps, job.steps)
+        if step_flops * steps <= most_flops:
+            return 0, PARTS_PER_MILLION
+        facts = self._programs.of_artifact(job.program_artifact)
+        if file_bytes(steps, facts.checksum_words) > MAX_CHECKSUM_LIST_BYTES:
+            return 0, PARTS_PER_MILLION
+        carried = MAX_STEP_STATES_BYTES // max(facts.state_bytes, 1)
+        drawn = steps_of_budget(rules, steps, step_flops, most_flops)
+        drawn = min(drawn, max(carried, 1))
+        return drawn, PARTS_PER_MILLION if others else steps_detection_ppm(drawn, steps)
+
+    def _judged_steps(self, job: JobRow) -> tuple[int, int]:
+        """The same in tolerance mode, where nobody but the house looks, at values of steps."""
+        facts = self._programs.of_artifact(job.program_artifact)
+        steps = min(job.segment_steps, job.steps)
+        step_bytes = facts.state_bytes + facts.values.size_bytes
+        drawn = judged_steps(self._parameters.audit_rules, steps, step_bytes)
+        return drawn, steps_detection_ppm(drawn, steps)
 
     def _auditors(self, tx: Transaction) -> tuple[_Panelist, ...]:
         """Devices that audits are drawn from now, read once a transaction."""

@@ -152,7 +152,8 @@ class SettlingUseCases(PayingUseCases):
         why = VoidReason.OUT_OF_ORDER if job.stateless else VoidReason.NOT_DURABLE
         self._void(tx, rest, why)
         if rest and job.stateless:
-            self._compensate(tx, job, rest)
+            self._owe_followers(tx, job, rest)
+            job = self._job(tx, job.job_id)
         if job.hold is not None:
             ledger.execute(tx, escrow.close_hold(job.job_id, job.buyer, job.hold))
         self._end_pay(tx, job.job_id)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from flopmarket.errors import Forbidden, InvalidInput, NotFound, QuotaExceeded
 from flopmarket.limits import MAX_COLLECTED_ARTIFACTS
 from flopmarket.trust.keys import KeyRole
+from flopmarket_coordinator.application import step_access
 from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.application.dispute_access import check_may_upload, may_read
 from flopmarket_coordinator.application.types import ArtifactInfo, Session
@@ -44,6 +45,10 @@ class ArtifactUseCases(UseCases):
             check_may_upload(tx, session, size_bytes, dispute_id)
             return
         lease = work.lease(tx, lease_id) if lease_id else None
+        if session.role is KeyRole.DEVICE and step_access.may_upload(
+            tx, session, size_bytes, lease_id
+        ):
+            return
         if (
             session.role is not KeyRole.DEVICE
             or lease is None
@@ -108,6 +113,7 @@ class ArtifactUseCases(UseCases):
         if size is not None and (
             work.may_read(tx, digest, session.account_id)
             or (lease_id and self._in_lease(tx, session, digest, lease_id))
+            or (lease_id and step_access.may_read(tx, session, digest, lease_id))
             or (job_id and self._in_job(tx, session, digest, job_id))
             or (dispute_id and may_read(tx, session, digest, dispute_id))
         ):

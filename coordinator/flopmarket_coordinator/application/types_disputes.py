@@ -34,6 +34,18 @@ class DisputeAsked:
     place: Place
     deadline_us: int
     work: LeaseOffered
+    lease_id: str = ""
+    """Under which the party committed; empty for the house."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptList:
+    """What a party kept of the segment when it ran: the secret behind its commitment, and the file
+    of its checksum list, itself or as the artifact that it was uploaded as."""
+
+    secret: Envelope
+    checksums: bytes
+    artifact: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,19 @@ class DisputeMove:
     envelope: Envelope
     payload: bytes
     payload_artifact: str
+    kept: KeptList | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlipClaim:
+    """What a party kept, beside what it is held to: an excuse that the house may check.
+
+    ``checkpoint_artifact`` is the end state as the party uploaded it, or empty.
+    """
+
+    commitment: Envelope
+    kept: KeptList
+    checkpoint_artifact: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +101,8 @@ class RefereeFinding:
     transcript_artifact: str = ""
     transcript_bytes: int = 0
     signatures: Mapping[Party, Signature] | None = None
+    notes: tuple[str, ...] = ()
+    """For the job's story."""
 
     @classmethod
     def undecided(cls, row: DisputeRow, reason: Reason, seen: str) -> RefereeFinding:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flopmarket.limits import DEFAULT_BOOK_LEVELS
 from flopmarket.market.proof import Proof
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.book.depth import AskLevel, BidLevel
 from flopmarket_coordinator.core.book.listing import OfferFilter as OfferFilter
 
@@ -46,6 +47,9 @@ class OfferView:
     updated_at_us: int = 0
     proof: Proof | None = None
     """What its device proved; None for an unproved one."""
+    modes: tuple[Mode, ...] = (Mode.EXACT,)
+    device_class: str = ""
+    """Hex of its class of devices; empty when it does not offer class mode."""
 
 
 @dataclass(frozen=True, slots=True)

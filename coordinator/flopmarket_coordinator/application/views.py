@@ -49,6 +49,8 @@ def job_view(tx: Transaction, job: JobRow, *, with_segments: bool) -> JobView:
         order=spec.order,
         deadline_us=job.deadline_us,
         verification=job.verification,
+        mode=job.mode,
+        device_class=job.device_class,
         surcharge_ppm=job.surcharge_ppm,
         surcharge_nano=job.surcharge_nano,
     )

@@ -11,11 +11,13 @@ from flopmarket.limits import MAX_OFFERS_PER_WORKER, MAX_RELEASE_DETAIL_LENGTH
 from flopmarket.market.offer import offer_from_terms, offer_id
 from flopmarket.market.price import PriceTerms, price, surcharge
 from flopmarket.trust.challenge import ChallengeRecord
+from flopmarket.trust.device_class import class_of
 from flopmarket.trust.documents import Commitment, LeaseAcceptance, OfferTerms
 from flopmarket.trust.encoding import decode, digest, encode
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import KeyRole
-from flopmarket_coordinator.application.benchmarking import BenchmarkingUseCases
+from flopmarket.trust.modes import Mode
+from flopmarket_coordinator.application.challenge_ends import ChallengeEndUseCases
 from flopmarket_coordinator.application.dispatching import revocation
 from flopmarket_coordinator.application.exchanging import ExchangingUseCases
 from flopmarket_coordinator.application.predicting import note_delivery
@@ -61,7 +63,7 @@ class _Refusal(Exception):
         self.message = message
 
 
-class WorkingUseCases(ExchangingUseCases, BenchmarkingUseCases):
+class WorkingUseCases(ExchangingUseCases, ChallengeEndUseCases):
     """Workers, as the coordinator hears them."""
 
     def worker_hello(self, tx: Transaction, session: Session, hello: Hello) -> Welcome:
@@ -103,7 +105,11 @@ class WorkingUseCases(ExchangingUseCases, BenchmarkingUseCases):
             self._parameters.heartbeat_ms,
             tuple(kept),
             tuple(refused),
-            (*again, *self._openings_asked(tx, session.key_id)),
+            (
+                *again,
+                *self._openings_asked(tx, session.key_id),
+                *self._steps_questions(tx, session.key_id),
+            ),
         )
 
     def offer_changed(
@@ -376,6 +382,9 @@ class WorkingUseCases(ExchangingUseCases, BenchmarkingUseCases):
                 "listed": True,
                 "updated_at_us": tx.now_us,
                 "audit_lot": self._chains.lot(session.key_id),
+                "exact": Mode.EXACT in terms.modes,
+                "device_class": (class_of(terms) or b"").hex(),
+                "card_fingerprint": terms.card_fingerprint.hex(),
             },
         )
         self._offer_listed(tx, listed_as, terms)

@@ -16,6 +16,10 @@ class AuditPurpose(StrEnum):
     """The right answer is known: the auditor is watched, not the worker."""
     DUAL = "dual"
     """The buyer pays for two owners."""
+    ARBITER = "arbiter"
+    """Two of a class of devices differ: this is one of those who are asked who is right."""
+    LOOK_BACK = "look-back"
+    """A fault of its worker was found, and its class is all who can look again."""
 
 
 class AuditPhase(StrEnum):
@@ -27,7 +31,20 @@ class AuditPhase(StrEnum):
     AUDITOR_OPENS = "auditor-opens"
     WORKER_OPENS = "worker-opens"
     DISPUTE = "dispute"
+    ARBITRATION = "arbitration"
     HOUSE = "house"
+    ENDED = "ended"
+
+
+class StepPhase(StrEnum):
+    """Where an audit of single steps is (:mod:`flopmarket.trust.step_audit`)."""
+
+    ROOTS = "roots"
+    """The worker is asked for the roots of all states."""
+    STATES = "states"
+    """Steps are drawn, and it is asked for the states before them."""
+    HOUSE = "house"
+    """The house runs the drawn steps."""
     ENDED = "ended"
 
 
@@ -40,3 +57,7 @@ class AuditEnd(StrEnum):
     """The house, or a dispute, found the worker right."""
     REFUTED = "REFUTED"
     """The house, or a dispute, found the worker wrong."""
+    UNDECIDED = "UNDECIDED"
+    """Nobody of the class could say who is right."""
+    SILENT = "SILENT"
+    """An arbiter took the work and did not answer."""

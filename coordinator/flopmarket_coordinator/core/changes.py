@@ -42,6 +42,14 @@ class KeyChanged(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionsEnded(Change):
+    """Tokens are worth nothing any more: one session of a key, or all where none is named."""
+
+    key_id: str
+    session_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseChanged(Change):
     """A lease was made, accepted, moved forward, or ended."""
 

@@ -19,6 +19,8 @@ class EventKind(StrEnum):
     COMMITTED = "committed"
     VERIFIED = "verified"
     REJECTED = "rejected"
+    VOIDED = "voided"
+    """A unit counts for nothing, and nobody is called wrong."""
     SLASHED = "slashed"
     ROLLED_BACK = "rolled-back"
     DISPUTED = "disputed"

@@ -2,6 +2,11 @@
 
 Like :mod:`core.escrow`: each group of transfers nets to zero in the clearing account, and their ids
 derive from what they are for.
+
+Buyer, worker, follower and auditor may be four accounts of one person. So money is told apart by
+whose it was. What a buyer paid for void work and the platform or the cheat's balances still have is
+the buyer's own and goes back. Of the rest of the stake at most a share leaves the platform, and the
+reserve pays nothing of its own: what is lacking then for honest followers, the buyer pays.
 """
 
 from __future__ import annotations
@@ -9,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flopmarket.market.money import Nano, part_of_nano
-from flopmarket.market.price import PARTS_PER_MILLION
+from flopmarket.market.money import Nano
 from flopmarket.trust.audit_policy import AuditRules, split_slash
-from flopmarket_coordinator.core.escrow import direct
+from flopmarket_coordinator.core.escrow import close_pending, direct
 from flopmarket_coordinator.core.ledger import (
     AUDIT,
     ESCROW,
@@ -21,65 +25,113 @@ from flopmarket_coordinator.core.ledger import (
     Balance,
     Purpose,
     Transfer,
+    TransferKind,
     account_of,
+    transfer_id,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Pay that an honest worker lost because it built on somebody else's wrong state."""
+    """Pay that a worker lost because it built on somebody else's wrong state.
+
+    ``checked``: somebody recomputed the work. Otherwise its pay is promised until the house has;
+    ``checkable`` says whether it can. Work that nobody can check is paid out of the stake alone.
+    """
 
     segment_id: int
     account_id: str
     amount_nano: Nano
+    checked: bool = True
+    checkable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """A claim and who pays it: what the stake does not cover, the buyer's hold does."""
+
+    claim: Claim
+    from_stake_nano: Nano
+    from_buyer_nano: Nano
+
+    @property
+    def promised(self) -> bool:
+        """Whether it waits for the house."""
+        return self.claim.checkable and not self.claim.checked
 
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """What a fault leaves owed, in the order in which it is paid.
+    """What a fault leaves owed.
 
-    ``bills_nano`` was paid for settled segments that are void now; ``fees_nano`` and
-    ``surcharges_nano`` of it went to the platform. ``checked`` is pay of others for void segments
-    that were verified, ``unchecked`` for those that nobody had looked at. ``wrong_nano`` is the
-    price of what was found wrong: the most that its buyer is paid beyond its own money.
+    The first five are what a buyer was billed for settled segments that are void now, by where it
+    went: fees; the account of audits (surcharges, debts for a cheat's audits); the reserve (pay
+    that was forfeited before); the cheat's stake; out of reach (paid to others, or spent).
+    ``wrong_nano`` is the price of what was found wrong: the most that its buyer is paid beyond.
     """
 
-    bills_nano: Nano = 0
     fees_nano: Nano = 0
-    surcharges_nano: Nano = 0
-    checked: tuple[Claim, ...] = ()
-    unchecked: tuple[Claim, ...] = ()
+    audits_nano: Nano = 0
+    reserve_nano: Nano = 0
+    own_nano: Nano = 0
+    gone_nano: Nano = 0
+    claims: tuple[Claim, ...] = ()
     wrong_nano: Nano = 0
+
+    @property
+    def bills_nano(self) -> Nano:
+        """All that was billed."""
+        platform = self.fees_nano + self.audits_nano + self.reserve_nano
+        return platform + self.own_nano + self.gone_nano
 
 
 @dataclass(frozen=True, slots=True)
 class Funds:
-    """What may be spent on a fault: the cheat's own, then the platform's."""
+    """What may be spent on a fault: the cheat's own, then the platform's.
+
+    ``unsure_nano`` of the cheat's is pay for segments that the house is still to look at: it may be
+    other buyers' own money, and waits for them in the reserve. ``buyer_nano`` is what the job's
+    hold can give to followers.
+    """
 
     held_nano: Nano = 0
     bond_nano: Nano = 0
+    unsure_nano: Nano = 0
     fee_nano: Nano = 0
     audit_nano: Nano = 0
     reserve_nano: Nano = 0
+    buyer_nano: Nano = 0
+
+    @property
+    def forfeited_nano(self) -> Nano:
+        """What the cheat loses."""
+        return self.held_nano + self.bond_nano
 
 
 @dataclass(frozen=True, slots=True)
 class Slash:
     """Transfers of a fault and their sums.
 
-    ``returned_nano`` is what the buyer had paid and has again, ``unreturned_nano`` and
-    ``unpaid_nano`` what even the reserve lacked for it and for honest workers; ``refund_nano`` is
-    what the buyer gets on top.
+    ``returned_nano`` is what the buyer had paid and has again, ``unreturned_nano`` what is lacking
+    of it; ``refund_nano`` is what the buyer gets on top. ``stake_nano`` is what was forfeited
+    beyond the buyer's own money and what may be other buyers'. ``covered`` are the claims: their
+    part of the stake is in the reserve, and :func:`claim_transfers` pays them.
     """
 
-    transfers: tuple[Transfer, ...]
+    transfers: tuple[Transfer, ...] = ()
     forfeited_nano: Nano = 0
+    stake_nano: Nano = 0
     returned_nano: Nano = 0
     unreturned_nano: Nano = 0
     refund_nano: Nano = 0
-    compensated_nano: Nano = 0
-    unpaid_nano: Nano = 0
     auditor_nano: Nano = 0
+    covered: tuple[Covered, ...] = ()
+    unpaid_nano: Nano = 0
+
+    @property
+    def charged_nano(self) -> Nano:
+        """What the buyer pays for honest work on the wrong state."""
+        return sum(item.from_buyer_nano for item in self.covered)
 
 
 def slash(
@@ -96,105 +148,119 @@ def slash(
 ) -> Slash:
     """Spend what a fault forfeits on what it leaves owed.
 
-    First the buyer gets its own money back, then others are paid for verified work that became
-    void: from the platform's parts of that money, the cheat, the reserve, in this order. Work that
-    nobody had verified is paid out of the forfeited money alone and with no more than the buyer's
-    share of it: with a friend's made-up segments a cheat could empty the reserve, or save its
-    stake. What is left is split as the rules say; without an ``auditor`` (an account) its part goes
-    to auditing. ``cause`` tells apart what may happen twice to one segment.
+    The buyer's own money goes back from where it is. Of the cheat's stake beyond it followers'
+    claims, money of the buyer's that is out of reach, damages and the finder's reward are paid as
+    far as :func:`split_slash` lets it leave; without an ``auditor`` (an account) its part goes to
+    auditing. The reserve keeps the rest. ``cause`` tells apart what may happen twice to a segment.
     """
     reference = f"segment {segment_id}" if segment_id else cause
     key = (cause, job_id, segment_id)
     available = account_of(buyer, Balance.AVAILABLE)
     transfers: list[Transfer] = []
-    left = _Purse(funds)
 
-    def move(
-        purpose: Purpose, debit: str, credit: str, amount: Nano, name: str, about: str
-    ) -> None:
+    def move(purpose: Purpose, debit: str, credit: str, amount: Nano, name: str = "") -> None:
         if amount:
             legs = (*key, name, debit, credit)
-            transfers.append(direct(purpose, legs, debit, credit, amount, job_id, about))
+            transfers.append(direct(purpose, legs, debit, credit, amount, job_id, reference))
 
-    move(Purpose.SLASH, account_of(cheat, Balance.HELD), ESCROW, funds.held_nano, "", reference)
-    move(Purpose.SLASH, account_of(cheat, Balance.BOND), ESCROW, funds.bond_nano, "", reference)
+    move(Purpose.SLASH, account_of(cheat, Balance.HELD), ESCROW, funds.held_nano)
+    move(Purpose.SLASH, account_of(cheat, Balance.BOND), ESCROW, funds.bond_nano)
     fees = min(owed.fees_nano, funds.fee_nano)
-    surcharges = min(owed.surcharges_nano, funds.audit_nano)
-    move(Purpose.RETURN, FEE, available, fees, "", reference)
-    move(Purpose.RETURN, AUDIT, available, surcharges, "", reference)
-    from_cheat, from_reserve = left.take(owed.bills_nano - fees - surcharges)
-    move(Purpose.RETURN, ESCROW, available, from_cheat, "", reference)
-    move(Purpose.RETURN, RESERVE, available, from_reserve, "", reference)
-    returned = fees + surcharges + from_cheat + from_reserve
-    compensated = 0
-    for number, claim in enumerate((*owed.checked, *owed.unchecked)):
-        if number == len(owed.checked):
-            left.keep_share(rules.refund_ppm)
-        credit = account_of(claim.account_id, Balance.AVAILABLE)
-        about = f"segment {claim.segment_id}"
-        from_cheat, from_reserve = left.take(claim.amount_nano)
-        move(Purpose.COMPENSATION, ESCROW, credit, from_cheat, about, about)
-        move(Purpose.COMPENSATION, RESERVE, credit, from_reserve, about, about)
-        compensated += from_cheat + from_reserve
-    shares = split_slash(rules, left.rest_nano, owed.wrong_nano)
+    audits = min(owed.audits_nano, funds.audit_nano)
+    platform = owed.fees_nano + owed.audits_nano + owed.reserve_nano
+    reserve = min(platform - fees - audits, funds.reserve_nano)
+    own = min(owed.own_nano, funds.forfeited_nano)
+    stake = max(funds.forfeited_nano - own - funds.unsure_nano, 0)
+    lacking = owed.bills_nano - fees - audits - reserve - own
+    claimed = sum(claim.amount_nano for claim in owed.claims)
+    shares = split_slash(rules, stake, owed.wrong_nano, claimed + lacking)
+    for_claims = min(claimed, shares.owed_nano)
+    more = shares.owed_nano - for_claims
+    move(Purpose.RETURN, FEE, available, fees)
+    move(Purpose.RETURN, AUDIT, available, audits)
+    move(Purpose.RETURN, RESERVE, available, reserve)
+    move(Purpose.RETURN, ESCROW, available, own + more)
+    move(Purpose.REFUND, ESCROW, available, shares.refund_nano, "refund")
     finder = account_of(auditor, Balance.AVAILABLE) if auditor else AUDIT
-    move(Purpose.REFUND, ESCROW, available, shares.refund_nano, "refund", reference)
-    move(Purpose.SLASH, ESCROW, finder, shares.auditor_nano, "auditor", reference)
-    move(Purpose.SLASH, ESCROW, RESERVE, shares.reserve_nano, "reserve", reference)
-    claimed = sum(claim.amount_nano for claim in (*owed.checked, *owed.unchecked))
+    move(Purpose.SLASH, ESCROW, finder, shares.auditor_nano, "auditor")
+    kept = funds.forfeited_nano - own - more - shares.refund_nano - shares.auditor_nano
+    move(Purpose.SLASH, ESCROW, RESERVE, kept, "reserve")
+    covered = cover(owed.claims, for_claims, funds.buyer_nano)
     return Slash(
         tuple(transfers),
-        forfeited_nano=funds.held_nano + funds.bond_nano,
-        returned_nano=returned,
-        unreturned_nano=owed.bills_nano - returned,
+        forfeited_nano=funds.forfeited_nano,
+        stake_nano=stake,
+        returned_nano=owed.bills_nano - lacking + more,
+        unreturned_nano=lacking - more,
         refund_nano=shares.refund_nano,
-        compensated_nano=compensated,
-        unpaid_nano=claimed - compensated,
         auditor_nano=shares.auditor_nano,
+        covered=covered,
+        unpaid_nano=claimed - sum(it.from_stake_nano + it.from_buyer_nano for it in covered),
     )
 
 
-class _Purse:
-    """Forfeited money and the reserve, while they are spent."""
-
-    def __init__(self, funds: Funds) -> None:
-        self._cheat = funds.held_nano + funds.bond_nano
-        self._reserve = funds.reserve_nano
-        self._kept = 0
-
-    @property
-    def rest_nano(self) -> Nano:
-        """Forfeited money that nothing took."""
-        return self._cheat + self._kept
-
-    def take(self, amount_nano: Nano) -> tuple[Nano, Nano]:
-        """``(forfeited, reserve)`` for an amount; less than it when both lack."""
-        from_cheat = min(amount_nano, self._cheat)
-        from_reserve = min(amount_nano - from_cheat, self._reserve)
-        self._cheat -= from_cheat
-        self._reserve -= from_reserve
-        return from_cheat, from_reserve
-
-    def keep_share(self, share_ppm: int) -> None:
-        """From now on only this share of the forfeited money may go, and nothing of the reserve."""
-        share = part_of_nano(self._cheat, share_ppm, PARTS_PER_MILLION, "share")
-        self._kept = self._cheat - share
-        self._cheat, self._reserve = share, 0
+# --- followers ------------------------------------------------------------------------------------
 
 
-def compensate(job_id: str, reserve_nano: Nano, claims: Sequence[Claim]) -> Slash:
-    """Pay honest workers out of the reserve alone, as far as it goes."""
-    transfers: list[Transfer] = []
-    left, unpaid = reserve_nano, 0
+def cover(claims: Sequence[Claim], stake_nano: Nano, buyer_nano: Nano) -> tuple[Covered, ...]:
+    """Who pays each claim: the stake in the order of the claims, then the buyer."""
+    covered = []
     for claim in claims:
-        amount = min(claim.amount_nano, left)
-        left -= amount
-        unpaid += claim.amount_nano - amount
-        if amount:
-            credit = account_of(claim.account_id, Balance.AVAILABLE)
-            key = (job_id, claim.segment_id)
-            reference = f"segment {claim.segment_id}"
-            transfers.append(
-                direct(Purpose.COMPENSATION, key, RESERVE, credit, amount, job_id, reference)
+        from_stake = min(claim.amount_nano, stake_nano)
+        rest = claim.amount_nano - from_stake
+        known = claim.checked or claim.checkable
+        from_buyer = min(rest, buyer_nano) if known else 0
+        stake_nano -= from_stake
+        buyer_nano -= from_buyer
+        covered.append(Covered(claim, from_stake, from_buyer))
+    return tuple(covered)
+
+
+def claim_transfers(job_id: str, buyer: str, covered: Sequence[Covered]) -> tuple[Transfer, ...]:
+    """Pay claims, or promise them by pending transfers."""
+    transfers = []
+    for item in covered:
+        claim = item.claim
+        kind = TransferKind.PENDING if item.promised else TransferKind.DIRECT
+        sources = (
+            (RESERVE, item.from_stake_nano),
+            (account_of(buyer, Balance.AVAILABLE), item.from_buyer_nano),
+        )
+        transfers += [
+            Transfer(
+                claim_id(claim.segment_id, source),
+                kind,
+                source,
+                account_of(claim.account_id, Balance.AVAILABLE),
+                amount,
+                Purpose.COMPENSATION,
+                job_id,
+                f"segment {claim.segment_id}",
             )
-    return Slash(tuple(transfers), compensated_nano=reserve_nano - left, unpaid_nano=unpaid)
+            for source, amount in sources
+            if amount
+        ]
+    return tuple(transfers)
+
+
+def claim_id(segment_id: int, source: str) -> str:
+    """Id of the transfer that pays, or promises, a claim out of ``source``."""
+    return transfer_id("claim", segment_id, source)
+
+
+def claim_ids(segment_id: int, buyer: str) -> tuple[str, str]:
+    """Ids of what may be promised for a segment: out of the reserve, and out of the hold."""
+    available = account_of(buyer, Balance.AVAILABLE)
+    return claim_id(segment_id, RESERVE), claim_id(segment_id, available)
+
+
+def end_promise(promised: Sequence[Transfer], *, stake: bool, buyer: bool) -> tuple[Transfer, ...]:
+    """Pay or free what was promised: the part of the ``stake``, and that of the ``buyer``."""
+    return tuple(
+        close_pending(
+            item,
+            paid=stake if item.debit == RESERVE else buyer,
+            reference=item.reference,
+        )
+        for item in promised
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from flopmarket_coordinator.core.ledger import (
     ESCROW,
     FEE,
+    RESERVE,
     UNBOUNDED_ACCOUNTS,
     LedgerConflict,
     Purpose,
@@ -112,7 +113,8 @@ class Snapshot:
     """Everything, at one instant. ``balances`` are cached ``(balance, reserved)``.
 
     ``overdrafts`` are how far below zero accounts may go, where that is not 0; ``withdrawals`` the
-    pending transfers that undecided withdrawals hold, ``audit_pay`` those promised to auditors.
+    pending transfers that undecided withdrawals hold, ``audit_pay`` those promised to auditors,
+    ``claims`` those promised to workers whose void segments the house is to look at.
     """
 
     transfers: Sequence[Transfer]
@@ -123,10 +125,19 @@ class Snapshot:
     overdrafts: Mapping[str, int] = field(default_factory=dict)
     withdrawals: frozenset[str] = frozenset()
     audit_pay: frozenset[str] = frozenset()
+    claims: frozenset[str] = frozenset()
 
 
 _LEGS = (Purpose.PAY, Purpose.BOND, Purpose.SURCHARGE, Purpose.AUDIT, Purpose.FORFEIT)
 """What leaves the clearing account when a segment is settled, its fee apart."""
+
+_CHARGES = {
+    TransferKind.DIRECT: 1,
+    TransferKind.PENDING: 1,
+    TransferKind.VOID: -1,
+    TransferKind.POST: 0,
+}
+"""What a transfer of each kind adds to what is paid or promised."""
 
 Rule = Callable[[Snapshot], Iterator[tuple[str, str]]]
 
@@ -202,7 +213,7 @@ def _holds_resolve_once(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         if transfer.kind is not TransferKind.PENDING:
             continue
         times = resolved[transfer.transfer_id]
-        open_ids = (open_holds, snapshot.withdrawals, snapshot.audit_pay)
+        open_ids = (open_holds, snapshot.withdrawals, snapshot.audit_pay, snapshot.claims)
         expected = 0 if any(transfer.transfer_id in ids for ids in open_ids) else 1
         if times != expected:
             yield transfer.transfer_id, f"resolved {times} times, {expected} expected"
@@ -243,7 +254,7 @@ def _billed_is_settled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
             undone_fees[segment.job_id] += segment.fee_nano
             undone_surcharges[segment.job_id] += segment.surcharge_nano
     for transfer in snapshot.transfers:
-        if transfer.kind is TransferKind.POST:
+        if transfer.kind is TransferKind.POST and transfer.purpose is not Purpose.COMPENSATION:
             posted[transfer.job_id] += transfer.amount_nano
             fees[transfer.job_id] += transfer.amount_nano if transfer.credit == ESCROW else 0
         if transfer.debit == ESCROW and transfer.purpose in _LEGS:
@@ -265,16 +276,20 @@ def _billed_is_settled(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
 
 
 def _money_came_back(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-    """Buyers have what they paid for undone segments, but for what is recorded as lacking."""
+    """Buyers have what they paid for undone segments, but for what is recorded as lacking; so is
+    what they pay to workers of segments that fell."""
     undone: Counter[str] = Counter()
     returned: Counter[str] = Counter()
+    charged: Counter[str] = Counter()
     for segment in snapshot.segments:
         undone[segment.job_id] += segment.bill_nano if segment.undone else 0
     for transfer in snapshot.transfers:
         if transfer.purpose is Purpose.RETURN:
             returned[transfer.job_id] += transfer.amount_nano
+        if transfer.purpose is Purpose.COMPENSATION and transfer.debit != RESERVE:
+            charged[transfer.job_id] += _CHARGES[transfer.kind] * transfer.amount_nano
     for job in snapshot.jobs:
-        name, lacking = job.job_id, job.unreturned_nano
+        name, lacking = job.job_id, job.unreturned_nano - charged[job.job_id]
         sums = (returned[name], undone[name] - lacking)
         if lacking < 0 or sums != (job.returned_nano, job.returned_nano):
             yield name, f"returned {job.returned_nano}, transfers and void segments say {sums}"

@@ -74,7 +74,8 @@ SEGMENT_TRANSITIONS: Mapping[SegmentState, frozenset[SegmentState]] = MappingPro
         # A fault found late: what was paid is given back.
         SegmentState.SETTLED: frozenset({SegmentState.REJECTED, SegmentState.VOID}),
         SegmentState.REJECTED: frozenset(),
-        SegmentState.VOID: frozenset(),
+        # Built on a wrong state, and wrong even from there.
+        SegmentState.VOID: frozenset({SegmentState.REJECTED}),
     }
 )
 LEASE_TRANSITIONS: Mapping[LeaseState, frozenset[LeaseState]] = MappingProxyType(

@@ -23,6 +23,7 @@ from flopmarket.market.order import (
 from flopmarket.market.predict import PICOSECONDS_PER_SECOND, JobWork, NoRate
 from flopmarket.market.price import PICOSECONDS_PER_HOUR, PriceTerms, price_bound
 from flopmarket.market.reasons import Reason
+from flopmarket.trust.modes import Mode
 
 __all__ = [
     "Assignment",
@@ -62,6 +63,8 @@ class Candidate:
     banned: bool
     proved: bool = True
     """Whether its device proved what it can, where that is asked for."""
+    class_accounts: frozenset[str] = frozenset()
+    """Accounts, its own among them, that list a device of its class whose key may act."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,9 @@ class Demand:
     peak_memory_bytes: int
     work: JobWork
     constraints: Constraints = field(default_factory=Constraints)
+    mode: Mode = Mode.EXACT
+    device_class: str = ""
+    """In class mode the class it is bound to, as hex; empty while it may still be any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,10 @@ def could_run(demand: Demand, offer: Offer) -> Reason | PriceTerms:
     """Price terms of the program on this device, or why it could never run it."""
     if offer.profile != demand.profile:
         return Reason.PROFILE
+    if demand.mode not in offer.modes:
+        return Reason.MODE_NOT_OFFERED
+    if demand.device_class and offer.device_class != demand.device_class:
+        return Reason.CLASS_DIFFERS
     if offer.memory_bytes < demand.peak_memory_bytes:
         return Reason.MEMORY
     if offer.account_id == demand.buyer:
@@ -155,6 +165,8 @@ def quotable(demand: Demand, candidate: Candidate, steps: int) -> Reason | Price
         return Reason.OFFLINE
     if not candidate.proved:
         return Reason.UNPROVED
+    if _alone(demand, candidate):
+        return Reason.CLASS_ALONE
     try:
         price_bound(terms, steps)
     except MoneyError:
@@ -175,6 +187,8 @@ def leasable(work: OpenWork, candidate: Candidate, now_us: int) -> Reason | Pric
         return Reason.OFFLINE
     if not candidate.proved:
         return Reason.UNPROVED
+    if _alone(work.demand, candidate):
+        return Reason.CLASS_ALONE
     if candidate.busy:
         return Reason.BUSY
     if candidate.offer.offer_id in work.avoid:
@@ -182,6 +196,13 @@ def leasable(work: OpenWork, candidate: Candidate, now_us: int) -> Reason | Pric
     if step_costs_more(terms, money_cap(work)):
         return Reason.MAX_PRICE
     return terms
+
+
+def _alone(demand: Demand, candidate: Candidate) -> bool:
+    """Whether nobody could audit the work: in class mode only further accounts of the class can."""
+    if demand.mode is not Mode.CLASS:
+        return False
+    return not candidate.class_accounts - {candidate.offer.account_id, demand.buyer}
 
 
 def step_costs_more(terms: PriceTerms, most_nano: Nano) -> bool:

@@ -16,6 +16,12 @@ class StrikeKind(StrEnum):
     """It took an audit and did not answer, or did not open its answer."""
     AUDITOR_WRONG = "auditor-wrong"
     """It answered an audit, and the house found otherwise."""
+    TOLERANCE_OUTSIDE = "tolerance-outside"
+    """Its values differ more from FX1 than an honest device's were ever seen to."""
+    CLASS_UNDECIDED = "class-undecided"
+    """It was one of two of a class that differ, and the class could not say who is right."""
+    BENCHMARK_WRONG = "benchmark-wrong"
+    """It answered a benchmark challenge with something else than what it was to compute."""
 
 
 class AuditPayState(StrEnum):

@@ -147,6 +147,19 @@ def refused(standing: Standing, reason: str, detail: str, now_us: int) -> Standi
     return replace(_tried(standing, reason, detail, now_us), proved_at_us=0)
 
 
+def quarantined(standing: Standing, why: str, until_us: int) -> Standing:
+    """While a device is in quarantine, and until it passes a challenge afterwards: that comes at
+    the end, or later for one that failed."""
+    next_try_us = max(standing.next_try_us, until_us) if standing.failures else until_us
+    return replace(
+        standing,
+        proved_at_us=0,
+        reason="DEVICE_QUARANTINED",
+        detail=why[:256],
+        next_try_us=next_try_us,
+    )
+
+
 def void(standing: Standing, reason: str, detail: str, now_us: int) -> Standing:
     """After a challenge that showed nothing."""
     tried = _tried(standing, reason, detail, now_us)

@@ -18,6 +18,14 @@ class VerdictCode(StrEnum):
     CHECKPOINT_FILE_DIFFERS = "CHECKPOINT_FILE_DIFFERS"
     """The committed root is right and the uploaded file holds something else."""
     OUTPUTS_FILE_DIFFERS = "OUTPUTS_FILE_DIFFERS"
+    STEPS_EQUAL = "STEPS_EQUAL"
+    """The steps that were drawn from it lead where its worker signed that they do."""
+    STEP_DIFFERS = "STEP_DIFFERS"
+    """One of them does not: the worker's own list says otherwise than a step from its state."""
+    TOLERANCE_FAULT = "TOLERANCE_FAULT"
+    """A value of a drawn step is beyond anything that rounding gives from its own operands."""
+    CLASS_OUTVOTED = "CLASS_OUTVOTED"
+    """Three accounts of a class of devices, or one of the house, found what this one did not."""
 
 
 class VoidReason(StrEnum):
@@ -29,6 +37,20 @@ class VoidReason(StrEnum):
     JOB_ENDED = "JOB_ENDED"
     WORKER_SILENT = "WORKER_SILENT"
     """The worker did not open its commitment in time: the work stands and is not paid."""
+    STEPS_UNANSWERED = "STEPS_UNANSWERED"
+    """The worker did not answer for the steps that were drawn: nobody can say that it is right."""
+    TOLERANCE_OUTSIDE = "TOLERANCE_OUTSIDE"
+    """Values of a drawn step differ more than honest devices do, and not provably by cheating."""
+    CLASS_UNDECIDED = "CLASS_UNDECIDED"
+    """Devices of one class differ, or none could look, and nobody can say who is right."""
+    BUILT_ON_VOID = "BUILT_ON_VOID"
+    """It starts from a state that counts for nothing, though nobody is called wrong."""
+
+
+GOES_ELSEWHERE = frozenset(
+    {VoidReason.CLASS_UNDECIDED, VoidReason.STEPS_UNANSWERED, VoidReason.TOLERANCE_OUTSIDE}
+)
+"""Reasons for which a device gets no more of the job in which it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +71,10 @@ class Recomputed:
     outputs_root: bytes
     outputs_artifact_root: bytes | None
     checkpoint_artifact_root: bytes | None
+
+
+ACCEPTING = frozenset({VerdictCode.EQUAL, VerdictCode.STEPS_EQUAL})
+"""Codes of verdicts that accept a segment."""
 
 
 def judge(claimed: Claimed, found: Recomputed) -> VerdictCode:

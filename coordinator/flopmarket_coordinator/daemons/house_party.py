@@ -14,10 +14,11 @@ import shutil
 from pathlib import Path
 
 from flopmarket.errors import FlopmarketError
-from flopmarket.jobs.host import Engine
+from flopmarket.jobs.host import Engine, FlipFinder
 from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
-from flopmarket.jobs.questions import TraceQuestion, TraceStart
+from flopmarket.jobs.questions import Flip, FlipQuestion, TraceQuestion, TraceStart
 from flopmarket.limits import MAX_INLINE_DISPUTE_BYTES
+from flopmarket.trust.dispute_documents import Party
 from flopmarket.trust.dispute_port import Place
 from flopmarket.trust.transcript import payload_digest
 from flopmarket_coordinator.application.types_disputes import DisputeAsked
@@ -33,6 +34,7 @@ _FAILURE_PAUSE_SECONDS = 2.0
 _LIST_FILE = "list.bin"
 _TILE_FILE = "tile.bin"
 _STATE_FILE = "state.safetensors"
+_KEPT_FILE = "kept.bin"
 
 
 class HouseParty:
@@ -75,6 +77,39 @@ class HouseParty:
             path.write_bytes(tile)
             try:
                 return b"".join(await engine.trace_end(place, path))
+            except BaseException:
+                await self._close()
+                raise
+
+    async def find_flip(
+        self, row: DisputeRow, spec: bytes, party: Party, kept: bytes, end_artifact: str
+    ) -> Flip | None:
+        """The flip after which honest work comes to all that a party kept and committed to."""
+        async with self._turn:
+            job = await self._backend.query(
+                lambda tx: self._backend.application.dispute_files(tx, row)
+            )
+            self._dispute_id = ""
+            state = await asyncio.to_thread(self._place, job, row.replay_artifact)
+            if self._engine is None:
+                self._engine = await self._start_engine()
+            if state is None or not isinstance(self._engine, FlipFinder):
+                return None
+            path, opening = self._folder / _KEPT_FILE, row.question
+            await asyncio.to_thread(path.write_bytes, kept)
+            claim = opening.claim(party)
+            asked = FlipQuestion(
+                state,
+                row.replay_step,
+                opening.first_step,
+                opening.steps,
+                path,
+                self._backend.artifacts.path(end_artifact) if end_artifact else None,
+                claim.state_root_after,
+                claim.outputs_root,
+            )
+            try:
+                return await self._engine.find_flip(self._folder, spec, asked)
             except BaseException:
                 await self._close()
                 raise

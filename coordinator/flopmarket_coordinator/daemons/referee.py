@@ -41,6 +41,7 @@ from flopmarket_coordinator.application.types_disputes import (
     RefereeTask,
 )
 from flopmarket_coordinator.backend import Backend
+from flopmarket_coordinator.daemons.excusing import FindsFlips, excused
 from flopmarket_coordinator.rpc import convert_disputes
 from flopmarket_coordinator.store.disputes import DisputeRow, EventRow
 from flopmarket_coordinator.store.engine import Transaction
@@ -51,7 +52,7 @@ _POLL_SECONDS = 1.0
 _FAILURE_PAUSE_SECONDS = 1.0
 
 
-class Follows(Protocol):
+class Follows(FindsFlips, Protocol):
     """Port: whether a wrong tile was followed by honest work (the house's engine answers)."""
 
     async def follows(self, row: DisputeRow, spec: bytes, place: Place, tile: bytes) -> bytes:
@@ -171,7 +172,8 @@ class Referee:
         self, task: RefereeTask, finding: RefereeFinding, data: bytes
     ) -> RefereeFinding:
         """A finding with its transcript stored and its faults described."""
-        if finding.verdict is None:
+        verdict = finding.verdict
+        if verdict is None:
             return finding
         if data:
             name = hashlib.sha256(data).hexdigest()
@@ -183,7 +185,11 @@ class Referee:
             tiles = await asyncio.to_thread(wrong_tiles, played.recorder.dispute, played.problem)
             for party, tile in tiles.items():
                 signatures[party] = await self._signature(task, played, party, tile)
-        return replace(finding, signatures=signatures)
+        notes: tuple[str, ...] = ()
+        if not signatures and self._engine is not None:
+            backend, engine = self._backend, self._engine
+            signatures, notes = await excused(backend, engine, task.row, task.spec, verdict)
+        return replace(finding, signatures=signatures, notes=notes)
 
     async def _signature(
         self, task: RefereeTask, played: _Played, party: Party, tile: WrongTile

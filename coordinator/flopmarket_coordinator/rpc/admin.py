@@ -12,6 +12,7 @@ from flopmarket_coordinator.application.administration import Status, parameter_
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.rpc import convert
 from flopmarket_coordinator.rpc.interceptors import caller
+from flopmarket_coordinator.store.account_invitations import AccountInvitationRow
 from flopmarket_coordinator.store.decisions import Decision
 
 
@@ -50,6 +51,30 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         session, application = caller(), self._backend.application
         status = await self._backend.query(lambda tx: application.status(tx, session))
         return _status(status, self._version)
+
+    async def ListAccountInvitations(
+        self, request: admin_pb2.ListAccountInvitationsRequest, context: Any
+    ) -> admin_pb2.ListAccountInvitationsResponse:
+        session, application = caller(), self._backend.application
+        now_us = self._backend.clock_us()
+        found = await self._backend.query(
+            lambda tx: application.list_account_invitations(tx, session)
+        )
+        return admin_pb2.ListAccountInvitationsResponse(
+            invitations=[_invitation(row, now_us) for row in found]
+        )
+
+
+def _invitation(row: AccountInvitationRow, now_us: int) -> admin_pb2.AccountInvitation:
+    return admin_pb2.AccountInvitation(
+        invitation_id=row.invitation_id,
+        reason=row.reason,
+        state=row.state(now_us),
+        created_at_us=row.created_at_us,
+        expires_at_us=row.expires_at_us,
+        account_id=row.account_id,
+        operator_key_id=row.operator_key_id,
+    )
 
 
 def _decision(item: Decision) -> admin_pb2.Decision:

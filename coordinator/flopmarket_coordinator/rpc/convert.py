@@ -18,6 +18,7 @@ from flopmarket.limits import (
     MAX_REASON_CHARACTERS,
     MAX_REQUEST_TEXT_CHARACTERS,
 )
+from flopmarket.trust.encoding import DIGEST_BYTES
 from flopmarket.v1 import common_pb2, job_pb2, ledger_pb2, worker_pb2
 from flopmarket.wire import envelope_from_proto, envelope_to_proto, order_to_proto
 from flopmarket_coordinator.application.types import (
@@ -32,10 +33,12 @@ from flopmarket_coordinator.application.types import (
     Progress,
     SegmentOpening,
     SegmentView,
+    StepsAsked,
     Welcome,
 )
 from flopmarket_coordinator.application.types_money import TransferView
 from flopmarket_coordinator.core.lifecycle import JobState
+from flopmarket_coordinator.rpc import convert_steps
 
 _JOB_STATES = {
     JobState.QUEUED: job_pb2.Job.STATE_QUEUED,
@@ -59,6 +62,16 @@ def text_of(value: str, name: str, limit: int = MAX_REQUEST_TEXT_CHARACTERS) -> 
     if "\0" in value:  # no database row of PostgreSQL holds it
         raise InvalidInput(f"{name} has a zero byte", code="TEXT_ZERO_BYTE")
     return value
+
+
+def class_of(value: bytes) -> str:
+    """A class of devices as hex, "" for none; InvalidInput ``JOB_CLASS`` for another length."""
+    if len(value) not in (0, DIGEST_BYTES):
+        raise InvalidInput(
+            f"a class of devices is named by {DIGEST_BYTES} bytes, not {len(value)}",
+            code="JOB_CLASS",
+        )
+    return value.hex()
 
 
 def page_size_of(value: int) -> int:
@@ -148,6 +161,8 @@ def job(view: JobView) -> job_pb2.Job:
         verification=view.verification,
         surcharge_ppm=view.surcharge_ppm,
         surcharge=money(view.surcharge_nano),
+        mode=view.mode.value,
+        class_digest=bytes.fromhex(view.device_class),
     )
 
 
@@ -176,6 +191,8 @@ def instruction(value: Instruction) -> worker_pb2.SessionResponse:
     if isinstance(value, OpeningAsked):
         asked = worker_pb2.OpeningAsked(lease_id=value.lease_id, segment_index=value.segment_index)
         return worker_pb2.SessionResponse(opening_asked=asked)
+    if isinstance(value, StepsAsked):
+        return convert_steps.asked(value, instruction(value.work).lease_offered)
     if not isinstance(value, LeaseOffered):
         revoked = worker_pb2.LeaseRevoked(
             lease_id=value.lease_id, fence=value.fence, reason=value.reason, detail=value.detail

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from flopmarket.trust.arbitration_records import Arbitrated
 from flopmarket.trust.audit_answers import AuditorAnswer
+from flopmarket.trust.cross_draws import CrossDraw
 from flopmarket.trust.envelope import Envelope
-from flopmarket.v1 import common_pb2, job_pb2
+from flopmarket.trust.step_records import StepsDrawn
+from flopmarket.v1 import audit_pb2, common_pb2, job_pb2
 from flopmarket.wire import envelope_to_proto
+from flopmarket_coordinator.application.publishing import CanaryPage
 from flopmarket_coordinator.application.types import AuditsPage
 
 
@@ -34,6 +38,9 @@ def audits_page(page: AuditsPage) -> job_pb2.ListAuditsResponse:
                 verdict=_envelope(item.verdict),
                 answer=None if item.answer is None else _answer(item.answer),
                 worker_account_id=item.worker_account,
+                cross=None if item.cross is None else _cross(item.cross),
+                arbitration=None if item.arbitration is None else _arbitration(item.arbitration),
+                steps=None if item.steps is None else _steps(item.steps),
             )
             for lease_id, item in page.segments
         ],
@@ -48,6 +55,53 @@ def _answer(answer: AuditorAnswer) -> job_pb2.AuditorAnswer:
         commitment=_envelope(answer.commitment),
         opening=_envelope(answer.opening),
         worker_opening=_envelope(answer.worker_opening),
+    )
+
+
+def _steps(steps: StepsDrawn) -> job_pb2.StepsDrawn:
+    return job_pb2.StepsDrawn(
+        number=steps.number,
+        value=steps.value,
+        claim=_envelope(steps.claim),
+        answer=_envelope(steps.answer),
+    )
+
+
+def _arbitration(found: Arbitrated) -> job_pb2.ClassArbitration:
+    return job_pb2.ClassArbitration(
+        outcome=found.outcome,
+        auditor=_answer(found.auditor),
+        arbiters=[_answer(answer) for answer in found.arbiters],
+        house_account_ids=found.house_accounts,
+    )
+
+
+def _cross(cross: CrossDraw) -> job_pb2.CrossDraw:
+    return job_pb2.CrossDraw(
+        record=cross.record,
+        answer=_envelope(cross.answer),
+        auditor_public_key=cross.auditor_key,
+        outcome=cross.outcome,
+    )
+
+
+def canary_page(page: CanaryPage) -> audit_pb2.GetCanaryDayResponse:
+    """A page of a day's canaries."""
+    return audit_pb2.GetCanaryDayResponse(
+        day=page.day.day,
+        terms=_envelope(page.day.terms),
+        over=page.day.over,
+        draws=[
+            audit_pb2.CanaryDraw(
+                record=item.record,
+                known=item.known,
+                outcome=item.outcome,
+                answer=_envelope(item.answer),
+                auditor_public_key=item.auditor_key,
+            )
+            for item in page.day.draws
+        ],
+        next_page_token=page.next_page_token,
     )
 
 

@@ -10,6 +10,7 @@ from flopmarket_coordinator.application.types_disputes import (
     DisputeMove,
     DisputePage,
     DisputeView,
+    KeptList,
 )
 from flopmarket_coordinator.rpc import convert
 
@@ -26,6 +27,7 @@ def asked(value: DisputeAsked) -> worker_pb2.SessionResponse:
         tile=value.place.tile,
         deadline_us=value.deadline_us,
         work=convert.instruction(value.work).lease_offered,
+        lease_id=value.lease_id,
     )
     return worker_pb2.SessionResponse(dispute_asked=message)
 
@@ -37,7 +39,16 @@ def move_of(message: worker_pb2.DisputeMoved) -> DisputeMove:
         envelope_from_proto(message.move),
         message.payload,
         convert.text_of(message.payload_artifact, "payload_artifact"),
+        _kept(message),
     )
+
+
+def _kept(message: worker_pb2.DisputeMoved) -> KeptList | None:
+    """What a party kept of its segment; None when it says nothing of that."""
+    if not message.HasField("secret"):
+        return None
+    artifact = convert.text_of(message.checksums_artifact, "checksums_artifact")
+    return KeptList(envelope_from_proto(message.secret), message.checksums, artifact)
 
 
 def dispute(view: DisputeView) -> dispute_pb2.Dispute:

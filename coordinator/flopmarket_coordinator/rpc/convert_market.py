@@ -130,6 +130,8 @@ def _offer(view: OfferView) -> market_pb2.Offer:
         prices=[price for name in WORK_CLASSES if (price := _class_price(view, name)) is not None],
         flops_per_card_dollar=view.flops_per_card_dollar,
         updated_at_us=view.updated_at_us,
+        modes=[mode.value for mode in view.modes],
+        class_digest=bytes.fromhex(view.device_class),
     )
     if view.proof is not None:
         message.proved_at_us = view.proof.proved_at_us

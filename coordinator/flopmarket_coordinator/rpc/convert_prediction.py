@@ -5,7 +5,7 @@ from __future__ import annotations
 from flopmarket.market.accuracy import Accuracy
 from flopmarket.market.predict import PICOSECONDS_PER_SECOND
 from flopmarket.market.price import PARTS_PER_MILLION
-from flopmarket.market.quote import Quote, QuotedLevel, QuotedOffer
+from flopmarket.market.quote import Quote, QuotedClass, QuotedLevel, QuotedOffer
 from flopmarket.v1 import common_pb2, job_pb2, market_pb2
 from flopmarket_coordinator.application.types import AccuracyReport
 from flopmarket_coordinator.rpc.convert import money
@@ -52,6 +52,9 @@ def quote(value: Quote, without_offers: str) -> job_pb2.QuoteJobResponse:
         spread_segments=value.spread_segments,
         without_offers=without_offers,
         levels=[_level(item) for item in value.levels],
+        mode=value.mode.value,
+        class_digest=bytes.fromhex(value.device_class),
+        classes=[_class(item) for item in value.classes],
     )
 
 
@@ -76,6 +79,20 @@ def _level(item: QuotedLevel) -> job_pb2.QuotedLevel:
         detected_one_ppm=terms.detected_one_ppm,
         detected_ten_ppm=terms.detected_ten_ppm,
         detected_all_ppm=terms.detected_all_ppm,
+    )
+
+
+def _class(item: QuotedClass) -> job_pb2.QuotedClass:
+    return job_pb2.QuotedClass(
+        class_digest=bytes.fromhex(item.device_class),
+        device_name=item.device_name,
+        driver=item.driver,
+        devices=item.devices,
+        other_accounts=item.other_accounts,
+        expected=money(item.expected_nano),
+        ceiling=money(item.ceiling_nano),
+        convicted_ppm=item.convicted_ppm,
+        outvoted_ppm=item.outvoted_ppm,
     )
 
 

@@ -47,8 +47,12 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         self, request: identity_pb2.RegisterRequest, context: Any
     ) -> identity_pb2.RegisterResponse:
         registration = envelope_from_proto(request.registration)
+        invited = request.HasField("admission")
+        admission = envelope_from_proto(request.admission) if invited else None
         application = self._backend.application
-        account_id = await self._backend.command(lambda tx: application.register(tx, registration))
+        account_id = await self._backend.command(
+            lambda tx: application.register(tx, registration, admission)
+        )
         return identity_pb2.RegisterResponse(account_id=account_id)
 
     async def GrantDevice(

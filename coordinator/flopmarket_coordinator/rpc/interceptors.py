@@ -24,9 +24,12 @@ from flopmarket.limits import MAX_TOKEN_CHARACTERS, MAX_UNARY_SECONDS
 from flopmarket.trust.tls import client_key_id
 from flopmarket_coordinator.application.types import Session
 from flopmarket_coordinator.rpc.errors import incident_status, status_of, to_grpc
+from flopmarket_coordinator.rpc.open_streams import OpenStreams
 from flopmarket_coordinator.rpc.rates import ConcurrencyLimiter, RateLimiter
 
 PACKAGE = "flopmarket.v1"
+TRANSFERS = f"/{PACKAGE}.ArtifactService/"
+WORKER_STREAM = f"/{PACKAGE}.WorkerService/Session"
 OPEN_METHODS = frozenset(
     {
         f"/{PACKAGE}.IdentityService/GetCoordinator",
@@ -48,6 +51,7 @@ OPEN_METHODS = frozenset(
 )
 OPEN_SERVICES = (
     f"/{PACKAGE}.MarketService/",
+    f"/{PACKAGE}.AuditService/",
     "/grpc.health.v1.Health/",
     "/grpc.reflection.v1alpha.ServerReflection/",
 )
@@ -131,6 +135,8 @@ class Gate:
     """Seconds, monotonic."""
     ended: Callable[[EndedCall], None]
     """Hears of every call when it is over; must not wait."""
+    streams: OpenStreams
+    """Those that end with their sessions."""
     certified: tuple[str, ...] = ()
     """Beginnings of methods that take a client certificate of the session's key."""
 
@@ -156,7 +162,10 @@ class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
             streaming = _streaming_behaviour(handler)
 
             async def stream(request: Any, context: Any) -> None:
-                async with self._passed(method, metadata, context, unary=False):
+                async with (
+                    self._passed(method, metadata, context, unary=False),
+                    self._while_session_lasts(method),
+                ):
                     await streaming(request, context)
 
             make = (
@@ -171,7 +180,8 @@ class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
         async def single(request: Any, context: Any) -> Any:
             async with self._passed(method, metadata, context):
                 if not bounded:
-                    return await unary(request, context)
+                    async with self._while_session_lasts(method):
+                        return await unary(request, context)
                 return await _in_time(unary(request, context))
 
         make = (
@@ -180,6 +190,17 @@ class GateInterceptor(aio.ServerInterceptor):  # type: ignore[type-arg]
             else grpc.unary_unary_rpc_method_handler
         )
         return make(single, handler.request_deserializer, handler.response_serializer)
+
+    @contextlib.asynccontextmanager
+    async def _while_session_lasts(self, method: str) -> AsyncIterator[None]:
+        """A stream ends with its session; strangers have none, and workers' end in good order."""
+        session = _CALLER.get()
+        if session is None or method == WORKER_STREAM:
+            yield
+            return
+        transfer = method.startswith(TRANSFERS)
+        async with self._gate.streams.bounded(session, outlasts=transfer):
+            yield
 
     @contextlib.asynccontextmanager
     async def _passed(

@@ -12,6 +12,7 @@ from flopmarket.errors import LimitExceeded, Unavailable
 from flopmarket.limits import MAX_INLINE_PROGRAM_BYTES, MAX_WATCH_EVENTS
 from flopmarket.market.order import OrderType
 from flopmarket.trust.audit_policy import Level
+from flopmarket.trust.modes import Mode
 from flopmarket.v1 import job_pb2, job_pb2_grpc
 from flopmarket.wire import envelope_from_proto
 from flopmarket_coordinator.application.types import (
@@ -57,6 +58,8 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             verification=convert.text_of(request.verification, "verification") or Level.DETER.value,
             order=order_of(request.order if request.HasField("order") else None),
             deadline_us=request.deadline_us,
+            mode=convert.text_of(request.mode, "mode") or Mode.EXACT.value,
+            device_class=convert.class_of(request.class_digest),
         )
         quote = await self._backend.query(
             lambda tx: application.quote(tx, wanted, session.account_id)

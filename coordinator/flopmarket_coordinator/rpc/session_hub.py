@@ -19,6 +19,7 @@ from flopmarket_coordinator.application.types import (
     LeaseOffered,
     LeaseRevoked,
     OpeningAsked,
+    StepsAsked,
 )
 from flopmarket_coordinator.rpc import convert
 
@@ -136,10 +137,11 @@ class SessionHub:
     def instruct(self, instruction: Instruction) -> None:
         """Pass an instruction on; without a stream it waits in the store for the next hello.
 
-        An opening is asked of whoever holds the key's place now; leases are the key's alone.
+        Openings and steps are asked of whoever holds the key's place now; leases are the key's
+        alone.
         """
         connection = self._connections.get(instruction.device_key_id)
-        if connection is None and isinstance(instruction, OpeningAsked):
+        if connection is None and isinstance(instruction, OpeningAsked | StepsAsked):
             connection = self._answering.get(instruction.device_key_id)
         if connection is not None:
             connection.instruct(instruction)

@@ -25,7 +25,7 @@ from flopmarket_coordinator.application.beating import Beat
 from flopmarket_coordinator.application.types import LeaseRevoked, SegmentCommit, TimeReport
 from flopmarket_coordinator.application.types import Session as Caller
 from flopmarket_coordinator.backend import Backend
-from flopmarket_coordinator.rpc import convert, convert_disputes
+from flopmarket_coordinator.rpc import convert, convert_disputes, convert_steps
 from flopmarket_coordinator.rpc.heartbeats import Heartbeats
 from flopmarket_coordinator.rpc.interceptors import caller
 from flopmarket_coordinator.rpc.rates import RateLimiter
@@ -160,6 +160,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 await self._segment_opened(session, request.segment_opened)
             case "dispute_moved":
                 await self._dispute_moved(session, request.dispute_moved)
+            case "steps_answered":
+                await self._steps_answered(session, request.steps_answered)
             case "benchmark_stage":
                 now_us = self._backend.clock_us()
                 self._backend.desk.stage(session.key_id, request.benchmark_stage, now_us)
@@ -263,6 +265,15 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             await self._backend.command(lambda tx: application.segment_opened(tx, session, opening))
         except (Conflict, NotFound) as error:
             _log.info("opening by key %s: %s", session.key_id, error)
+
+    async def _steps_answered(self, session: Caller, message: worker_pb2.StepsAnswered) -> None:
+        """An answer that nobody waits for (any more), or one about something else, changes
+        nothing."""
+        application, said = self._backend.application, convert_steps.answered(message)
+        try:
+            await self._backend.command(lambda tx: application.steps_answered(tx, session, said))
+        except (Conflict, InvalidInput, NotFound) as error:
+            _log.warning("answer about steps by key %s: %s", session.key_id, error)
 
     async def _dispute_moved(self, session: Caller, message: worker_pb2.DisputeMoved) -> None:
         application, move = self._backend.application, convert_disputes.move_of(message)

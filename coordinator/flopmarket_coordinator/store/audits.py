@@ -14,6 +14,7 @@ from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, SegmentSt
 from flopmarket_coordinator.store import schema, settings
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow, to_record
+from flopmarket_coordinator.store.rows import Rows, any_of, constant, constants, given
 
 _audit = schema.audit
 _commitment = schema.audit_commitment
@@ -24,7 +25,7 @@ _OPEN = sa.text(f"audit.{schema.OPEN_AUDIT}")
 _EXCHANGED = [
     phase.value
     for phase in AuditPhase
-    if phase not in (AuditPhase.HOUSE, AuditPhase.DISPUTE, AuditPhase.ENDED)
+    if phase not in (AuditPhase.HOUSE, AuditPhase.DISPUTE, AuditPhase.ARBITRATION, AuditPhase.ENDED)
 ]
 _LIVE_SEGMENT = [state.value for state in LIVE_SEGMENT_STATES]
 _HOUSE_ACCOUNT = "house/"
@@ -56,6 +57,10 @@ class AuditRow:
     finding: str
     created_at_us: int
     ended_at_us: int
+    parent_id: str = ""
+    """Of an arbiter's: the audit whose difference it decides."""
+    until_us: int = 0
+    """How long auditors are asked again and again, where nobody else can look."""
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -87,19 +92,104 @@ class AuditCommitmentRow:
     committed_at_us: int
 
 
+_AUDITS = Rows(AuditRow, _audit)
+_COMMITMENTS = Rows(AuditCommitmentRow, _commitment)
+_SEGMENTS = Rows(SegmentRow, _segment)
+_OLDEST_FIRST = _AUDITS.select.order_by(_audit.c.created_at_us, _audit.c.audit_id)
+_ADD = sa.insert(_audit)
+_UPDATE = sa.update(_audit).where(_audit.c.audit_id == given("which"))
+_BY_ID = _AUDITS.select.where(_audit.c.audit_id == given("which"))
+_DUE = (
+    _AUDITS.select.join(_segment, _segment.c.segment_id == _audit.c.segment_id)
+    .where(
+        _OPEN,
+        _audit.c.deadline_us <= given("now_us"),
+        _audit.c.phase.in_(any_of("waiting")),
+        sa.or_(_audit.c.phase != constant(AuditPhase.DELAYED), _segment.c.files_checked),
+    )
+    .order_by(_audit.c.deadline_us, _audit.c.audit_id)
+    .limit(given("most"))
+)
+_ASKING = (
+    _AUDITS.select.where(_OPEN, _audit.c.phase == constant(AuditPhase.ASKING))
+    .order_by(_audit.c.deadline_us, _audit.c.audit_id)
+    .limit(given("most"))
+)
+_question = _segment.alias()
+_POINTLESS = (
+    _OLDEST_FIRST.join(_segment, _segment.c.segment_id == _audit.c.segment_id)
+    .join(_question, _question.c.segment_id == _audit.c.question_id)
+    .where(
+        _OPEN,
+        sa.or_(
+            _segment.c.state.not_in(constants(LIVE_SEGMENT_STATES)),
+            _question.c.state.not_in(constants(LIVE_SEGMENT_STATES)),
+        ),
+    )
+    .limit(given("most"))
+)
+_OF_BANNED = (
+    _OLDEST_FIRST.join(_segment, _segment.c.segment_id == _audit.c.question_id)
+    .join(_key, _key.c.key_id == _segment.c.device_key_id)
+    .where(_OPEN, _audit.c.phase == constant(AuditPhase.WORKER_OPENS), _key.c.revoked)
+    .limit(given("most"))
+)
+_UNTOLD = _OLDEST_FIRST.where(sa.text(schema.UNTOLD_AUDIT)).limit(given("most"))
+_WAITING_FOR_KEY = _OLDEST_FIRST.join(
+    _segment, _segment.c.segment_id == _audit.c.question_id
+).where(
+    _OPEN,
+    sa.or_(
+        sa.and_(
+            _audit.c.phase == constant(AuditPhase.AUDITOR_OPENS),
+            _audit.c.auditor_key_id == given("which"),
+        ),
+        sa.and_(
+            _audit.c.phase == constant(AuditPhase.WORKER_OPENS),
+            _segment.c.device_key_id == given("which"),
+        ),
+    ),
+)
+_OPEN_OF_SEGMENT = _OLDEST_FIRST.where(_OPEN, _audit.c.question_id == given("which"))
+_OPEN_OF_SEGMENT_IN = _OPEN_OF_SEGMENT.where(_audit.c.phase == given("of_phase"))
+_OF_SEGMENT = _OLDEST_FIRST.where(_audit.c.segment_id == given("which"))
+_ARBITERS = _OLDEST_FIRST.where(_audit.c.parent_id == given("which"), _audit.c.parent_id != "")
+_COMPARING = _OLDEST_FIRST.where(
+    _audit.c.question_id == given("which"), _audit.c.phase == AuditPhase.ENDED.value
+)
+_IS_OPEN = sa.select(_audit.c.audit_id).where(_OPEN, _audit.c.segment_id == given("which")).limit(1)
+_SEGMENT_AT = _SEGMENTS.select.where(
+    _segment.c.lease_id == given("which"), _segment.c.segment_index == given("at")
+)
+_ADD_COMMITMENT = sa.insert(_commitment)
+_COMMITMENT = _COMMITMENTS.select.where(_commitment.c.commitment_digest == given("which"))
+_COMMITMENTS_OF = _COMMITMENTS.select.where(_commitment.c.lease_id == given("which")).order_by(
+    _commitment.c.segment_index
+)
+_HOUSE_KEYS = (
+    sa.select(_key.c.key_id)
+    .where(
+        _key.c.account_id.in_(any_of("accounts")),
+        _key.c.role == KeyRole.DEVICE.value,
+        sa.not_(_key.c.revoked),
+    )
+    .order_by(_key.c.key_id)
+)
+
+
 def add(tx: Transaction, values: Mapping[str, Any]) -> None:
     """A new audit."""
-    tx.connection.execute(sa.insert(_audit).values(**values))
+    tx.connection.execute(_ADD, values)
 
 
 def get(tx: Transaction, audit_id: str) -> AuditRow | None:
     """The audit with this id."""
-    return _first(tx, sa.select(_audit).where(_audit.c.audit_id == audit_id))
+    return _AUDITS.first(tx, _BY_ID, {"which": audit_id})
 
 
 def update(tx: Transaction, audit_id: str, **values: Any) -> None:
     """Change columns."""
-    tx.connection.execute(sa.update(_audit).where(_audit.c.audit_id == audit_id).values(**values))
+    tx.connection.execute(_UPDATE, {"which": audit_id, **values})
 
 
 def due(tx: Transaction, limit: int, *, begin: bool) -> list[AuditRow]:
@@ -109,105 +199,62 @@ def due(tx: Transaction, limit: int, *, begin: bool) -> list[AuditRow]:
     new is asked.
     """
     waiting = [phase for phase in _EXCHANGED if begin or phase not in ("delayed", "asking")]
-    ready = sa.or_(_audit.c.phase != AuditPhase.DELAYED.value, _segment.c.files_checked)
-    return _all(
-        tx,
-        sa.select(_audit)
-        .join(_segment, _segment.c.segment_id == _audit.c.segment_id)
-        .where(_OPEN, _audit.c.deadline_us <= tx.now_us, _audit.c.phase.in_(waiting), ready)
-        .order_by(_audit.c.deadline_us, _audit.c.audit_id)
-        .limit(limit),
-    )
+    return _AUDITS.all(tx, _DUE, {"now_us": tx.now_us, "waiting": waiting, "most": limit})
 
 
 def asking(tx: Transaction, limit: int) -> list[AuditRow]:
     """Audits whose auditor in charge had no free device yet."""
-    return _all(
-        tx,
-        sa.select(_audit)
-        .where(_OPEN, _audit.c.phase == AuditPhase.ASKING.value)
-        .order_by(_audit.c.deadline_us, _audit.c.audit_id)
-        .limit(limit),
-    )
+    return _AUDITS.all(tx, _ASKING, {"most": limit})
 
 
 def pointless(tx: Transaction, limit: int) -> list[AuditRow]:
     """Open audits of segments that count no more."""
-    question = _segment.alias()
-    dead = sa.or_(_segment.c.state.not_in(_LIVE_SEGMENT), question.c.state.not_in(_LIVE_SEGMENT))
-    return _all(
-        tx,
-        sa.select(_audit)
-        .join(_segment, _segment.c.segment_id == _audit.c.segment_id)
-        .join(question, question.c.segment_id == _audit.c.question_id)
-        .where(_OPEN, dead)
-        .order_by(_audit.c.created_at_us, _audit.c.audit_id)
-        .limit(limit),
-    )
+    return _AUDITS.all(tx, _POINTLESS, {"most": limit})
 
 
 def of_banned(tx: Transaction, limit: int) -> list[AuditRow]:
     """Audits that wait for a worker's opening whose key may not act any more."""
-    return _all(
-        tx,
-        sa.select(_audit)
-        .join(_segment, _segment.c.segment_id == _audit.c.question_id)
-        .join(_key, _key.c.key_id == _segment.c.device_key_id)
-        .where(_OPEN, _audit.c.phase == AuditPhase.WORKER_OPENS.value, _key.c.revoked)
-        .order_by(_audit.c.created_at_us, _audit.c.audit_id)
-        .limit(limit),
-    )
+    return _AUDITS.all(tx, _OF_BANNED, {"most": limit})
 
 
 def untold(tx: Transaction, limit: int) -> list[AuditRow]:
     """Audits whose party that is to open was not asked on its connection yet."""
-    query = sa.select(_audit).where(sa.text(schema.UNTOLD_AUDIT))
-    return _all(tx, query.order_by(_audit.c.created_at_us, _audit.c.audit_id).limit(limit))
+    return _AUDITS.all(tx, _UNTOLD, {"most": limit})
 
 
 def waiting_for_key(tx: Transaction, device_key_id: str) -> list[AuditRow]:
     """Audits in which this key is to open now."""
-    auditor = sa.and_(
-        _audit.c.phase == AuditPhase.AUDITOR_OPENS.value,
-        _audit.c.auditor_key_id == device_key_id,
-    )
-    worker = sa.and_(
-        _audit.c.phase == AuditPhase.WORKER_OPENS.value,
-        _segment.c.device_key_id == device_key_id,
-    )
-    return _all(
-        tx,
-        sa.select(_audit)
-        .join(_segment, _segment.c.segment_id == _audit.c.question_id)
-        .where(_OPEN, sa.or_(auditor, worker))
-        .order_by(_audit.c.created_at_us, _audit.c.audit_id),
-    )
+    return _AUDITS.all(tx, _WAITING_FOR_KEY, {"which": device_key_id})
 
 
 def open_of_segment(
     tx: Transaction, question_id: int, phase: AuditPhase | None = None
 ) -> list[AuditRow]:
     """Open audits that compare this segment, in this phase or in any."""
-    query = sa.select(_audit).where(_OPEN, _audit.c.question_id == question_id)
-    if phase is not None:
-        query = query.where(_audit.c.phase == phase.value)
-    return _all(tx, query.order_by(_audit.c.created_at_us, _audit.c.audit_id))
+    if phase is None:
+        return _AUDITS.all(tx, _OPEN_OF_SEGMENT, {"which": question_id})
+    values = {"which": question_id, "of_phase": phase.value}
+    return _AUDITS.all(tx, _OPEN_OF_SEGMENT_IN, values)
 
 
 def of_segment(tx: Transaction, segment_id: int) -> list[AuditRow]:
     """All audits of a segment, oldest first."""
-    return _all(
-        tx,
-        sa.select(_audit)
-        .where(_audit.c.segment_id == segment_id)
-        .order_by(_audit.c.created_at_us, _audit.c.audit_id),
-    )
+    return _AUDITS.all(tx, _OF_SEGMENT, {"which": segment_id})
+
+
+def arbiters(tx: Transaction, parent_id: str) -> list[AuditRow]:
+    """Everybody who was asked to decide an audit's difference, in order of asking."""
+    return _AUDITS.all(tx, _ARBITERS, {"which": parent_id})
+
+
+def comparing(tx: Transaction, question_id: int) -> list[AuditRow]:
+    """Ended audits that compared this segment, arbiters' among them, oldest first."""
+    return _AUDITS.all(tx, _COMPARING, {"which": question_id})
 
 
 def is_open(tx: Transaction, segment_id: int) -> bool:
     """Whether an audit of the segment lasts."""
-    query = sa.select(_audit.c.audit_id).where(_OPEN, _audit.c.segment_id == segment_id)
-    return tx.connection.execute(query.limit(1)).first() is not None
+    return tx.connection.execute(_IS_OPEN, {"which": segment_id}).first() is not None
 
 
 def opening_of(tx: Transaction, question_id: int) -> bytes:
@@ -236,7 +283,9 @@ def count_seals(tx: Transaction, producing_lease_id: str) -> int:
 def extend(tx: Transaction, by_us: int) -> None:
     """The coordinator was away: time stood still for audits."""
     tx.connection.execute(
-        sa.update(_audit).where(_OPEN).values(deadline_us=_audit.c.deadline_us + by_us)
+        sa.update(_audit)
+        .where(_OPEN)
+        .values(deadline_us=_audit.c.deadline_us + by_us, until_us=_audit.c.until_us + by_us)
     )
 
 
@@ -248,11 +297,7 @@ def count_open(tx: Transaction) -> dict[str, int]:
 
 def segment_at(tx: Transaction, lease_id: str, segment_index: int) -> SegmentRow | None:
     """What a lease committed as its segment of this index."""
-    query = sa.select(_segment).where(
-        _segment.c.lease_id == lease_id, _segment.c.segment_index == segment_index
-    )
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(SegmentRow, row)
+    return _SEGMENTS.first(tx, _SEGMENT_AT, {"which": lease_id, "at": segment_index})
 
 
 def known_right(tx: Transaction, house: str, limit: int) -> list[SegmentRow]:
@@ -275,24 +320,17 @@ def known_right(tx: Transaction, house: str, limit: int) -> list[SegmentRow]:
 
 def add_commitment(tx: Transaction, values: Mapping[str, Any]) -> None:
     """An auditor's claim about a segment."""
-    tx.connection.execute(sa.insert(_commitment).values(**values))
+    tx.connection.execute(_ADD_COMMITMENT, values)
 
 
 def commitment(tx: Transaction, commitment_digest: bytes) -> AuditCommitmentRow | None:
     """The auditor's claim with this digest."""
-    query = sa.select(_commitment).where(_commitment.c.commitment_digest == commitment_digest)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(AuditCommitmentRow, row)
+    return _COMMITMENTS.first(tx, _COMMITMENT, {"which": commitment_digest})
 
 
 def commitments(tx: Transaction, lease_id: str) -> list[AuditCommitmentRow]:
     """What one auditor claimed, in order of steps."""
-    query = (
-        sa.select(_commitment)
-        .where(_commitment.c.lease_id == lease_id)
-        .order_by(_commitment.c.segment_index)
-    )
-    return [to_record(AuditCommitmentRow, row) for row in tx.connection.execute(query).mappings()]
+    return _COMMITMENTS.all(tx, _COMMITMENTS_OF, {"which": lease_id})
 
 
 def answers(tx: Transaction, segment_id: int) -> list[tuple[AuditRow, bytes]]:
@@ -343,25 +381,9 @@ def drop_house_account(tx: Transaction, account_id: str) -> bool:
 def house_keys(tx: Transaction, without: Collection[str] = ()) -> tuple[str, ...]:
     """Device keys of the house's accounts, those in ``without`` left out, by id."""
     accounts = [item for item in house_accounts(tx) if item not in without]
-    query = (
-        sa.select(_key.c.key_id)
-        .where(
-            _key.c.account_id.in_(accounts),
-            _key.c.role == KeyRole.DEVICE.value,
-            sa.not_(_key.c.revoked),
-        )
-        .order_by(_key.c.key_id)
-    )
-    return tuple(tx.connection.execute(query).scalars())
-
-
-def _first(tx: Transaction, query: sa.Select[Any]) -> AuditRow | None:
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else _record(row)
-
-
-def _all(tx: Transaction, query: sa.Select[Any]) -> list[AuditRow]:
-    return [_record(row) for row in tx.connection.execute(query).mappings()]
+    if not accounts:
+        return ()
+    return tuple(tx.connection.execute(_HOUSE_KEYS, {"accounts": accounts}).scalars())
 
 
 def _record(row: Mapping[Any, Any]) -> AuditRow:

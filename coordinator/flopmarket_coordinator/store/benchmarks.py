@@ -16,6 +16,7 @@ from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES
 from flopmarket_coordinator.core.proving import Standing
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.rows import constant, given
 
 _benchmark = schema.benchmark
 _challenge = schema.benchmark_challenge
@@ -25,6 +26,7 @@ _lease = schema.lease
 _key = schema.account_key
 _LIVE = [state.value for state in LIVE_LEASE_STATES]
 _FIELDS = [field.name for field in dataclasses.fields(Standing)]
+_STANDING = sa.select(_benchmark).where(_benchmark.c.offer_id == given("which"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Present:
     device_key_id: str
     account_id: str
     device_id: str
+    card_fingerprint: str
     terms: bytes
     busy: bool
     next_try_us: int
@@ -60,13 +63,13 @@ class ChallengeRow:
 
 def is_challenged(offer_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     """Whether an offer has an open challenge, as part of a query."""
-    return sa.exists().where(_challenge.c.offer_id == offer_id, _challenge.c.ended_at_us == 0)
+    is_open = _challenge.c.ended_at_us == constant(0)
+    return sa.exists().where(_challenge.c.offer_id == offer_id, is_open)
 
 
 def standing(tx: Transaction, offer_id: str) -> Standing | None:
     """Where an offer stands; None when it was never challenged."""
-    query = sa.select(_benchmark).where(_benchmark.c.offer_id == offer_id)
-    row = tx.connection.execute(query).mappings().first()
+    row = tx.connection.execute(_STANDING, {"which": offer_id}).mappings().first()
     return None if row is None else _standing(row)
 
 
@@ -107,6 +110,7 @@ def present(tx: Transaction, since_us: int, limit: int) -> list[Present]:
             _offer.c.device_key_id,
             _offer.c.account_id,
             _offer.c.device_id,
+            _offer.c.card_fingerprint,
             _offer.c.terms,
             _busy().label("busy"),
             sa.func.coalesce(_benchmark.c.next_try_us, 0).label("next_try_us"),
@@ -145,12 +149,7 @@ def challenge(tx: Transaction, challenge_id: str) -> ChallengeRow | None:
 
 def open_challenges(tx: Transaction) -> list[ChallengeRow]:
     """All that have not ended."""
-    return _challenges(tx, _challenge.c.ended_at_us == 0)
-
-
-def challenges_of(tx: Transaction, offer_id: str) -> list[ChallengeRow]:
-    """Challenges of an offer, the newest last."""
-    return _challenges(tx, _challenge.c.offer_id == offer_id)
+    return _challenges(tx, _challenge.c.ended_at_us == constant(0))
 
 
 def challenges_of_group(tx: Transaction, group_id: str) -> list[ChallengeRow]:

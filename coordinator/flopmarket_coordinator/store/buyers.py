@@ -12,6 +12,7 @@ from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import KeyRow, to_record
+from flopmarket_coordinator.store.rows import Rows, given
 
 _budget = schema.budget
 _grant = schema.key_grant
@@ -33,6 +34,12 @@ class GrantRow:
     expires_at_us: int
     envelope: bytes
     signed_at_us: int
+
+
+_GRANTS = Rows(GrantRow, _grant)
+_GRANT_OF_JOB = _GRANTS.select.join(_job_grant, _job_grant.c.grant_number == _grant.c.number).where(
+    _job_grant.c.job_id == given("which")
+)
 
 
 def monthly_limit(tx: Transaction, account_id: str) -> Nano:
@@ -101,13 +108,7 @@ def add_job_grant(tx: Transaction, job_id: str, key_id: str, grant_number: int) 
 
 def grant_of_job(tx: Transaction, job_id: str) -> GrantRow | None:
     """The grant a job was signed under, None when its owner signed it."""
-    query = (
-        sa.select(_grant)
-        .join(_job_grant, _job_grant.c.grant_number == _grant.c.number)
-        .where(_job_grant.c.job_id == job_id)
-    )
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(GrantRow, row)
+    return _GRANTS.first(tx, _GRANT_OF_JOB, {"which": job_id})
 
 
 def used_by_account(tx: Transaction, account_id: str, since_us: int, until_us: int) -> Nano:

@@ -19,6 +19,10 @@ _segment = schema.segment
 _lease = schema.lease
 _dispute = schema.dispute
 _dispute_event = schema.dispute_event
+_step = schema.step_audit
+CONVICTING = ("DIFFERS", "FAULT")
+"""Outcomes of step audits whose files are kept as long as their job's."""
+
 _INPUTS = (_job.c.program_artifact, _job.c.frozen_artifact, _job.c.state_artifact,
            _job.c.data_artifact)  # fmt: skip
 
@@ -79,6 +83,35 @@ def unknown(tx: Transaction, digests: Collection[str]) -> list[str]:
     return sorted(set(digests) - set(tx.connection.execute(known).scalars()))
 
 
+def release(tx: Transaction, digests: Collection[str], account_id: str) -> None:
+    """An account's uploads that served their purpose: the next collection drops them, unless
+    somebody else has them or a job needs them."""
+    tx.connection.execute(
+        sa.delete(_grant).where(_grant.c.digest.in_(digests), _grant.c.account_id == account_id)
+    )
+    granted = sa.select(_grant.c.digest).where(_grant.c.digest.in_(digests))
+    tx.connection.execute(
+        sa.update(_artifact)
+        .where(_artifact.c.digest.in_(digests), _artifact.c.digest.not_in(granted))
+        .values(created_at_us=0)
+    )
+
+
+def _stepped(tx: Transaction, recent: sa.ColumnElement[bool]) -> set[str]:
+    """Files of step audits that last, and of those that convicted somebody in such jobs."""
+    query = (
+        sa.select(_step.c.files)
+        .join(_job, _job.c.job_id == _step.c.job_id)
+        .where(
+            sa.or_(
+                sa.text(schema.OPEN_STEP_AUDIT),
+                sa.and_(recent, _step.c.outcome.in_(CONVICTING)),
+            )
+        )
+    )
+    return {name for files in tx.connection.execute(query).scalars() for name in files.split()}
+
+
 def _disputed(recent: sa.ColumnElement[bool]) -> tuple[sa.Select[Any], ...]:
     """Transcripts of such jobs; states and uploaded lists of disputes that last."""
     lasts = _dispute.c.ended_at_us == 0
@@ -108,6 +141,7 @@ def _needed(tx: Transaction, ended_before_us: int) -> set[str]:
         needed.update(row)
     for query in _disputed(recent):
         needed.update(tx.connection.execute(query).scalars())
+    needed |= _stepped(tx, recent)
     live = [state.value for state in LIVE_LEASE_STATES]
     leases = sa.select(_lease.c.state_artifact).where(_lease.c.state.in_(live))
     needed.update(tx.connection.execute(leases).scalars())

@@ -31,6 +31,9 @@ class DecisionKind(StrEnum):
     REMOVE_OPERATOR = "remove-operator"
     ADD_HOUSE = "add-house"
     REMOVE_HOUSE = "remove-house"
+    INVITE = "invite"
+    REVOKE_INVITE = "revoke-invite"
+    ACCOUNT_INVITED = "account-invited"
     SLASH = "slash"
     STRIKE = "strike"
     QUARANTINE = "quarantine"
@@ -58,6 +61,7 @@ class Decision:
 
 
 _COLUMNS = [_decision.c[name] for name in Decision.__dataclass_fields__]
+_ADD = sa.insert(_decision).returning(_decision.c.number)
 
 
 def record(
@@ -81,12 +85,8 @@ def record(
         "reason": reason,
         "detail": detail[:MAX_DETAIL_CHARACTERS],
     }
-    statement = (
-        sa.insert(_decision)
-        .values(**values, order_envelope=order_envelope)
-        .returning(_decision.c.number)
-    )
-    number = tx.connection.execute(statement).scalar_one()
+    row = {**values, "order_envelope": order_envelope}
+    number = tx.connection.execute(_ADD, row).scalar_one()
     return Decision(number, **values)  # type: ignore[arg-type]
 
 

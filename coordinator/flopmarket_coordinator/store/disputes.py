@@ -14,6 +14,10 @@ from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import to_record
+from flopmarket_coordinator.store.rows import Rows, constant, constants, given
+
+KEPT_LIST = "kept"
+"""An event beside those of a transcript: what a party kept of its segment when that ran."""
 
 _dispute = schema.dispute
 _event = schema.dispute_event
@@ -81,6 +85,33 @@ class EventRow:
     payload_artifact: str
 
 
+_DISPUTES = Rows(DisputeRow, _dispute)
+_OPEN = _DISPUTES.select.where(_dispute.c.ended_at_us == constant(0)).order_by(_dispute.c.number)
+_OPEN_OF_KEY = _OPEN.where(
+    sa.or_(
+        _dispute.c.producer_key_id == given("which"), _dispute.c.auditor_key_id == given("which")
+    )
+)
+_POINTLESS = _OPEN.join(_segment, _segment.c.segment_id == _dispute.c.segment_id).where(
+    _segment.c.state.not_in(constants(LIVE_SEGMENT_STATES)),
+    _segment.c.house_task == constant(""),
+)
+_OF_BANNED = _OPEN.where(
+    sa.exists().where(
+        _key.c.key_id.in_((_dispute.c.producer_key_id, _dispute.c.auditor_key_id)), _key.c.revoked
+    )
+)
+_IS_DISPUTED_BY = (
+    sa.select(_dispute.c.number)
+    .where(
+        _dispute.c.segment_id == given("which"),
+        _dispute.c.auditor_key_id == given("auditor"),
+        _dispute.c.ended_at_us == constant(0),
+    )
+    .limit(1)
+)
+
+
 def add(tx: Transaction, values: dict[str, Any]) -> None:
     """A new dispute."""
     tx.connection.execute(sa.insert(_dispute).values(**values))
@@ -101,21 +132,15 @@ def count_open(tx: Transaction) -> int:
 
 def open_ones(tx: Transaction, key_id: str = "") -> list[DisputeRow]:
     """Disputes that last, of one party's key where it is given; oldest first."""
-    query = sa.select(_dispute).where(_dispute.c.ended_at_us == 0).order_by(_dispute.c.number)
     if key_id:
-        party = sa.or_(_dispute.c.producer_key_id == key_id, _dispute.c.auditor_key_id == key_id)
-        query = query.where(party)
-    return [to_record(DisputeRow, row) for row in tx.connection.execute(query).mappings()]
+        return _DISPUTES.all(tx, _OPEN_OF_KEY, {"which": key_id})
+    return _DISPUTES.all(tx, _OPEN, {})
 
 
 def is_disputed_by(tx: Transaction, segment_id: int, auditor_key_id: str) -> bool:
     """Whether a dispute between this key and the segment's worker lasts."""
-    query = sa.select(_dispute.c.number).where(
-        _dispute.c.segment_id == segment_id,
-        _dispute.c.auditor_key_id == auditor_key_id,
-        _dispute.c.ended_at_us == 0,
-    )
-    return tx.connection.execute(query.limit(1)).first() is not None
+    values = {"which": segment_id, "auditor": auditor_key_id}
+    return tx.connection.execute(_IS_DISPUTED_BY, values).first() is not None
 
 
 def lost_by(tx: Transaction, segment_id: int, auditor_key_id: str) -> int:
@@ -134,30 +159,12 @@ def lost_by(tx: Transaction, segment_id: int, auditor_key_id: str) -> int:
 
 def pointless(tx: Transaction) -> list[DisputeRow]:
     """Disputes that last though their segment counts no more."""
-    query = (
-        sa.select(_dispute)
-        .join(_segment, _segment.c.segment_id == _dispute.c.segment_id)
-        .where(
-            _dispute.c.ended_at_us == 0,
-            _segment.c.state.not_in([state.value for state in LIVE_SEGMENT_STATES]),
-        )
-        .order_by(_dispute.c.number)
-    )
-    return [to_record(DisputeRow, row) for row in tx.connection.execute(query).mappings()]
+    return _DISPUTES.all(tx, _POINTLESS, {})
 
 
 def of_banned(tx: Transaction) -> list[DisputeRow]:
     """Disputes that last though the key of one party may not act any more."""
-    parties = (_dispute.c.producer_key_id, _dispute.c.auditor_key_id)
-    query = (
-        sa.select(_dispute)
-        .where(
-            _dispute.c.ended_at_us == 0,
-            sa.exists().where(_key.c.key_id.in_(parties), _key.c.revoked),
-        )
-        .order_by(_dispute.c.number)
-    )
-    return [to_record(DisputeRow, row) for row in tx.connection.execute(query).mappings()]
+    return _DISPUTES.all(tx, _OF_BANNED, {})
 
 
 def won_by_producer(tx: Transaction, job_id: str) -> frozenset[int]:
@@ -240,6 +247,20 @@ def moves(tx: Transaction, dispute_id: str) -> list[tuple[int, str]]:
         .order_by(_event.c.sequence)
     )
     return [(sequence, party) for sequence, party in tx.connection.execute(query)]
+
+
+def kept(tx: Transaction, dispute_id: str, party: str) -> EventRow | None:
+    """What a party kept of its segment, as it sent it first."""
+    query = (
+        sa.select(_event)
+        .where(
+            _event.c.dispute_id == dispute_id, _event.c.party == party, _event.c.kind == KEPT_LIST
+        )
+        .order_by(_event.c.sequence)
+        .limit(1)
+    )
+    row = tx.connection.execute(query).mappings().first()
+    return None if row is None else to_record(EventRow, row)
 
 
 def refuse_events(tx: Transaction, dispute_id: str, sequences: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ A segment's ``held_state``: ``held`` while its job runs, ``waiting`` once it has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,15 @@ from flopmarket_coordinator.core.changes import SegmentChanged
 from flopmarket_coordinator.core.lifecycle import SegmentState
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.rows import any_of, constant, constants, given
 
 HELD, WAITING, RELEASED, FORFEITED = "held", "waiting", "released", "forfeited"
 
 _segment = schema.segment
 _IS_WAITING = sa.text(f"segment.{schema.WAITING_PAY}")
 _RECOMPUTE = "recompute"
+_LOOKED_AT = (_RECOMPUTE, "steps")
+"""Tasks of the house about a segment whose pay has to wait for it."""
 _UNPAID = [SegmentState.COMMITTED.value, SegmentState.VERIFIED.value]
 _RIGHT_SO_FAR = [SegmentState.VERIFIED.value, SegmentState.SETTLED.value]
 
@@ -38,12 +41,39 @@ class Due:
     segments: tuple[int, ...]
 
 
+_WAITS = (
+    sa.select(
+        _segment.c.account_id, _segment.c.job_id, _segment.c.segment_id, _segment.c.to_held_nano
+    )
+    .where(_IS_WAITING, _segment.c.house_task.not_in(constants(_LOOKED_AT)))
+    .order_by(_segment.c.settled_at_us, _segment.c.segment_id)
+)
+_DUE = _WAITS.where(
+    _segment.c.account_id == given("which"),
+    sa.or_(_segment.c.settled_at_us <= given("before_us"), _segment.c.segment_id < given("cutoff")),
+)
+_OVERDUE = _WAITS.where(_segment.c.settled_at_us <= given("before_us")).limit(given("most"))
+_HELD_NOW = sa.and_(_segment.c.job_id == given("which"), _segment.c.held_state == constant(HELD))
+_HELD_OF_JOB = sa.select(_segment.c.account_id).where(_HELD_NOW).distinct()
+_NOW_WAITING = sa.update(_segment).where(_HELD_NOW).values(held_state=WAITING)
+_NEWEST = (
+    sa.select(_segment.c.segment_id)
+    .where(_segment.c.account_id == given("which"))
+    .order_by(_segment.c.segment_id.desc())
+    .offset(given("skipped"))
+    .limit(1)
+)
+_SET = (
+    sa.update(_segment)
+    .where(_segment.c.segment_id.in_(any_of("some")))
+    .values(held_state=given("now_is"))
+)
+
+
 def job_ended(tx: Transaction, job_id: str) -> list[str]:
     """Held pay of a job waits from now on; the accounts it is of, in order of id."""
-    mine = sa.and_(_segment.c.job_id == job_id, _segment.c.held_state == HELD)
-    accounts = sa.select(_segment.c.account_id).where(mine).distinct()
-    found = sorted(tx.connection.execute(accounts).scalars())
-    tx.connection.execute(sa.update(_segment).where(mine).values(held_state=WAITING))
+    found = sorted(tx.connection.execute(_HELD_OF_JOB, {"which": job_id}).scalars())
+    tx.connection.execute(_NOW_WAITING, {"which": job_id})
     return found
 
 
@@ -52,16 +82,13 @@ def due(tx: Transaction, account_id: str, before_us: int, held_units: int) -> li
 
     Segments that the house is to recompute keep theirs.
     """
-    old: sa.ColumnElement[bool] = _segment.c.settled_at_us <= before_us
     cutoff = _newest(tx, account_id, held_units)
-    if cutoff is not None:
-        old = sa.or_(old, _segment.c.segment_id < cutoff)
-    return _due(tx, sa.and_(_segment.c.account_id == account_id, old), None)
+    return _due(tx, _DUE, {"which": account_id, "before_us": before_us, "cutoff": cutoff})
 
 
 def overdue(tx: Transaction, before_us: int, limit: int) -> list[Due]:
     """Waiting pay of anybody that was earned until then, from so many segments at most."""
-    return _due(tx, _segment.c.settled_at_us <= before_us, limit)
+    return _due(tx, _OVERDUE, {"before_us": before_us, "most": limit})
 
 
 def release(tx: Transaction, found: Sequence[Due]) -> None:
@@ -84,6 +111,19 @@ def forfeit(tx: Transaction, segments: Collection[int]) -> Nano:
         _segment.c.segment_id.in_(segments), _segment.c.held_state.in_([HELD, WAITING])
     )
     return _forfeit(tx, query)
+
+
+def unsure(tx: Transaction, account_id: str, house: Collection[str]) -> Nano:
+    """Pay that an account has at stake, in its bond or held, for segments that the ``house`` did
+    not recompute itself: if one is found wrong, it is its buyer's."""
+    query = sa.select(
+        sa.func.coalesce(sa.func.sum(_segment.c.to_held_nano + _segment.c.to_bond_nano), 0)
+    ).where(
+        _segment.c.account_id == account_id,
+        _segment.c.held_state.in_([HELD, WAITING]),
+        sa.or_(_segment.c.verdict.is_(None), _segment.c.auditor.not_in(list(house))),
+    )
+    return int(tx.connection.execute(query).scalar_one())
 
 
 def mark_forfeited(tx: Transaction, segment_id: int) -> None:
@@ -115,7 +155,7 @@ def look_back(
             _segment.c.state.in_([*_RIGHT_SO_FAR, SegmentState.COMMITTED.value]),
             at_stake,
             sa.or_(_segment.c.verdict.is_(None), _segment.c.auditor.not_in(list(house))),
-            _segment.c.house_task != _RECOMPUTE,
+            _segment.c.house_task.not_in(_LOOKED_AT),
             _segment.c.job_id.not_in(ended),
         )
         .values(house_task=_RECOMPUTE)
@@ -136,8 +176,8 @@ def open_checks(tx: Transaction, account_id: str) -> int:
             sa.or_(
                 _segment.c.state.in_(_UNPAID),
                 sa.and_(
-                    _segment.c.house_task == _RECOMPUTE,
-                    _segment.c.state == SegmentState.SETTLED.value,
+                    _segment.c.house_task.in_(_LOOKED_AT),
+                    _segment.c.state.in_([SegmentState.SETTLED.value, SegmentState.VOID.value]),
                 ),
             ),
         )
@@ -156,34 +196,18 @@ def last_delivery_us(tx: Transaction, account_id: str) -> int:
     return int(tx.connection.execute(query).scalar() or 0)
 
 
-def _newest(tx: Transaction, account_id: str, units: int) -> int | None:
-    """The id of the ``units``-th newest segment: older ones have at least so many after them."""
+def _newest(tx: Transaction, account_id: str, units: int) -> int:
+    """The id of the ``units``-th newest segment: older ones have at least so many after them. 0
+    when there are fewer."""
     if units == 0:
         return 2**62
-    query = (
-        sa.select(_segment.c.segment_id)
-        .where(_segment.c.account_id == account_id)
-        .order_by(_segment.c.segment_id.desc())
-        .offset(units - 1)
-        .limit(1)
-    )
-    return tx.connection.execute(query).scalar()
+    values = {"which": account_id, "skipped": units - 1}
+    return tx.connection.execute(_NEWEST, values).scalar() or 0
 
 
-def _due(tx: Transaction, which: sa.ColumnElement[bool], limit: int | None) -> list[Due]:
-    query = (
-        sa.select(
-            _segment.c.account_id,
-            _segment.c.job_id,
-            _segment.c.segment_id,
-            _segment.c.to_held_nano,
-        )
-        .where(_IS_WAITING, _segment.c.house_task != _RECOMPUTE, which)
-        .order_by(_segment.c.settled_at_us, _segment.c.segment_id)
-        .limit(limit)
-    )
+def _due(tx: Transaction, query: sa.Select[Any], values: Mapping[str, Any]) -> list[Due]:
     groups: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for account, job_id, segment_id, amount in tx.connection.execute(query):
+    for account, job_id, segment_id, amount in tx.connection.execute(query, values):
         groups.setdefault((account, job_id), []).append((segment_id, amount))
     return [
         Due(
@@ -205,6 +229,4 @@ def _forfeit(tx: Transaction, query: sa.Select[Any]) -> Nano:
 
 def _set(tx: Transaction, segments: Collection[int], state: str) -> None:
     if segments:
-        tx.connection.execute(
-            sa.update(_segment).where(_segment.c.segment_id.in_(segments)).values(held_state=state)
-        )
+        tx.connection.execute(_SET, {"some": list(segments), "now_is": state})

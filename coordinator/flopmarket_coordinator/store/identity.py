@@ -8,18 +8,49 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from flopmarket.trust.keys import KeyRole, PublicKey
-from flopmarket_coordinator.core.changes import KeyChanged
+from flopmarket_coordinator.core.changes import KeyChanged, SessionsEnded
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.parts import parts
-from flopmarket_coordinator.store.records import KeyRow, to_record
+from flopmarket_coordinator.store.records import KeyRow
+from flopmarket_coordinator.store.rows import Rows, any_of, given
 
 _key = schema.account_key
-# Asked for by nearly every command: building a statement costs more than running it.
-_BY_ID = sa.select(_key).where(_key.c.key_id == sa.bindparam("name"))
 _session = schema.session
 _nonce = schema.used_nonce
 _request = schema.request
+# Asked for by nearly every command: building a statement costs more than running it.
+_ADD_ACCOUNT = sa.insert(schema.account)
+_DISPLAY_NAME = sa.select(schema.account.c.display_name).where(
+    schema.account.c.account_id == given("which")
+)
+_KEYS = Rows(KeyRow, _key)
+_ADD_KEY = sa.insert(_key)
+_BY_ID = _KEYS.select.where(_key.c.key_id == given("which"))
+_BANNED_REASONS = sa.select(_key.c.key_id, _key.c.revoked, _key.c.banned_reason).where(
+    _key.c.key_id.in_(any_of("some"))
+)
+_LINEAGE = sa.select(_key.c.lineage).where(_key.c.key_id == given("which"))
+_SAME_LINEAGE = (
+    sa.select(_key.c.key_id)
+    .where(sa.or_(_key.c.key_id == given("first"), _key.c.lineage == given("first")))
+    .order_by(_key.c.created_at_us, _key.c.key_id)
+)
+_SUCCESSOR = sa.select(_key.c.successor).where(_key.c.key_id == given("which"))
+_ADD_SESSION = sa.insert(_session)
+_SESSION = sa.select(_session).where(
+    _session.c.token_hash == given("which"), _session.c.expires_at_us > given("now_us")
+)
+_FORGET_EXPIRED = tuple(
+    sa.delete(table).where(table.c.expires_at_us <= given("now_us")) for table in (_session, _nonce)
+)
+_ADD_NONCE = sa.insert(_nonce)
+_ANSWERED = sa.select(_request.c.payload_hash, _request.c.answer).where(
+    _request.c.account_id == given("account"),
+    _request.c.method == given("called"),
+    _request.c.request_id == given("which"),
+)
+_ADD_REQUEST = sa.insert(_request)
 
 ENDED = sa.and_(
     _key.c.ended_at_us > 0, sa.or_(_key.c.successor == "", _key.c.role != KeyRole.DEVICE.value)
@@ -29,19 +60,17 @@ ENDED = sa.and_(
 
 def add_account(tx: Transaction, account_id: str, display_name: str) -> None:
     """A new account."""
-    tx.connection.execute(
-        sa.insert(schema.account).values(
-            account_id=account_id, display_name=display_name, created_at_us=tx.now_us
-        )
-    )
+    values = {
+        "account_id": account_id,
+        "display_name": display_name,
+        "created_at_us": tx.now_us,
+    }
+    tx.connection.execute(_ADD_ACCOUNT, values)
 
 
 def display_name(tx: Transaction, account_id: str) -> str | None:
     """Name of an account, None when there is no such account."""
-    query = sa.select(schema.account.c.display_name).where(
-        schema.account.c.account_id == account_id
-    )
-    return tx.connection.execute(query).scalar()
+    return tx.connection.execute(_DISPLAY_NAME, {"which": account_id}).scalar()
 
 
 def add_key(
@@ -54,34 +83,33 @@ def add_key(
 ) -> None:
     """Register a key for an account; ``lineage`` when it takes another key's place."""
     tx.connection.execute(
-        sa.insert(_key).values(
-            key_id=key.key_id,
-            account_id=account_id,
-            role=role.value,
-            public_key=key.raw,
-            label=label,
-            created_at_us=tx.now_us,
-            revoked=False,
-            banned_reason="",
-            lineage=lineage,
-            successor="",
-            ended_at_us=0,
-        )
+        _ADD_KEY,
+        {
+            "key_id": key.key_id,
+            "account_id": account_id,
+            "role": role.value,
+            "public_key": key.raw,
+            "label": label,
+            "created_at_us": tx.now_us,
+            "revoked": False,
+            "banned_reason": "",
+            "lineage": lineage,
+            "successor": "",
+            "ended_at_us": 0,
+        },
     )
 
 
 def key(tx: Transaction, key_id: str) -> KeyRow | None:
     """A registered key."""
-    row = tx.connection.execute(_BY_ID, {"name": key_id}).mappings().first()
-    return None if row is None else to_record(KeyRow, row)
+    return _KEYS.first(tx, _BY_ID, {"which": key_id})
 
 
 def banned_reasons(tx: Transaction, key_ids: Sequence[str]) -> dict[str, str]:
     """Which of these keys may not act, or are unknown, and why."""
     reasons = dict.fromkeys(key_ids, "")
     for some in parts(key_ids):
-        query = sa.select(_key.c.key_id, _key.c.revoked, _key.c.banned_reason)
-        for key_id, revoked, reason in tx.connection.execute(query.where(_key.c.key_id.in_(some))):
+        for key_id, revoked, reason in tx.connection.execute(_BANNED_REASONS, {"some": some}):
             if revoked:
                 reasons[key_id] = reason
             else:
@@ -94,19 +122,13 @@ def lineage(tx: Transaction, key_id: str) -> str:
 
     What is remembered of a device is remembered under this: a rotated key has a new id only.
     """
-    query = sa.select(_key.c.lineage).where(_key.c.key_id == key_id)
-    return tx.connection.execute(query).scalar() or key_id
+    return tx.connection.execute(_LINEAGE, {"which": key_id}).scalar() or key_id
 
 
 def same_lineage(tx: Transaction, key_id: str) -> list[str]:
     """Ids of all keys of a key's lineage, itself included, in order of their making."""
     first = lineage(tx, key_id)
-    query = (
-        sa.select(_key.c.key_id)
-        .where(sa.or_(_key.c.key_id == first, _key.c.lineage == first))
-        .order_by(_key.c.created_at_us, _key.c.key_id)
-    )
-    return list(tx.connection.execute(query).scalars())
+    return list(tx.connection.execute(_SAME_LINEAGE, {"first": first}).scalars())
 
 
 def answers_for(tx: Transaction, key_id: str) -> list[str]:
@@ -115,8 +137,7 @@ def answers_for(tx: Transaction, key_id: str) -> list[str]:
     The key that took their place answers for all of its lineage; a key whose own place is taken
     only for itself.
     """
-    query = sa.select(_key.c.successor).where(_key.c.key_id == key_id)
-    if tx.connection.execute(query).scalar():
+    if tx.connection.execute(_SUCCESSOR, {"which": key_id}).scalar():
         return [key_id]
     return [key_id, *(each for each in same_lineage(tx, key_id) if each != key_id)]
 
@@ -160,6 +181,7 @@ def keys_of_account(tx: Transaction, account_id: str) -> list[str]:
 
 def end_sessions(tx: Transaction, key_id: str) -> None:
     """Tokens of this key are worth nothing any more."""
+    tx.note(SessionsEnded(key_id))
     tx.connection.execute(sa.delete(_session).where(_session.c.key_id == key_id))
 
 
@@ -174,30 +196,29 @@ def add_session(
 ) -> None:
     """Remember a bearer token by its hash."""
     tx.connection.execute(
-        sa.insert(_session).values(
-            token_hash=token_hash,
-            account_id=account_id,
-            key_id=key_id,
-            role=role,
-            expires_at_us=expires_at_us,
-            created_at_us=tx.now_us,
-            purpose=purpose,
-        )
+        _ADD_SESSION,
+        {
+            "token_hash": token_hash,
+            "account_id": account_id,
+            "key_id": key_id,
+            "role": role,
+            "expires_at_us": expires_at_us,
+            "created_at_us": tx.now_us,
+            "purpose": purpose,
+        },
     )
 
 
 def session(tx: Transaction, token_hash: bytes) -> sa.RowMapping | None:
     """The session of a token that has not expired."""
-    query = sa.select(_session).where(
-        _session.c.token_hash == token_hash, _session.c.expires_at_us > tx.now_us
-    )
-    return tx.connection.execute(query).mappings().first()
+    values = {"which": token_hash, "now_us": tx.now_us}
+    return tx.connection.execute(_SESSION, values).mappings().first()
 
 
 def forget_expired(tx: Transaction) -> None:
     """Drop sessions and nonces whose time is over."""
-    for table in (_session, _nonce):
-        tx.connection.execute(sa.delete(table).where(table.c.expires_at_us <= tx.now_us))
+    for statement in _FORGET_EXPIRED:
+        tx.connection.execute(statement, {"now_us": tx.now_us})
 
 
 class StoredReplayCache:
@@ -208,12 +229,11 @@ class StoredReplayCache:
 
     def remember(self, nonce: bytes, key_id: str, expires_at_us: int) -> bool:
         """See :class:`~flopmarket.trust.replay.ReplayCache`."""
-        statement = sa.insert(_nonce).values(
-            key_id=key_id, nonce=nonce, expires_at_us=min(expires_at_us, 2**63 - 1)
-        )
+        expires_at_us = min(expires_at_us, 2**63 - 1)
+        values = {"key_id": key_id, "nonce": nonce, "expires_at_us": expires_at_us}
         try:
             with self._tx.connection.begin_nested():
-                self._tx.connection.execute(statement)
+                self._tx.connection.execute(_ADD_NONCE, values)
         except IntegrityError:
             return False
         return True
@@ -223,12 +243,8 @@ def answered(
     tx: Transaction, account_id: str, method: str, request_id: str
 ) -> tuple[bytes, str] | None:
     """``(payload hash, answer)`` of a request that was answered before."""
-    query = sa.select(_request.c.payload_hash, _request.c.answer).where(
-        _request.c.account_id == account_id,
-        _request.c.method == method,
-        _request.c.request_id == request_id,
-    )
-    row = tx.connection.execute(query).first()
+    values = {"account": account_id, "called": method, "which": request_id}
+    row = tx.connection.execute(_ANSWERED, values).first()
     return None if row is None else (row.payload_hash, row.answer)
 
 
@@ -237,12 +253,13 @@ def remember_answer(
 ) -> None:
     """Record what a request was answered with, in the transaction that did it."""
     tx.connection.execute(
-        sa.insert(_request).values(
-            account_id=account_id,
-            method=method,
-            request_id=request_id,
-            payload_hash=payload_hash,
-            answer=answer,
-            created_at_us=tx.now_us,
-        )
+        _ADD_REQUEST,
+        {
+            "account_id": account_id,
+            "method": method,
+            "request_id": request_id,
+            "payload_hash": payload_hash,
+            "answer": answer,
+            "created_at_us": tx.now_us,
+        },
     )

@@ -32,11 +32,16 @@ class InvitationRow:
 
     def state(self, now_us: int) -> str:
         """open, used, revoked or expired."""
-        if self.used_at_us:
-            return "used"
-        if self.revoked_at_us:
-            return "revoked"
-        return "expired" if self.expires_at_us <= now_us else "open"
+        return state_of(self.used_at_us, self.revoked_at_us, self.expires_at_us, now_us)
+
+
+def state_of(used_at_us: int, revoked_at_us: int, expires_at_us: int, now_us: int) -> str:
+    """What an invitation is now: open, used, revoked or expired."""
+    if used_at_us:
+        return "used"
+    if revoked_at_us:
+        return "revoked"
+    return "expired" if expires_at_us <= now_us else "open"
 
 
 def add(

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.changes import JobChanged, SegmentChanged, SegmentSettled
 from flopmarket_coordinator.core.events import Event, EventKind
 from flopmarket_coordinator.core.lifecycle import (
@@ -21,6 +22,7 @@ from flopmarket_coordinator.core.lifecycle import (
 from flopmarket_coordinator.store import schema, webhooks
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, JobSums, SegmentRow, to_record
+from flopmarket_coordinator.store.rows import Rows, any_of, constant, constants, given
 from flopmarket_coordinator.store.schema.base import HOUSE_TASK, LIVE_SEGMENT
 
 _job = schema.job
@@ -33,26 +35,150 @@ _UNFINISHED = [state.value for state in JobState if state not in FINAL_JOB_STATE
 _COLUMNS = [column for column in _job.c if column is not _job.c.receipt]
 """A receipt may have 64 MiB; only who asks for it reads it."""
 # Asked for by nearly every command: building a statement costs more than running it.
-_BY_ID = sa.select(*_COLUMNS).where(_job.c.job_id == sa.bindparam("name"))
-_ONE_EVENT_MORE = (
-    sa.update(_job)
-    .where(_job.c.job_id == sa.bindparam("name"))
-    .values(event_count=_job.c.event_count + 1)
-    .returning(_job.c.event_count)
+_JOBS = Rows(JobRow, _job)
+_SEGMENTS = Rows(SegmentRow, _segment)
+_OF_JOB = _segment.c.job_id == given("which")
+_BY_ID = _JOBS.select.where(_job.c.job_id == given("which"))
+_ADD = sa.insert(_job)
+_UPDATE = sa.update(_job).where(_job.c.job_id == given("which"))
+_ONE_EVENT_MORE = _UPDATE.values(event_count=_job.c.event_count + 1).returning(_job.c.event_count)
+_ADD_EVENT = sa.insert(_event)
+_LAST_EVENTS = (
+    sa.select(_event.c.sequence, _event.c.kind, _event.c.text)
+    .where(_event.c.job_id == given("which"))
+    .order_by(_event.c.sequence.desc())
+    .limit(20)
 )
-_SEGMENT_BY_ID = sa.select(_segment).where(_segment.c.segment_id == sa.bindparam("number"))
+_UNFINISHED_IDS = (
+    sa.select(_job.c.job_id).where(_job.c.state.in_(constants(_UNFINISHED))).order_by(_job.c.number)
+)
+_OVERDUE_IDS = (
+    sa.select(_job.c.job_id)
+    .where(
+        sa.text(schema.UNFINISHED_JOB), _job.c.deadline_us <= given("now_us"), _job.c.ending == ""
+    )
+    .order_by(_job.c.number)
+)
+_TAKEN = sa.select(
+    _segment.c.first_step,
+    _segment.c.steps,
+    sa.case(
+        (_segment.c.state == constant(SegmentState.SETTLED), 0),
+        else_=_segment.c.price_nano + _segment.c.surcharge_nano,
+    ),
+).where(_OF_JOB, _segment.c.first_step >= given("from_step"), _IS_LIVE)
+_COUNT = _UPDATE.values(
+    live_steps=_job.c.live_steps + given("more_steps"),
+    unaudited_segments=_job.c.unaudited_segments + given("more_segments"),
+)
+_CUTS = tuple(
+    sa.update(_job)
+    .where(_job.c.job_id == given("which"), column > given("step"))
+    .values({column.name: given("step")})
+    for column in (_job.c.checked_steps, _job.c.settled_steps)
+)
+_ADD_SEGMENT = sa.insert(_segment).returning(_segment.c.segment_id)
+_UPDATE_SEGMENT = sa.update(_segment).where(_segment.c.segment_id == given("which"))
+_SEGMENT_BY_ID = _SEGMENTS.select.where(_segment.c.segment_id == given("which"))
+_SEGMENT_BY_DIGEST = _SEGMENTS.select.where(_segment.c.commitment_digest == given("which"))
+_IN_ORDER = _SEGMENTS.select.where(_OF_JOB).order_by(_segment.c.first_step, _segment.c.segment_id)
+_IN_ORDER_BY_STATE = _IN_ORDER.where(_segment.c.state.in_(any_of("states")))
+_LIVE_FROM = _SEGMENTS.select.where(
+    _OF_JOB, _segment.c.first_step >= given("first_step"), _IS_LIVE
+).order_by(_segment.c.first_step)
+_FIRST_LIVE_FROM = _LIVE_FROM.limit(given("most"))
+_NEWEST_CHECKPOINT = (
+    _SEGMENTS.select.where(
+        _OF_JOB,
+        _segment.c.first_step < given("before_step"),
+        _segment.c.checkpoint_artifact != "",
+        _IS_LIVE,
+    )
+    .order_by(_segment.c.first_step.desc())
+    .limit(1)
+)
+_NEWEST_CHECKED = _NEWEST_CHECKPOINT.where(_segment.c.files_checked)
+_WAITING_FOR_FILES = (
+    _SEGMENTS.select.where(
+        sa.text(f"segment.{HOUSE_TASK}"),
+        _segment.c.state == constant(SegmentState.COMMITTED),
+        sa.not_(_segment.c.files_checked),
+        _segment.c.job_id.not_in(any_of("exclude")),
+    )
+    .order_by(_segment.c.segment_id)
+    .limit(1)
+)
+_UNREAD_BEFORE = sa.select(_segment.c.segment_id).where(
+    _OF_JOB,
+    _segment.c.first_step < given("step"),
+    _segment.c.first_step + _segment.c.steps == given("step"),
+    sa.not_(_segment.c.files_checked),
+    _IS_LIVE,
+)
+
+
+def _waiting_for_audit() -> sa.Select[Any]:
+    """The query of :func:`waiting_for_audit`."""
+    disputed = _segment.alias()
+    in_dispute = (
+        sa.select(_dispute.c.number)
+        .join(disputed, disputed.c.segment_id == _dispute.c.segment_id)
+        .join(_job, _job.c.job_id == _dispute.c.job_id)
+        .where(
+            _dispute.c.ended_at_us == constant(0),
+            _dispute.c.auditor_key_id == given("house_key_id"),
+            _dispute.c.job_id == _segment.c.job_id,
+            sa.or_(
+                disputed.c.segment_id == _segment.c.segment_id,
+                sa.and_(sa.not_(_job.c.stateless), disputed.c.first_step < _segment.c.first_step),
+            ),
+        )
+        .correlate(_segment)
+        .exists()
+    )
+    # The house's engine computes FX1 and nothing else.
+    exact = (
+        sa.exists()
+        .where(_job.c.job_id == _segment.c.job_id, _job.c.mode == constant(Mode.EXACT))
+        .correlate(_segment)
+    )
+    mine = sa.and_(
+        _segment.c.house_task == constant("recompute"),
+        sa.text(f"segment.{HOUSE_TASK}"),
+        sa.or_(_IS_LIVE, _segment.c.state == constant(SegmentState.VOID)),
+        exact,
+        sa.not_(in_dispute),
+    )
+    # Of a job, only the first unaudited step counts: later ones are relative to it.
+    first = (
+        sa.select(_segment.c.job_id, sa.func.min(_segment.c.first_step).label("first_step"))
+        .where(mine)
+        .group_by(_segment.c.job_id)
+        .subquery()
+    )
+    return (
+        _SEGMENTS.select.join(
+            first,
+            (first.c.job_id == _segment.c.job_id) & (first.c.first_step == _segment.c.first_step),
+        )
+        .where(mine, _segment.c.job_id.not_in(any_of("exclude")))
+        .order_by(_segment.c.segment_id)
+        .limit(1)
+    )
+
+
+_WAITING_FOR_AUDIT = _waiting_for_audit()
 
 
 def add(tx: Transaction, values: Mapping[str, Any]) -> None:
     """A new job."""
-    tx.connection.execute(sa.insert(_job).values(**values))
+    tx.connection.execute(_ADD, values)
     tx.note(JobChanged(values["job_id"]))
 
 
 def get(tx: Transaction, job_id: str) -> JobRow | None:
     """The job with this id."""
-    row = tx.connection.execute(_BY_ID, {"name": job_id}).mappings().first()
-    return None if row is None else to_record(JobRow, row)
+    return _JOBS.first(tx, _BY_ID, {"which": job_id})
 
 
 def receipt_file(tx: Transaction, job_id: str) -> bytes:
@@ -75,7 +201,7 @@ def receipt_part(tx: Transaction, job_id: str, offset: int, size_bytes: int) -> 
 
 def update(tx: Transaction, job_id: str, **values: Any) -> None:
     """Change columns other than the state."""
-    tx.connection.execute(sa.update(_job).where(_job.c.job_id == job_id).values(**values))
+    tx.connection.execute(_UPDATE, {"which": job_id, **values})
     tx.note(JobChanged(job_id))
 
 
@@ -112,29 +238,18 @@ def unfinished(tx: Transaction) -> list[JobRow]:
 
 def unfinished_ids(tx: Transaction) -> list[str]:
     """Names of jobs that have not ended, oldest first."""
-    query = sa.select(_job.c.job_id).where(_job.c.state.in_(_UNFINISHED)).order_by(_job.c.number)
-    return list(tx.connection.execute(query).scalars())
+    return list(tx.connection.execute(_UNFINISHED_IDS).scalars())
 
 
 def overdue_ids(tx: Transaction) -> list[str]:
     """Names of jobs whose deadline is over and that are not ending yet, oldest first."""
-    query = (
-        sa.select(_job.c.job_id)
-        .where(sa.text(schema.UNFINISHED_JOB), _job.c.deadline_us <= tx.now_us, _job.c.ending == "")
-        .order_by(_job.c.number)
-    )
-    return list(tx.connection.execute(query).scalars())
+    return list(tx.connection.execute(_OVERDUE_IDS, {"now_us": tx.now_us}).scalars())
 
 
 def taken(tx: Transaction, job_id: str, from_step: int = 0) -> list[tuple[int, int, int]]:
     """First step, steps, and what is still owed of every live segment from a step on."""
-    settled = _segment.c.state == SegmentState.SETTLED.value
-    query = sa.select(
-        _segment.c.first_step,
-        _segment.c.steps,
-        sa.case((settled, 0), else_=_segment.c.price_nano + _segment.c.surcharge_nano),
-    ).where(_segment.c.job_id == job_id, _segment.c.first_step >= from_step, _IS_LIVE)
-    return [(first, steps, owed) for first, steps, owed in tx.connection.execute(query)]
+    found = tx.connection.execute(_TAKEN, {"which": job_id, "from_step": from_step})
+    return [(first, steps, owed) for first, steps, owed in found]
 
 
 def count_reasons(tx: Transaction, job_id: str) -> dict[str, int]:
@@ -145,6 +260,14 @@ def count_reasons(tx: Transaction, job_id: str) -> dict[str, int]:
         .group_by(_segment.c.reason)
     )
     return {reason: int(count) for reason, count in tx.connection.execute(query)}
+
+
+def offers_with(tx: Transaction, job_id: str, reasons: Collection[str]) -> set[str]:
+    """Offers that have a segment of a job which counts for nothing for one of these reasons."""
+    query = sa.select(_segment.c.offer_id).where(
+        _segment.c.job_id == job_id, _segment.c.reason.in_(list(reasons))
+    )
+    return set(tx.connection.execute(query.distinct()).scalars())
 
 
 def count_by_state(tx: Transaction) -> dict[str, int]:
@@ -176,8 +299,7 @@ def count_unfinished(tx: Transaction, buyer: str) -> int:
 
 def add_segment(tx: Transaction, values: Mapping[str, Any]) -> int:
     """A committed segment; its id."""
-    query = sa.insert(_segment).values(**values).returning(_segment.c.segment_id)
-    segment_id: int = tx.connection.execute(query).scalar_one()
+    segment_id: int = tx.connection.execute(_ADD_SEGMENT, values).scalar_one()
     _count(tx, values["job_id"], live_steps=values["steps"], unaudited=1)
     tx.note(SegmentChanged(segment_id, values["job_id"]))
     return segment_id
@@ -187,35 +309,25 @@ def _count(tx: Transaction, job_id: str, *, live_steps: int, unaudited: int) -> 
     """Keep a job's sums in step with its segments."""
     if live_steps or unaudited:
         tx.connection.execute(
-            sa.update(_job)
-            .where(_job.c.job_id == job_id)
-            .values(
-                live_steps=_job.c.live_steps + live_steps,
-                unaudited_segments=_job.c.unaudited_segments + unaudited,
-            )
+            _COUNT, {"which": job_id, "more_steps": live_steps, "more_segments": unaudited}
         )
 
 
 def cut(tx: Transaction, job_id: str, first_step: int) -> None:
     """A segment that begins at this step counts no more: the job is verified and paid without a
     gap up to it at most."""
-    for column in (_job.c.checked_steps, _job.c.settled_steps):
-        tx.connection.execute(
-            sa.update(_job)
-            .where(_job.c.job_id == job_id, column > first_step)
-            .values({column.name: first_step})
-        )
+    for statement in _CUTS:
+        tx.connection.execute(statement, {"which": job_id, "step": first_step})
 
 
 def segments(
     tx: Transaction, job_id: str, states: Collection[SegmentState] | None = None
 ) -> list[SegmentRow]:
     """Segments of a job in order of steps, then of commitment; of all states by default."""
-    query = sa.select(_segment).where(_segment.c.job_id == job_id)
-    if states is not None:
-        query = query.where(_segment.c.state.in_([state.value for state in states]))
-    query = query.order_by(_segment.c.first_step, _segment.c.segment_id)
-    return [to_record(SegmentRow, row) for row in tx.connection.execute(query).mappings()]
+    if states is None:
+        return _SEGMENTS.all(tx, _IN_ORDER, {"which": job_id})
+    values = {"which": job_id, "states": [state.value for state in states]}
+    return _SEGMENTS.all(tx, _IN_ORDER_BY_STATE, values)
 
 
 def segment_page(
@@ -264,13 +376,10 @@ def live_from(
     tx: Transaction, job_id: str, first_step: int, limit: int | None = None
 ) -> list[SegmentRow]:
     """Live segments from a step on, in order of steps; at most ``limit``. By an index alone."""
-    query = (
-        sa.select(_segment)
-        .where(_segment.c.job_id == job_id, _segment.c.first_step >= first_step, _IS_LIVE)
-        .order_by(_segment.c.first_step)
-        .limit(limit)
-    )
-    return [to_record(SegmentRow, row) for row in tx.connection.execute(query).mappings()]
+    values = {"which": job_id, "first_step": first_step}
+    if limit is None:
+        return _SEGMENTS.all(tx, _LIVE_FROM, values)
+    return _SEGMENTS.all(tx, _FIRST_LIVE_FROM, {**values, "most": limit})
 
 
 def newest_checkpoint(
@@ -278,74 +387,84 @@ def newest_checkpoint(
 ) -> SegmentRow | None:
     """The last live segment, begun before a step, whose end state is durable; ``checked``: and
     whose file was read and holds what was committed."""
-    query = sa.select(_segment).where(
-        _segment.c.job_id == job_id,
-        _segment.c.first_step < before_step,
-        _segment.c.checkpoint_artifact != "",
-        _IS_LIVE,
-    )
-    if checked:
-        query = query.where(_segment.c.files_checked)
-    query = query.order_by(_segment.c.first_step.desc()).limit(1)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(SegmentRow, row)
+    query = _NEWEST_CHECKED if checked else _NEWEST_CHECKPOINT
+    return _SEGMENTS.first(tx, query, {"which": job_id, "before_step": before_step})
 
 
 def segment(tx: Transaction, segment_id: int) -> SegmentRow | None:
     """The segment with this id."""
-    row = tx.connection.execute(_SEGMENT_BY_ID, {"number": segment_id}).mappings().first()
-    return None if row is None else to_record(SegmentRow, row)
+    return _SEGMENTS.first(tx, _SEGMENT_BY_ID, {"which": segment_id})
 
 
 def segment_of_commitment(tx: Transaction, digest: bytes) -> SegmentRow | None:
     """The segment that a commitment made."""
-    query = sa.select(_segment).where(_segment.c.commitment_digest == digest)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(SegmentRow, row)
+    return _SEGMENTS.first(tx, _SEGMENT_BY_DIGEST, {"which": digest})
 
 
 def waiting_for_files(tx: Transaction, exclude: Collection[str]) -> SegmentRow | None:
     """The committed segment that was waiting longest for somebody to read its files."""
+    return _SEGMENTS.first(tx, _WAITING_FOR_FILES, {"exclude": list(exclude)})
+
+
+def unread_before(tx: Transaction, job_id: str, step: int) -> bool:
+    """Whether nobody has read the files of the live segment that ends at a step."""
+    found = tx.connection.execute(_UNREAD_BEFORE, {"which": job_id, "step": step})
+    return found.first() is not None
+
+
+def update_segment(tx: Transaction, row: SegmentRow, **values: Any) -> None:
+    """Change columns other than the state."""
+    tx.connection.execute(_UPDATE_SEGMENT, {"which": row.segment_id, **values})
+    tx.note(SegmentChanged(row.segment_id, row.job_id))
+
+
+def newest_of_lease(tx: Transaction, lease_id: str, before_step: int) -> SegmentRow | None:
+    """The last segment of a lease, begun before a step, whose end state is stored and was read."""
     query = (
         sa.select(_segment)
         .where(
-            sa.text(f"segment.{HOUSE_TASK}"),
-            _segment.c.state == SegmentState.COMMITTED.value,
-            sa.not_(_segment.c.files_checked),
-            _segment.c.job_id.not_in(list(exclude)),
+            _segment.c.lease_id == lease_id,
+            _segment.c.first_step < before_step,
+            _segment.c.checkpoint_artifact != "",
+            _segment.c.files_checked,
         )
-        .order_by(_segment.c.segment_id)
+        .order_by(_segment.c.first_step.desc())
         .limit(1)
     )
     row = tx.connection.execute(query).mappings().first()
     return None if row is None else to_record(SegmentRow, row)
 
 
-def unread_before(tx: Transaction, job_id: str, step: int) -> bool:
-    """Whether nobody has read the files of the live segment that ends at a step."""
-    query = sa.select(_segment.c.segment_id).where(
-        _segment.c.job_id == job_id,
-        _segment.c.first_step < step,
-        _segment.c.first_step + _segment.c.steps == step,
-        sa.not_(_segment.c.files_checked),
-        _IS_LIVE,
-    )
-    return tx.connection.execute(query).first() is not None
+def claims_of_lease(tx: Transaction, lease_id: str) -> list[SegmentRow]:
+    """Void segments of a lease that the house is to look at."""
+    return _claims(tx, _segment.c.lease_id == lease_id)
 
 
-def update_segment(tx: Transaction, row: SegmentRow, **values: Any) -> None:
-    """Change columns other than the state."""
-    tx.connection.execute(
-        sa.update(_segment).where(_segment.c.segment_id == row.segment_id).values(**values)
+def claims_of_job(tx: Transaction, job_id: str) -> list[SegmentRow]:
+    """Void segments of a job that the house is to look at."""
+    return _claims(tx, _segment.c.job_id == job_id)
+
+
+def _claims(tx: Transaction, where: sa.ColumnElement[bool]) -> list[SegmentRow]:
+    query = sa.select(_segment).where(
+        where,
+        sa.text(f"segment.{HOUSE_TASK}"),
+        _segment.c.state == SegmentState.VOID.value,
     )
-    tx.note(SegmentChanged(row.segment_id, row.job_id))
+    return [to_record(SegmentRow, row) for row in tx.connection.execute(query).mappings()]
 
 
 def path_between(
-    tx: Transaction, job_id: str, first_step: int, end_step: int, limit: int
+    tx: Transaction,
+    job_id: str,
+    first_step: int,
+    end_step: int,
+    limit: int,
+    lease_id: str = "",
 ) -> list[tuple[int, int, int, bytes, bytes, str]]:
     """Live segments that begin between two steps, in order, without their documents: id, first
-    step, steps, root after, root of the outputs, who recomputed it."""
+    step, steps, root after, root of the outputs, who recomputed it. With a lease: its segments,
+    live or not."""
     query = (
         sa.select(
             _segment.c.segment_id,
@@ -359,7 +478,7 @@ def path_between(
             _segment.c.job_id == job_id,
             _segment.c.first_step >= first_step,
             _segment.c.first_step < end_step,
-            _IS_LIVE,
+            _segment.c.lease_id == lease_id if lease_id else _IS_LIVE,
         )
         .order_by(_segment.c.first_step)
         .limit(limit)
@@ -374,48 +493,8 @@ def waiting_for_audit(
 
     One that the house disputes waits for the outcome, and so do later segments of its chain.
     """
-    disputed = _segment.alias()
-    in_dispute = (
-        sa.select(_dispute.c.number)
-        .join(disputed, disputed.c.segment_id == _dispute.c.segment_id)
-        .join(_job, _job.c.job_id == _dispute.c.job_id)
-        .where(
-            _dispute.c.ended_at_us == 0,
-            _dispute.c.auditor_key_id == house_key_id,
-            _dispute.c.job_id == _segment.c.job_id,
-            sa.or_(
-                disputed.c.segment_id == _segment.c.segment_id,
-                sa.and_(sa.not_(_job.c.stateless), disputed.c.first_step < _segment.c.first_step),
-            ),
-        )
-        .correlate(_segment)
-        .exists()
-    )
-    mine = sa.and_(
-        _segment.c.house_task == "recompute",
-        sa.text(f"segment.{HOUSE_TASK}"),
-        _IS_LIVE,
-        sa.not_(in_dispute),
-    )
-    # Of a job, only the first unaudited step counts: later ones are relative to it.
-    first = (
-        sa.select(_segment.c.job_id, sa.func.min(_segment.c.first_step).label("first_step"))
-        .where(mine)
-        .group_by(_segment.c.job_id)
-        .subquery()
-    )
-    query = (
-        sa.select(_segment)
-        .join(
-            first,
-            (first.c.job_id == _segment.c.job_id) & (first.c.first_step == _segment.c.first_step),
-        )
-        .where(mine, _segment.c.job_id.not_in(list(exclude)))
-        .order_by(_segment.c.segment_id)
-        .limit(1)
-    )
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(SegmentRow, row)
+    values = {"house_key_id": house_key_id, "exclude": list(exclude)}
+    return _SEGMENTS.first(tx, _WAITING_FOR_AUDIT, values)
 
 
 def move_segment(tx: Transaction, row: SegmentRow, target: SegmentState, **values: Any) -> None:
@@ -428,16 +507,14 @@ def move_segment(tx: Transaction, row: SegmentRow, target: SegmentState, **value
         story=_story(tx, row.job_id),
     )
     waits_on = target in LIVE_SEGMENT_STATES and row.state is not SegmentState.COMMITTED
+    lost = row.state in LIVE_SEGMENT_STATES and target not in LIVE_SEGMENT_STATES
     dropped = {} if waits_on else {"house_task": ""}
-    tx.connection.execute(
-        sa.update(_segment)
-        .where(_segment.c.segment_id == row.segment_id)
-        .values(**{**dropped, **values, "state": target.value})
-    )
+    changed = {**dropped, **values, "which": row.segment_id, "state": target.value}
+    tx.connection.execute(_UPDATE_SEGMENT, changed)
     _count(
         tx,
         row.job_id,
-        live_steps=0 if target in LIVE_SEGMENT_STATES else -row.steps,
+        live_steps=-row.steps if lost else 0,
         unaudited=-1 if row.state is SegmentState.COMMITTED else 0,
     )
     tx.note(SegmentChanged(row.segment_id, row.job_id))
@@ -447,16 +524,17 @@ def move_segment(tx: Transaction, row: SegmentRow, target: SegmentState, **value
 
 def record(tx: Transaction, job_id: str, kind: EventKind, text: str, cause: str = "") -> None:
     """Add a line to the story of a job."""
-    sequence = tx.connection.execute(_ONE_EVENT_MORE, {"name": job_id}).scalar_one()
+    sequence = tx.connection.execute(_ONE_EVENT_MORE, {"which": job_id}).scalar_one()
     tx.connection.execute(
-        sa.insert(_event).values(
-            job_id=job_id,
-            sequence=sequence,
-            time_us=tx.now_us,
-            kind=kind.value,
-            text=text,
-            cause=cause,
-        )
+        _ADD_EVENT,
+        {
+            "job_id": job_id,
+            "sequence": sequence,
+            "time_us": tx.now_us,
+            "kind": kind.value,
+            "text": text,
+            "cause": cause,
+        },
     )
     webhooks.announce(tx, job_id, sequence, kind, text)
 
@@ -484,11 +562,5 @@ def events(tx: Transaction, job_id: str, after_sequence: int, limit: int) -> Seq
 
 def _story(tx: Transaction, job_id: str) -> list[str]:
     """The last lines of a job's story, for an error that names a bug."""
-    query = (
-        sa.select(_event.c.sequence, _event.c.kind, _event.c.text)
-        .where(_event.c.job_id == job_id)
-        .order_by(_event.c.sequence.desc())
-        .limit(20)
-    )
-    rows = tx.connection.execute(query).all()
+    rows = tx.connection.execute(_LAST_EVENTS, {"which": job_id}).all()
     return [f"{row.sequence} {row.kind}: {row.text}" for row in reversed(rows)]

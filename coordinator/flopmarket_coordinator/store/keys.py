@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from flopmarket.trust.keys import KeyRole, PublicKey
-from flopmarket_coordinator.core.changes import KeyChanged
+from flopmarket_coordinator.core.changes import KeyChanged, SessionsEnded
 from flopmarket_coordinator.store import identity, schema
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import KeyRow, to_record
@@ -242,6 +242,7 @@ def end_session(tx: Transaction, account_id: str, name: str) -> str | None:
         if session_id(token_hash) == name:
             statement = sa.delete(_session).where(_session.c.token_hash == token_hash)
             tx.connection.execute(statement)
+            tx.note(SessionsEnded(key_id, name))
             return str(key_id)
     return None
 
@@ -259,4 +260,6 @@ def end_sessions_of_account(tx: Transaction, account_id: str) -> list[str]:
         ).scalars()
     )
     tx.connection.execute(sa.delete(_session).where(_session.c.account_id == account_id))
+    for key_id in keys:
+        tx.note(SessionsEnded(key_id))
     return keys

@@ -33,6 +33,7 @@ from flopmarket_coordinator.core.ledger import (
 from flopmarket_coordinator.store import ledger_log, schema
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.prepared import Prepared
+from flopmarket_coordinator.store.rows import any_of
 
 _account = schema.ledger_account
 _transfer = schema.transfer
@@ -53,6 +54,10 @@ _STATES = sa.select(
     _account.c.overdraft_nano,
     sa.select(sa.func.coalesce(sa.func.max(_transfer.c.number), 0)).scalar_subquery(),
 ).where(_account.c.ledger_account_id.in_(sa.bindparam("accounts", expanding=True)))
+_OPENED = sa.select(_account.c.ledger_account_id).where(
+    _account.c.ledger_account_id.in_(any_of("accounts"))
+)
+_OPEN = sa.insert(_account)
 _INSERT = Prepared(sa.insert(_transfer))
 _UPDATE = Prepared(
     sa.update(_account)
@@ -64,11 +69,7 @@ _UPDATE = Prepared(
 def open_accounts(tx: Transaction, accounts: Iterable[str], overdraft_nano: Nano = 0) -> None:
     """Create ledger accounts with nothing in them; those that exist stay as they are."""
     wanted = list(accounts)
-    known = set(
-        tx.connection.execute(
-            sa.select(_account.c.ledger_account_id).where(_account.c.ledger_account_id.in_(wanted))
-        ).scalars()
-    )
+    known = set(tx.connection.execute(_OPENED, {"accounts": wanted}).scalars())
     rows = [
         {
             "ledger_account_id": account,
@@ -80,7 +81,7 @@ def open_accounts(tx: Transaction, accounts: Iterable[str], overdraft_nano: Nano
         if account not in known
     ]
     if rows:
-        tx.connection.execute(sa.insert(_account), rows)
+        tx.connection.execute(_OPEN, rows)
 
 
 def open_platform(tx: Transaction) -> None:

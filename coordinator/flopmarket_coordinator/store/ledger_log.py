@@ -59,6 +59,11 @@ _HOLDERS = sa.select(
     .scalar_subquery()
 ).where(_transfer.c.number.in_(sa.bindparam("numbers", expanding=True)))
 _APPEND = Prepared(sa.insert(_batch))
+_LAST_HEAD = (
+    sa.select(_head.c.batch_count, _head.c.created_at_us)
+    .order_by(_head.c.batch_count.desc())
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +183,7 @@ def add_head(tx: Transaction, batch_count: int, envelope: bytes) -> None:
 
 def last_head(tx: Transaction) -> tuple[int, int] | None:
     """``(batch_count, created_at_us)`` of the newest signed head that was kept."""
-    query = (
-        sa.select(_head.c.batch_count, _head.c.created_at_us)
-        .order_by(_head.c.batch_count.desc())
-        .limit(1)
-    )
-    row = tx.connection.execute(query).first()
+    row = tx.connection.execute(_LAST_HEAD).first()
     return None if row is None else (row.batch_count, row.created_at_us)
 
 

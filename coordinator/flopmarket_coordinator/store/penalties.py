@@ -11,12 +11,34 @@ from flopmarket.market.money import Nano
 from flopmarket_coordinator.core.penalties import AuditPayState, StrikeKind
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.rows import any_of, given
 
 _strike = schema.strike
 _quarantine = schema.quarantine
 _pay = schema.audit_pay
 _account = schema.account
 _segment = schema.segment
+_OF_DEVICE_BEFORE = sa.and_(
+    _segment.c.device_key_id.in_(any_of("keys")), _segment.c.segment_id < given("before")
+)
+_DELIVERED_UP_TO = sa.select(sa.func.count()).select_from(
+    sa.select(_segment.c.segment_id).where(_OF_DEVICE_BEFORE).limit(given("most")).subquery()
+)
+_QUARANTINED = sa.select(
+    _quarantine.c.device_key_id,
+    _quarantine.c.reason,
+    _quarantine.c.since_us,
+    _quarantine.c.until_us,
+).where(_quarantine.c.device_key_id == given("which"), _quarantine.c.lifted_us == 0)
+_DEBT = sa.select(_account.c.audit_debt_nano).where(_account.c.account_id == given("which"))
+_ADD_DEBT = (
+    sa.update(_account)
+    .where(_account.c.account_id == given("which"))
+    .values(audit_debt_nano=_account.c.audit_debt_nano + given("amount_nano"))
+)
+_RESERVE_PAY = sa.insert(_pay)
+_PAY = sa.select(_pay).where(_pay.c.lease_id == given("which"))
+_CLOSE_PAY = sa.update(_pay).where(_pay.c.lease_id == given("which"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +86,8 @@ def units(tx: Transaction, keys: Collection[str], before_segment: int) -> int:
 
 def delivered_fewer(tx: Transaction, keys: Collection[str], before_segment: int, than: int) -> bool:
     """Whether a device had delivered fewer segments; does not count further than needed."""
-    mine = (
-        sa.select(_segment.c.segment_id)
-        .where(_segment.c.device_key_id.in_(keys), _segment.c.segment_id < before_segment)
-        .limit(than)
-        .subquery()
-    )
-    found = tx.connection.execute(sa.select(sa.func.count()).select_from(mine)).scalar_one()
-    return int(found) < than
+    values = {"keys": list(keys), "before": before_segment, "most": than}
+    return int(tx.connection.execute(_DELIVERED_UP_TO, values).scalar_one()) < than
 
 
 def add_strike(
@@ -135,12 +151,8 @@ def quarantine(tx: Transaction, device_key_id: str, reason: str, until_us: int) 
 
 def in_quarantine(tx: Transaction, device_key_id: str) -> Quarantine | None:
     """The quarantine that a device is in now."""
-    columns = [_quarantine.c[name] for name in Quarantine.__dataclass_fields__]
-    query = sa.select(*columns).where(
-        _quarantine.c.device_key_id == device_key_id, _quarantine.c.lifted_us == 0
-    )
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else Quarantine(**row)
+    row = tx.connection.execute(_QUARANTINED, {"which": device_key_id}).first()
+    return None if row is None else Quarantine(*row)
 
 
 def any_in_quarantine(tx: Transaction, keys: Collection[str]) -> Quarantine | None:
@@ -159,17 +171,12 @@ def lift(tx: Transaction, device_key_id: str) -> None:
 
 def debt(tx: Transaction, account_id: str) -> Nano:
     """What an account owes for audits of its first units."""
-    query = sa.select(_account.c.audit_debt_nano).where(_account.c.account_id == account_id)
-    return int(tx.connection.execute(query).scalar() or 0)
+    return int(tx.connection.execute(_DEBT, {"which": account_id}).scalar() or 0)
 
 
 def add_debt(tx: Transaction, account_id: str, amount_nano: Nano) -> None:
     """More debt, or less of it."""
-    tx.connection.execute(
-        sa.update(_account)
-        .where(_account.c.account_id == account_id)
-        .values(audit_debt_nano=_account.c.audit_debt_nano + amount_nano)
-    )
+    tx.connection.execute(_ADD_DEBT, {"which": account_id, "amount_nano": amount_nano})
 
 
 def reserve_pay(
@@ -177,22 +184,21 @@ def reserve_pay(
 ) -> None:
     """Remember what is promised to the auditor of a lease."""
     tx.connection.execute(
-        sa.insert(_pay).values(
-            lease_id=lease_id,
-            account_id=account_id,
-            from_audit_nano=from_audit_nano,
-            from_fee_nano=from_fee_nano,
-            paid_nano=0,
-            state=AuditPayState.RESERVED.value,
-        )
+        _RESERVE_PAY,
+        {
+            "lease_id": lease_id,
+            "account_id": account_id,
+            "from_audit_nano": from_audit_nano,
+            "from_fee_nano": from_fee_nano,
+            "paid_nano": 0,
+            "state": AuditPayState.RESERVED.value,
+        },
     )
 
 
 def audit_pay(tx: Transaction, lease_id: str) -> AuditPay | None:
     """What was promised for an audit lease."""
-    row = (
-        tx.connection.execute(sa.select(_pay).where(_pay.c.lease_id == lease_id)).mappings().first()
-    )
+    row = tx.connection.execute(_PAY, {"which": lease_id}).mappings().first()
     if row is None:
         return None
     return AuditPay(**(dict(row) | {"state": AuditPayState(row["state"])}))
@@ -201,7 +207,5 @@ def audit_pay(tx: Transaction, lease_id: str) -> AuditPay | None:
 def close_pay(tx: Transaction, lease_id: str, state: AuditPayState, paid_nano: Nano) -> None:
     """An auditor was paid, or will not be."""
     tx.connection.execute(
-        sa.update(_pay)
-        .where(_pay.c.lease_id == lease_id)
-        .values(state=state.value, paid_nano=paid_nano)
+        _CLOSE_PAY, {"which": lease_id, "state": state.value, "paid_nano": paid_nano}
     )

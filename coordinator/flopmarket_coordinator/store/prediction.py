@@ -15,7 +15,7 @@ from flopmarket_coordinator.core.changes import CalibrationChanged
 from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import to_record
+from flopmarket_coordinator.store.rows import Rows, any_of, given
 
 HOUSE = "house"
 """The scope of what the coordinator's own auditor takes."""
@@ -46,72 +46,98 @@ class DeliveryRow:
     settled_at_us: int
 
 
+_DELIVERIES = Rows(DeliveryRow, _delivery)
+_ADD_DELIVERY = sa.insert(_delivery)
+_DELIVERY = _DELIVERIES.select.where(_delivery.c.segment_id == given("which"))
+_SETTLE = (
+    sa.update(_delivery)
+    .where(_delivery.c.segment_id == given("which"))
+    .values(settled_at_us=given("now_us"))
+    .returning(*_DELIVERIES.columns)
+)
+_OF_SCOPE = _calibration.c.scope == given("which")
+_RUNNING = sa.select(_calibration).where(_OF_SCOPE, _calibration.c.family.in_(any_of("families")))
+_REMEMBER_MORE = (
+    sa.update(_calibration)
+    .where(_OF_SCOPE, _calibration.c.family == given("of_family"))
+    .values(deliveries=_calibration.c.deliveries + 1)
+)
+_REMEMBER_FIRST = sa.insert(_calibration)
+_PROGRAMS = sa.and_(_OF_SCOPE, _calibration.c.family.startswith(PROGRAM, autoescape=True))
+_FORGET_PROGRAMS = sa.delete(_calibration).where(
+    _PROGRAMS,
+    _calibration.c.family.not_in(
+        sa.select(_calibration.c.family)
+        .where(_PROGRAMS)
+        .order_by(_calibration.c.updated_at_us.desc(), _calibration.c.family)
+        .limit(MAX_CALIBRATED_PROGRAMS)
+    ),
+)
+_FACTORS = sa.select(_calibration.c.scope, _calibration.c.family, _calibration.c.factor_ppm)
+_FACTORS_OF = _FACTORS.where(_OF_SCOPE)
+_LOWEST = sa.select(
+    _promise.c.offer_id, sa.func.min(_promise.c.step_ppm), sa.func.min(_promise.c.setup_ppm)
+).group_by(_promise.c.offer_id)
+_LOWEST_OF = _LOWEST.where(_promise.c.offer_id == given("which"))
+_END_PROMISES = (
+    sa.delete(_promise).where(_promise.c.job_id == given("which")).returning(_promise.c.offer_id)
+)
+
+
 def add_delivery(tx: Transaction, row: DeliveryRow) -> None:
     """Write down a commitment's times."""
-    tx.connection.execute(sa.insert(_delivery).values(**asdict(row)))
+    tx.connection.execute(_ADD_DELIVERY, asdict(row))
 
 
 def delivery(tx: Transaction, segment_id: int) -> DeliveryRow | None:
     """The times of a segment; None for one of an older version."""
-    query = sa.select(_delivery).where(_delivery.c.segment_id == segment_id)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(DeliveryRow, row)
+    return _DELIVERIES.first(tx, _DELIVERY, {"which": segment_id})
 
 
 def settle_delivery(tx: Transaction, segment_id: int) -> DeliveryRow | None:
     """The times of a segment that is paid now; None for one of an older version."""
-    query = (
-        sa.update(_delivery)
-        .where(_delivery.c.segment_id == segment_id)
-        .values(settled_at_us=tx.now_us)
-        .returning(_delivery)
-    )
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(DeliveryRow, row)
+    return _DELIVERIES.first(tx, _SETTLE, {"which": segment_id, "now_us": tx.now_us})
 
 
 def settled_deliveries(
     tx: Transaction, work_class: str, offer_id: str, limit: int
 ) -> list[DeliveryRow]:
     """The newest measured deliveries of paid segments; "" for every class or offer."""
-    query = sa.select(_delivery).where(_delivery.c.settled_at_us > 0, _delivery.c.measured_us > 0)
+    query = _DELIVERIES.select.where(_delivery.c.settled_at_us > 0, _delivery.c.measured_us > 0)
     if work_class:
         query = query.where(_delivery.c.work_class == work_class)
     if offer_id:
         query = query.where(_delivery.c.offer_id == offer_id)
     query = query.order_by(_delivery.c.settled_at_us.desc()).limit(limit)
-    return [to_record(DeliveryRow, row) for row in tx.connection.execute(query).mappings()]
+    return _DELIVERIES.all(tx, query, {})
 
 
 def running(tx: Transaction, scope: str, families: Collection[str]) -> dict[str, Running]:
     """What is remembered of these families of an offer."""
-    query = sa.select(_calibration).where(
-        _calibration.c.scope == scope, _calibration.c.family.in_(families)
-    )
+    found = tx.connection.execute(_RUNNING, {"which": scope, "families": list(families)})
     return {
         row.family: Running(
             tuple((name, ratio) for name, ratio in json.loads(row.ratios_ppm)), row.factor_ppm
         )
-        for row in tx.connection.execute(query)
+        for row in found
     }
 
 
 def remember(tx: Transaction, scope: str, changed: Mapping[str, Running]) -> None:
     """Keep what was learned of an offer's families, and forget its oldest programs."""
     for family, item in changed.items():
-        where = (_calibration.c.scope == scope, _calibration.c.family == family)
         values = {
             "ratios_ppm": json.dumps(item.ratios_ppm, separators=(",", ":")),
             "factor_ppm": item.factor_ppm,
             "updated_at_us": tx.now_us,
         }
-        update = sa.update(_calibration).where(*where)
         known = tx.connection.execute(
-            update.values(deliveries=_calibration.c.deliveries + 1, **values)
+            _REMEMBER_MORE, {"which": scope, "of_family": family, **values}
         ).rowcount
         if not known:
-            insert = sa.insert(_calibration)
-            tx.connection.execute(insert.values(scope=scope, family=family, deliveries=1, **values))
+            tx.connection.execute(
+                _REMEMBER_FIRST, {"scope": scope, "family": family, "deliveries": 1, **values}
+            )
             if family.startswith(PROGRAM):
                 _forget_programs(tx, scope)
 
@@ -164,8 +190,7 @@ def promises(tx: Transaction, job_id: str) -> dict[str, Promise]:
 
 def end_promises(tx: Transaction, job_id: str) -> None:
     """The job has ended and is priced no more."""
-    query = sa.delete(_promise).where(_promise.c.job_id == job_id).returning(_promise.c.offer_id)
-    for offer_id in sorted(tx.connection.execute(query).scalars()):
+    for offer_id in sorted(tx.connection.execute(_END_PROMISES, {"which": job_id}).scalars()):
         tx.note(CalibrationChanged(offer_id))
 
 
@@ -193,18 +218,14 @@ def busy_picoseconds(tx: Transaction, offer_ids: Sequence[str]) -> dict[str, int
 
 def _factors(tx: Transaction, scope: str = "") -> dict[str, Factors]:
     """Factors by offer, of one or of all."""
-    query = sa.select(_calibration.c.scope, _calibration.c.family, _calibration.c.factor_ppm)
-    lowest = sa.select(
-        _promise.c.offer_id, sa.func.min(_promise.c.step_ppm), sa.func.min(_promise.c.setup_ppm)
-    ).group_by(_promise.c.offer_id)
-    if scope:
-        query = query.where(_calibration.c.scope == scope)
-        lowest = lowest.where(_promise.c.offer_id == scope)
+    values = {"which": scope} if scope else {}
+    learned = tx.connection.execute(_FACTORS_OF if scope else _FACTORS, values)
+    lowest = tx.connection.execute(_LOWEST_OF if scope else _LOWEST, values)
     by_scope: dict[str, dict[str, int]] = {}
-    for name, family, factor_ppm in tx.connection.execute(query):
+    for name, family, factor_ppm in learned:
         by_scope.setdefault(name, {})[family] = factor_ppm
     factors = {name: Factors(by_family) for name, by_family in by_scope.items()}
-    for name, step_ppm, setup_ppm in tx.connection.execute(lowest):
+    for name, step_ppm, setup_ppm in lowest:
         if name in factors:  # else a promise is what a new device has anyway
             factors[name] = factors[name].with_promise(Promise(step_ppm, setup_ppm))
     return factors
@@ -212,15 +233,4 @@ def _factors(tx: Transaction, scope: str = "") -> dict[str, Factors]:
 
 def _forget_programs(tx: Transaction, scope: str) -> None:
     """Keep the programs that ran last; classes and the device itself are few and stay."""
-    programs = sa.and_(
-        _calibration.c.scope == scope, _calibration.c.family.startswith(PROGRAM, autoescape=True)
-    )
-    kept = (
-        sa.select(_calibration.c.family)
-        .where(programs)
-        .order_by(_calibration.c.updated_at_us.desc(), _calibration.c.family)
-        .limit(MAX_CALIBRATED_PROGRAMS)
-    )
-    tx.connection.execute(
-        sa.delete(_calibration).where(programs, _calibration.c.family.not_in(kept))
-    )
+    tx.connection.execute(_FORGET_PROGRAMS, {"which": scope})

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from flopmarket.trust.audit_policy import Level
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.escrow import Hold
 from flopmarket_coordinator.core.leasing import Part
 from flopmarket_coordinator.core.lifecycle import JobState, LeaseState, SegmentState
@@ -59,6 +60,9 @@ class JobRow:
     verification: str
     surcharge_ppm: int
     surcharge_nano: int
+    mode: Mode
+    device_class: str
+    """Hex of the class of devices that may run and audit it; empty unless in class mode."""
     returned_nano: int
     unreturned_nano: int
 
@@ -205,6 +209,10 @@ class OfferRow:
     verified_segments: int
     rejected_segments: int
     streak: int
+    exact: bool
+    """Whether it takes jobs in exact mode."""
+    device_class: str
+    """Hex of its class of devices; empty when it does not offer class mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +224,7 @@ class ChallengeRow:
     rules: bytes
     candidates: bytes
     house: bytes
+    audit_steps: int
     right_verdicts: int
 
 
@@ -279,4 +288,6 @@ def to_record(cls: type[Record], row: sa.RowMapping) -> Record:
     values = {field.name: row[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if cls in _ENUMS:
         values["state"] = _ENUMS[cls](values["state"])
+    if cls is JobRow:
+        values["mode"] = Mode(values["mode"])
     return cls(**values)

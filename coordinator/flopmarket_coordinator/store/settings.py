@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import sqlalchemy as sa
 
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.rows import given
 
 _setting = schema.setting
+_GET = sa.select(_setting.c.value).where(_setting.c.name == given("which"))
 
 
 def get(tx: Transaction, name: str) -> str | None:
     """The value of a setting; None when it was never put."""
-    query = sa.select(_setting.c.value).where(_setting.c.name == name)
-    return tx.connection.execute(query).scalar()
+    return tx.connection.execute(_GET, {"which": name}).scalar()
 
 
 def put(tx: Transaction, name: str, value: str) -> None:
@@ -33,7 +36,13 @@ def drop(tx: Transaction, name: str) -> bool:
 
 def with_prefix(tx: Transaction, prefix: str) -> dict[str, str]:
     """Settings whose names begin with ``prefix``, without it."""
-    query = sa.select(_setting.c.name, _setting.c.value).where(
+    found = tx.connection.execute(_with_prefix(prefix))
+    return {row.name.removeprefix(prefix): row.value for row in found}
+
+
+@cache
+def _with_prefix(prefix: str) -> sa.Select[tuple[str, str]]:
+    """The query of :func:`with_prefix`: there are few prefixes."""
+    return sa.select(_setting.c.name, _setting.c.value).where(
         _setting.c.name.startswith(prefix, autoescape=True)
     )
-    return {row.name.removeprefix(prefix): row.value for row in tx.connection.execute(query)}

@@ -11,21 +11,40 @@ from flopmarket.market.tape import EMPTY_TAPE, Trade, tape_digest
 from flopmarket_coordinator.core.tape import KEPT_CANDLES, Candle, start_of, trade_of, with_trade
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.rows import any_of, given
 from flopmarket_coordinator.store.tape_rows import (
     candle_row,
-    facts,
     insert_trades,
     key_of,
+    settling,
     to_candle,
     to_trade,
     trade_row,
 )
 
-_segment = schema.segment
 _trade = schema.trade
 _candle = schema.candle
 _SHOWN = [column for column in _candle.c if column.name != "spread"]
 _CANDLE_KEY = ("work_class", "resolution_seconds", "start_us")
+_NEWEST = sa.select(_trade.c.number, _trade.c.tape_digest).order_by(_trade.c.number.desc()).limit(1)
+_OF_RESOLUTION = sa.and_(
+    _candle.c.work_class == given("class"), _candle.c.resolution_seconds == given("resolution")
+)
+_NEWEST_START = (
+    sa.select(_candle.c.start_us)
+    .where(_OF_RESOLUTION)
+    .order_by(_candle.c.start_us.desc())
+    .offset(given("skipped"))
+    .limit(1)
+)
+_DROP_OLDER = sa.delete(_candle).where(_OF_RESOLUTION, _candle.c.start_us < given("oldest"))
+_CANDLES_AT = sa.select(_candle).where(
+    sa.tuple_(*(_candle.c[name] for name in _CANDLE_KEY)).in_(any_of("keys"))
+)
+_ADD_CANDLE = sa.insert(_candle)
+_UPDATE_CANDLE = sa.update(_candle).where(
+    *(_candle.c[name] == given(f"at_{name}") for name in _CANDLE_KEY)
+)
 
 # --- trades ---------------------------------------------------------------------------------------
 
@@ -33,8 +52,7 @@ _CANDLE_KEY = ("work_class", "resolution_seconds", "start_us")
 def print_trade(tx: Transaction, segment_id: int) -> int:
     """Print the segment that is being paid now; its trade's number, 0 when it has no unit price."""
     number, before = newest(tx)
-    settled = facts(tx, _segment.c.segment_id == segment_id, tx.now_us, number + 1)
-    trade = trade_of(next(settled))
+    trade = trade_of(settling(tx, segment_id, number + 1))
     if trade is None:
         return 0
     insert_trades(tx, [trade_row(trade, segment_id, tape_digest(before, trade))])
@@ -44,8 +62,7 @@ def print_trade(tx: Transaction, segment_id: int) -> int:
 
 def newest(tx: Transaction) -> tuple[int, bytes]:
     """Number of the newest trade and digest of the tape it ends; ``(0, EMPTY_TAPE)`` at first."""
-    query = sa.select(_trade.c.number, _trade.c.tape_digest)
-    row = tx.connection.execute(query.order_by(_trade.c.number.desc()).limit(1)).first()
+    row = tx.connection.execute(_NEWEST).first()
     return (0, EMPTY_TAPE) if row is None else (row.number, row.tape_digest)
 
 
@@ -132,9 +149,9 @@ def candles_between(
 
 def kept_since_us(tx: Transaction, work_class: str, resolution_seconds: int) -> int:
     """Start of the oldest candle once older ones have been dropped; 0 before that."""
-    most = KEPT_CANDLES[resolution_seconds]
-    found = tx.connection.execute(_newest_starts(work_class, resolution_seconds, most - 1))
-    return found.scalar() or 0
+    skipped = KEPT_CANDLES[resolution_seconds] - 1
+    values = {"class": work_class, "resolution": resolution_seconds, "skipped": skipped}
+    return tx.connection.execute(_NEWEST_START, values).scalar() or 0
 
 
 def _addto_candles(tx: Transaction, trade: Trade) -> None:
@@ -142,14 +159,13 @@ def _addto_candles(tx: Transaction, trade: Trade) -> None:
         (trade.work_class, resolution, start_of(trade.time_us, resolution))
         for resolution in KEPT_CANDLES
     ]
-    place = sa.tuple_(*(_candle.c[name] for name in _CANDLE_KEY))
-    rows = tx.connection.execute(sa.select(_candle).where(place.in_(keys))).mappings()
+    rows = tx.connection.execute(_CANDLES_AT, {"keys": keys}).mappings()
     present = {key_of(candle): candle for candle in map(to_candle, rows)}
     changed = [
         candle_row(with_trade(present[key], trade, key[1])) for key in keys if key in present
     ]
     if changed:
-        tx.connection.execute(_update_candle(), [_as_parameters(row) for row in changed])
+        tx.connection.execute(_UPDATE_CANDLE, [_as_parameters(row) for row in changed])
     for key in keys:
         if key not in present:
             _begin_candle(tx, with_trade(None, trade, key[1]))
@@ -160,35 +176,13 @@ def _begin_candle(tx: Transaction, candle: Candle) -> None:
     work_class, resolution, start_us = key_of(candle)
     if start_us < kept_since_us(tx, work_class, resolution):
         return
-    tx.connection.execute(sa.insert(_candle).values(**candle_row(candle)))
+    tx.connection.execute(_ADD_CANDLE, candle_row(candle))
     oldest = kept_since_us(tx, work_class, resolution)
     if oldest:
-        tx.connection.execute(
-            sa.delete(_candle).where(
-                _candle.c.work_class == work_class,
-                _candle.c.resolution_seconds == resolution,
-                _candle.c.start_us < oldest,
-            )
-        )
-
-
-def _newest_starts(work_class: str, resolution_seconds: int, skipped: int) -> sa.Select[Any]:
-    return (
-        sa.select(_candle.c.start_us)
-        .where(
-            _candle.c.work_class == work_class, _candle.c.resolution_seconds == resolution_seconds
-        )
-        .order_by(_candle.c.start_us.desc())
-        .offset(skipped)
-        .limit(1)
-    )
-
-
-def _update_candle() -> sa.Update:
-    same = [_candle.c[name] == sa.bindparam(f"at_{name}") for name in _CANDLE_KEY]
-    return sa.update(_candle).where(*same)
+        values = {"class": work_class, "resolution": resolution, "oldest": oldest}
+        tx.connection.execute(_DROP_OLDER, values)
 
 
 def _as_parameters(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A candle's row for :func:`_update_candle`: its key names where, the rest says what."""
+    """A candle's row for :data:`_UPDATE_CANDLE`: its key names where, the rest says what."""
     return {(f"at_{name}" if name in _CANDLE_KEY else name): value for name, value in row.items()}

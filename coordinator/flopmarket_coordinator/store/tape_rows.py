@@ -17,70 +17,80 @@ from flopmarket_coordinator.core.lifecycle import SegmentState
 from flopmarket_coordinator.core.tape import Candle, CandleKey, Settlement
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.rows import given
 
 _job = schema.job
 _lease = schema.lease
 _segment = schema.segment
 
 
-def facts(
-    tx: Transaction, where: sa.ColumnElement[bool], time_us: int | None = None, number: int = 0
-) -> Iterator[Settlement]:
-    """Settled segments (or the one that is being settled now, at ``time_us``, as ``number``)."""
-    query = (
-        sa.select(
-            _segment.c.segment_id,
-            _segment.c.trade_number,
-            _segment.c.settled_at_us,
-            _segment.c.steps,
-            _segment.c.price_nano,
-            _segment.c.offer_id,
-            _segment.c.device_name,
-            _segment.c.commitment_digest,
-            _lease.c.work_class,
-            _lease.c.step_picoseconds,
-            _lease.c.milliwatts,
-            _lease.c.watts_source,
-            _job.c.work,
-        )
-        .join(_lease, _lease.c.lease_id == _segment.c.lease_id)
-        .join(_job, _job.c.job_id == _segment.c.job_id)
-        .where(where)
+_FACTS = (
+    sa.select(
+        _segment.c.segment_id,
+        _segment.c.trade_number,
+        _segment.c.settled_at_us,
+        _segment.c.steps,
+        _segment.c.price_nano,
+        _segment.c.offer_id,
+        _segment.c.device_name,
+        _segment.c.commitment_digest,
+        _lease.c.work_class,
+        _lease.c.step_picoseconds,
+        _lease.c.milliwatts,
+        _lease.c.watts_source,
+        _job.c.work,
     )
-    if time_us is None:
-        # What was printed stays printed, also when the segment turned out wrong afterwards.
-        query = query.where(
-            sa.or_(
-                _segment.c.state == SegmentState.SETTLED.value,
-                _segment.c.trade_number > 0,
-            )
-        )
-    order = (_segment.c.trade_number, _segment.c.settled_at_us, _segment.c.segment_id)
-    for row in tx.connection.execute(query.order_by(*order)):
-        flops: Mapping[str, int] = json.loads(row.work)["flops"]
-        # Leases made before classes were kept with them: the class of the program alone.
-        work_class = row.work_class or program_class(StepWork(flops, 0, 0))
-        yield Settlement(
-            number=row.trade_number or number,
-            time_us=row.settled_at_us if time_us is None else time_us,
-            segment_id=row.segment_id,
-            work_class=work_class,
-            flops_per_step=flops.get(work_class, 0),
-            steps=row.steps,
-            price_nano=row.price_nano,
-            step_picoseconds=row.step_picoseconds,
-            milliwatts=row.milliwatts,
-            watts_source=WattsSource(row.watts_source),
-            offer_id=row.offer_id,
-            device_name=row.device_name,
-            commitment_digest=row.commitment_digest,
-        )
+    .join(_lease, _lease.c.lease_id == _segment.c.lease_id)
+    .join(_job, _job.c.job_id == _segment.c.job_id)
+    .order_by(_segment.c.trade_number, _segment.c.settled_at_us, _segment.c.segment_id)
+)
+# What was printed stays printed, also when the segment turned out wrong afterwards.
+_PRINTED = _FACTS.where(
+    sa.or_(_segment.c.state == SegmentState.SETTLED.value, _segment.c.trade_number > 0)
+)
+_FACTS_OF = _FACTS.where(_segment.c.segment_id == given("which"))
+
+
+_ADD_TRADES = sa.insert(schema.trade)
+
+
+def facts(tx: Transaction, where: sa.ColumnElement[bool]) -> Iterator[Settlement]:
+    """Settled segments."""
+    for row in tx.connection.execute(_PRINTED.where(where)):
+        yield _settlement(row, row.trade_number, row.settled_at_us)
+
+
+def settling(tx: Transaction, segment_id: int, number: int) -> Settlement:
+    """The segment that is being settled now, as trade ``number``."""
+    row = tx.connection.execute(_FACTS_OF, {"which": segment_id}).one()
+    return _settlement(row, row.trade_number or number, tx.now_us)
+
+
+def _settlement(row: Any, number: int, time_us: int) -> Settlement:
+    flops: Mapping[str, int] = json.loads(row.work)["flops"]
+    # Leases made before classes were kept with them: the class of the program alone.
+    work_class = row.work_class or program_class(StepWork(flops, 0, 0))
+    return Settlement(
+        number=number,
+        time_us=time_us,
+        segment_id=row.segment_id,
+        work_class=work_class,
+        flops_per_step=flops.get(work_class, 0),
+        steps=row.steps,
+        price_nano=row.price_nano,
+        step_picoseconds=row.step_picoseconds,
+        milliwatts=row.milliwatts,
+        watts_source=WattsSource(row.watts_source),
+        offer_id=row.offer_id,
+        device_name=row.device_name,
+        commitment_digest=row.commitment_digest,
+    )
 
 
 def insert_trades(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows that :func:`trade_row` made."""
     if rows:
-        tx.connection.execute(sa.insert(schema.trade), [dict(row) for row in rows])
+        tx.connection.execute(_ADD_TRADES, [dict(row) for row in rows])
 
 
 def trade_row(trade: Trade, segment_id: int, digest: bytes) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from flopmarket.limits import MAX_OPEN_CHALLENGES
 from flopmarket.trust.benchmark import BenchmarkPlan, BenchmarkStart, OpeningRequest
 from flopmarket.trust.benchmark_prover import BenchmarkProver, Stage
@@ -25,7 +27,8 @@ from flopmarket_coordinator.core.proving import Standing
 from flopmarket_coordinator.desk import Desk
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
 from flopmarket_coordinator.rpc.session_hub import SessionHub
-from flopmarket_coordinator.store import benchmarks
+from flopmarket_coordinator.store import benchmarks, schema
+from flopmarket_coordinator.store.benchmarks import ChallengeRow
 from tests.unit.coordinator.world import ASK, Worker, World, digest_of
 from tests.unit.trust import benchmark_bots as bots
 
@@ -62,6 +65,7 @@ class Rented(Worker):
     card: Card = field(default_factory=Card)
     bot: bots.Device = field(default_factory=bots.Device)
     opening_delay_us: int = 0
+    fingerprint: bytes = b""
     garbage: Callable[[bytes], bytes] | None = None
     replayed: list[worker_pb2.SessionRequest] = field(default_factory=list)
     verdicts: list[ChallengeVerdict] = field(default_factory=list)
@@ -74,6 +78,7 @@ class Rented(Worker):
             rates=(Rate("dot-f32", self.stated), Rate("elementwise-f32", self.stated)),
             bandwidth_bytes_per_second=BANDWIDTH,
             device_id=digest_of(f"card {self.name}").hex(),
+            card_fingerprint=self.fingerprint,
         )
 
     @property
@@ -161,6 +166,17 @@ class Yard:
 
     def wait(self, seconds: float) -> None:
         self.world.now_us += round(seconds * SECOND_US)
+
+    def challenges(self) -> list[ChallengeRow]:
+        """All that are remembered."""
+        query = sa.select(schema.benchmark_challenge.c.challenge_id)
+        return self.world.see(
+            lambda tx: [
+                row
+                for name in tx.connection.execute(query).scalars()
+                if (row := benchmarks.challenge(tx, name)) is not None
+            ]
+        )
 
     def standing(self, device: Rented) -> Standing:
         found = self.world.see(benchmarks.standing, device.offer_id)

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flopmarket.errors import FlopmarketError
+from flopmarket.trust.audit_records import check
+from flopmarket.trust.canaries import DAY_US, check_day
 from flopmarket_coordinator.application.types import (
     HeldLease,
     LeaseOffered,
@@ -20,15 +22,19 @@ from flopmarket_coordinator.application.types import (
     SegmentOpening,
 )
 from flopmarket_coordinator.core.auditing import AuditPhase
+from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.store import jobs
 from flopmarket_coordinator.store.engine import Transaction
 from tests.unit.coordinator.auditors import EVERYTHING, Club, club_parameters
+from tests.unit.coordinator.drawn import published
 from tests.unit.coordinator.world import World, digest_of
 
 NAMES = ("producer", "first", "second", "third")
 RULES = replace(EVERYTHING, cross_ppm=300_000, canary_ppm=300_000)
 PARAMETERS = club_parameters(RULES, lease_ttl_us=300 * SECOND_US, presence_ttl_us=60 * SECOND_US)
+FIRST_DAY = 1_000_000 * SECOND_US // DAY_US
+"""In which a world begins."""
 JUMPS_US = (SECOND_US, 70 * SECOND_US, 700 * SECOND_US, 3_600 * SECOND_US, 25 * 3_600 * SECOND_US)
 
 
@@ -49,6 +55,7 @@ class Market(RuleBasedStateMachine):
         self.held: dict[str, dict[str, LeaseOffered]] = {name: {} for name in NAMES}
         self.asked: dict[str, list[OpeningAsked]] = {name: [] for name in NAMES}
         self.submitted = 0
+        self.jobs: list[str] = []
         self.submit(stateless=False, every=1)
 
     def teardown(self) -> None:
@@ -63,10 +70,11 @@ class Market(RuleBasedStateMachine):
     def submit(self, stateless: bool, every: int) -> None:
         self.submitted += 1
         deadline_us = self.world.now_us + 20 * 24 * 3_600 * SECOND_US
-        self.buyer.submit(
+        job = self.buyer.submit(
             f"job {self.submitted}", steps=6, stateless=stateless, checkpoint_segments=every,
             deadline_us=deadline_us,
         )  # fmt: skip
+        self.jobs.append(job.job_id)
 
     @rule()
     def dispatch(self) -> None:
@@ -196,6 +204,22 @@ class Market(RuleBasedStateMachine):
         unfinished = [row for row in self.club.audits() if row.phase is not AuditPhase.ENDED]
         assert all(row.phase is disputes for row in unfinished), unfinished
         self.world.check()
+        if not unfinished:
+            self._derive_again()
+
+    def _derive_again(self) -> None:
+        """Everything that is published about draws follows from what was signed."""
+        key = self.world.key.public
+        for job_id in self.jobs:
+            if self.buyer.job(job_id).state in FINAL_JOB_STATES:
+                assert check(published(self.world, self.buyer, job_id), key) == ()
+        for day in range(FIRST_DAY, self.world.now_us // DAY_US):
+            page = self.world.see(self.world.application.canary_day, day, 500, "")
+            assert page.day.over and not page.next_page_token
+            if page.day.terms:
+                assert check_day(page.day, key) == ()
+            else:
+                assert page.day.draws == ()
 
 
 TestMarket = Market.TestCase

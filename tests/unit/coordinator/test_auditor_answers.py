@@ -18,9 +18,10 @@ from flopmarket.trust.encoding import AnyDocument, decode
 from flopmarket.trust.envelope import Envelope, Header
 from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.sealing import InnerSecret, seal_inner
+from flopmarket_coordinator.core.auditing import AuditPhase
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.rpc.convert_audits import audits_page
-from tests.unit.coordinator.auditors import Club, club_parameters
+from tests.unit.coordinator.auditors import DAY_US, Club, club_parameters, market, until
 from tests.unit.coordinator.drawn import published
 from tests.unit.coordinator.world import Worker, World, digest_of
 
@@ -94,6 +95,17 @@ def test_the_auditors_own_words_are_published_and_agree(told: Told) -> None:
         assert ours.lease_id != theirs.lease_id and ours.sealed_inner != theirs.sealed_inner
         assert seal_inner(_body(item.answer.opening, InnerSecret)) == ours.sealed_inner
         assert seal_inner(_body(item.answer.worker_opening, InnerSecret)) == theirs.sealed_inner
+
+
+def test_a_unit_forfeited_for_silence_needs_no_opening(club: Club) -> None:
+    buyer, producer, job = market(club, "first", steps=3)
+    club.silent.add(producer.key.key_id)
+    until(club, AuditPhase.WORKER_OPENS)
+    club.world.now_us += DAY_US
+    club.turn()
+    leases = published(club.world, buyer, job.job_id)
+    assert leases[0].segments[0].state == "forfeited"
+    assert check(leases, club.world.key.public) == ()
 
 
 def test_file_and_message_carry_them(told: Told) -> None:

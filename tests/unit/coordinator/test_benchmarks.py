@@ -23,10 +23,9 @@ from flopmarket_coordinator.application.types import TimeReport
 from flopmarket_coordinator.application.types_market import OfferQuery
 from flopmarket_coordinator.core import proving
 from flopmarket_coordinator.parameters import SECOND_US
-from flopmarket_coordinator.store import benchmarks
 from tests.unit.coordinator import world as world_module
 from tests.unit.coordinator.challenged import DOT_RATE, Card, Rented, Yard
-from tests.unit.coordinator.world import BATCH
+from tests.unit.coordinator.world import BATCH, digest_of
 from tests.unit.trust import benchmark_bots as bots
 
 ACCEPTED = "BENCHMARK_ACCEPTED"
@@ -93,7 +92,7 @@ def test_a_device_that_computes_for_a_buyer_is_left_alone(yard: Yard) -> None:
 
 
 def test_one_that_failed_is_asked_again_later_and_later(yard: Yard) -> None:
-    device = yard.rent("card", bot=bots.Precomputer())
+    device = yard.rent("card", opening_delay_us=60 * SECOND_US)
     waits = []
     for _ in range(4):
         assert yard.challenge() == 1
@@ -103,7 +102,7 @@ def test_one_that_failed_is_asked_again_later_and_later(yard: Yard) -> None:
         waits.append((yard.world.now_us - before) / SECOND_US)
         yard.play()
         yard.wait(86_400)
-    assert {verdict.reason for verdict in device.verdicts} == {"BENCHMARK_TILE_WRONG"}
+    assert {verdict.reason for verdict in device.verdicts} == {"BENCHMARK_OPENING_LATE"}
     assert all(later > earlier for earlier, later in pairwise(waits))
 
 
@@ -266,6 +265,28 @@ def test_one_card_that_was_proved_alone_is_found_when_it_comes_twice(yard: Yard)
     assert yard.look() == 0  # they have met
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_one_card_of_two_accounts_elsewhere_is_found_by_its_fingerprint(
+    yard: Yard, told: bool
+) -> None:
+    """Nothing but what they say of their card links the two; what they show decides."""
+    card, fingerprint = Card(), digest_of("a card") if told else b""
+    for place in ("203.0.113.9", "198.51.100.9"):
+        yard.rent(f"at {place}", address=place, card=card, fingerprint=fingerprint)
+    assert yard.challenge() == 2
+    assert [row.joint for row in yard.challenges()] == [told, told]
+
+
+def test_a_copied_fingerprint_takes_nothing_from_the_card_it_is_of(yard: Yard) -> None:
+    fingerprint = digest_of("a card")
+    honest = yard.rent("honest", address="203.0.113.9", fingerprint=fingerprint)
+    yard.challenge()
+    yard.rent("liar", address="198.51.100.9", fingerprint=fingerprint)
+    yard.challenge()
+    assert [row.joint for row in yard.challenges()].count(True) == 2
+    assert yard.rate(honest) == pytest.approx(DOT_RATE, rel=1e-3)
+
+
 def test_two_cards_of_one_owner_keep_their_rates(yard: Yard) -> None:
     devices = [yard.rent(name, owner="ann") for name in ("one", "two", "three")]
     assert yard.challenge() == 3
@@ -277,10 +298,7 @@ def test_strangers_elsewhere_are_challenged_alone(yard: Yard) -> None:
     yard.rent("one", address="203.0.113.9")
     yard.rent("two", address="198.51.100.9")
     assert yard.challenge() == 2
-    rows = yard.world.see(lambda tx: [
-        row for item in yard.rented.values() for row in benchmarks.challenges_of(tx, item.offer_id)
-    ])  # fmt: skip
-    assert not any(row.joint for row in rows)
+    assert [row.joint for row in yard.challenges()] == [False, False]
 
 
 def test_a_neighbour_that_never_gets_ready_does_not_hold_up_the_others(yard: Yard) -> None:

@@ -12,7 +12,6 @@ from flopmarket.market.price import Split, split_fee
 from flopmarket.trust.audit_policy import RULES, PayDivision, divide_pay
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.escrow import Settlement
-from flopmarket_coordinator.core.faults import Claim, compensate
 from flopmarket_coordinator.core.leasing import Part
 from flopmarket_coordinator.core.ledger import (
     AUDIT,
@@ -141,18 +140,6 @@ def test_a_repeated_group_is_the_same_group() -> None:
     assert len(set(ids)) == len(ids) == 4  # post, bond, pay, the renewed hold
 
 
-@given(st.integers(0, 10**12), st.lists(NANO, max_size=4))
-def test_the_reserve_compensates_as_far_as_it_goes(reserve: int, owed: list[int]) -> None:
-    books = Books(platform__reserve=reserve)
-    claims = [Claim(at, f"w{at}", amount) for at, amount in enumerate(owed)]
-    found = compensate("j", reserve, claims)
-    books.post(found.transfers)
-    assert found.compensated_nano == min(reserve, sum(owed))
-    assert found.unpaid_nano == sum(owed) - found.compensated_nano
-    assert books.balance(RESERVE) == reserve - found.compensated_nano
-    assert found.forfeited_nano == found.refund_nano == found.returned_nano == 0
-
-
 def test_money_comes_from_and_goes_to_where_it_says() -> None:
     books = Books(platform__reserve=3)
     books.post(
@@ -203,7 +190,8 @@ def test_what_has_ended_never_lives_again_and_everything_can_end() -> None:
         (JOB_TRANSITIONS, frozenset(JOB_TRANSITIONS) - FINAL_JOB_STATES),
     ):
         for state, targets in table.items():
-            assert bool(targets) == (state in live)
+            # What fell with somebody else's segment may turn out wrong by itself.
+            assert bool(targets) == (state in live or state is SegmentState.VOID)
             reached, edge = {state}, {state}
             while edge:
                 edge = {target for at in edge for target in table[at]} - reached

@@ -1,4 +1,5 @@
-"""Where a forfeited stake goes: conserved to the nano, buyers first, no door back to the cheat."""
+"""Where a forfeited stake goes: conserved to the nano, honest people first, no door back to the
+cheat, whoever its friends are."""
 
 from __future__ import annotations
 
@@ -10,105 +11,141 @@ from hypothesis import strategies as st
 from flopmarket.trust.audit_policy import RULES
 from flopmarket_coordinator.core import faults
 from flopmarket_coordinator.core.faults import Claim, Funds, Owed, Slash
-from flopmarket_coordinator.core.ledger import AUDIT, ESCROW, FEE, RESERVE, changes
+from flopmarket_coordinator.core.ledger import (
+    AUDIT,
+    ESCROW,
+    FEE,
+    RESERVE,
+    TransferKind,
+    changes,
+)
 
 NANO = st.integers(0, 10**12)
-CLAIMS = st.lists(st.integers(1, 10**12), max_size=4)
 
 
 @st.composite
-def owed(draw: st.DrawFn) -> Owed:
-    bills = draw(NANO)
-    fees = draw(st.integers(0, bills))
-    surcharges = draw(st.integers(0, bills - fees))
-    checked = tuple(Claim(at, f"v{at}", one) for at, one in enumerate(draw(CLAIMS)))
-    unchecked = tuple(Claim(10 + at, f"u{at}", one) for at, one in enumerate(draw(CLAIMS)))
-    return Owed(bills, fees, surcharges, checked, unchecked, draw(NANO))
+def claims(draw: st.DrawFn) -> tuple[Claim, ...]:
+    found = draw(st.lists(st.tuples(st.integers(1, 10**12), st.booleans(), st.booleans())))
+    return tuple(
+        Claim(at, f"f{at}", amount, checked, checkable)
+        for at, (amount, checked, checkable) in enumerate(found)
+    )
 
 
-funds = st.builds(Funds, NANO, NANO, NANO, NANO, NANO)
+owed = st.builds(Owed, NANO, NANO, NANO, NANO, NANO, claims(), NANO)
+funds = st.builds(Funds, NANO, NANO, NANO, NANO, NANO, NANO, NANO)
 
 
 def slash(money: Funds, debts: Owed, auditor: str = "") -> tuple[Slash, Counter[str]]:
-    """A slash and what it does to each account."""
+    """A slash with all claims found right, and what it does to each account."""
     found = faults.slash(
         RULES, cause="fault", job_id="j", segment_id=1, cheat="c", buyer="b", auditor=auditor,
         funds=money, owed=debts,
     )  # fmt: skip
+    paying = faults.claim_transfers("j", "b", found.covered)
+    promised = [item for item in paying if item.kind is TransferKind.PENDING]
+    posts = faults.end_promise(promised, stake=True, buyer=True)
+    every = (*found.transfers, *paying, *posts)
+    by_id = {item.transfer_id: item for item in every}
+    assert len(by_id) == len(every)
     moved: Counter[str] = Counter()
-    ids = [item.transfer_id for item in found.transfers]
-    assert len(set(ids)) == len(ids)
-    for transfer in found.transfers:
-        for change in changes(transfer, None):
+    for transfer in every:
+        for change in changes(transfer, by_id.get(transfer.pending_id)):
             moved[change.account] += change.balance_nano
     return found, moved
 
 
-@given(funds, owed(), st.sampled_from(["", "a"]))
+def back_from_platform(money: Funds, debts: Owed) -> int:
+    """What of the buyer's own money the platform had and gave back."""
+    fees, audits = min(debts.fees_nano, money.fee_nano), min(debts.audits_nano, money.audit_nano)
+    had = debts.fees_nano + debts.audits_nano + debts.reserve_nano
+    return fees + audits + min(had - fees - audits, money.reserve_nano)
+
+
+@given(funds, owed, st.sampled_from(["", "a"]))
 def test_a_slash_moves_what_there_is_and_makes_nothing(
     money: Funds, debts: Owed, auditor: str
 ) -> None:
     found, moved = slash(money, debts, auditor)
     assert moved[ESCROW] == 0 and sum(moved.values()) == 0
     assert (moved["c/held"], moved["c/bond"]) == (-money.held_nano, -money.bond_nano)
-    assert moved[FEE] >= -min(money.fee_nano, debts.fees_nano)
-    if auditor:
-        assert moved[AUDIT] >= -min(money.audit_nano, debts.surcharges_nano)
-        assert moved["a/available"] == found.auditor_nano
+    assert moved[FEE] >= -money.fee_nano
+    assert moved[AUDIT] >= -money.audit_nano
     assert moved[RESERVE] >= -money.reserve_nano
-    assert moved["b/available"] == found.returned_nano + found.refund_nano
+    if auditor:
+        assert moved["a/available"] == found.auditor_nano
+    assert 0 <= found.charged_nano <= money.buyer_nano
+    got = found.returned_nano + found.refund_nano - found.charged_nano
+    assert moved["b/available"] == got
     assert found.returned_nano + found.unreturned_nano == debts.bills_nano
     assert found.refund_nano <= debts.wrong_nano, "no more than the price of what was wrong"
-    claims = sum(one.amount_nano for one in (*debts.checked, *debts.unchecked))
-    assert found.compensated_nano + found.unpaid_nano == claims
+    claimed = sum(claim.amount_nano for claim in debts.claims)
+    paid = sum(moved[claim.account_id + "/available"] for claim in debts.claims)
+    assert paid + found.unpaid_nano == claimed
 
 
-@given(funds, owed())
-def test_buyers_and_verified_work_lack_only_what_the_reserve_lacks(
+@given(funds, owed, st.sampled_from(["", "a"]))
+def test_a_cheat_and_all_its_friends_lose_half_of_the_stake_at_least(
+    money: Funds, debts: Owed, auditor: str
+) -> None:
+    """Buyer, followers and auditor are the cheat's own: what they have together, less what the
+    platform still had of their own money."""
+    found, moved = slash(money, debts, auditor)
+    stake = max(money.forfeited_nano - debts.own_nano - money.unsure_nano, 0)
+    assert found.stake_nano == stake
+    ours = sum(amount for name, amount in moved.items() if not name.startswith("platform/"))
+    assert ours - back_from_platform(money, debts) <= -(stake - stake // 2) - min(
+        money.unsure_nano, max(money.forfeited_nano - debts.own_nano, 0)
+    )
+    assert moved[RESERVE] + back_from_platform(money, debts) >= stake - stake // 2
+
+
+@given(funds, owed)
+def test_followers_are_whole_out_of_the_stake_and_then_by_their_buyer(
     money: Funds, debts: Owed
 ) -> None:
-    found, moved = slash(money, debts)
-    verified = sum(one.amount_nano for one in debts.checked)
-    paid = sum(moved[f"{one.account_id}/available"] for one in debts.checked)
-    if found.unreturned_nano or paid < verified:
-        assert moved[RESERVE] == -money.reserve_nano, "the reserve is empty"
-        assert found.refund_nano == found.auditor_nano == 0, "and so is the stake"
-    if found.unreturned_nano:
-        assert paid == 0, "the buyer's own money comes first"
-
-
-@given(funds, owed())
-def test_work_that_nobody_verified_never_costs_the_reserve_and_half_the_stake_at_most(
-    money: Funds, debts: Owed
-) -> None:
-    found, moved = slash(money, debts)
-    hopeful = {f"{one.account_id}/available" for one in debts.unchecked}
-    assert {item.debit for item in found.transfers if item.credit in hopeful} <= {ESCROW}
-    paid = sum(moved[name] for name in hopeful)
-    assert 2 * paid <= money.held_nano + money.bond_nano + 1
+    found, _ = slash(money, debts)
+    for item in found.covered:
+        claim, paid = item.claim, item.from_stake_nano + item.from_buyer_nano
+        if not (claim.checked or claim.checkable):
+            assert item.from_buyer_nano == 0, "a buyer pays for nothing that nobody looked at"
+        elif paid < claim.amount_nano:
+            assert found.charged_nano == money.buyer_nano, "the hold has no more"
+    if found.charged_nano or found.unreturned_nano or found.unpaid_nano:
+        assert found.refund_nano == found.auditor_nano == 0, "those who lost something come first"
 
 
 @given(
-    stake=st.integers(1, 10**12),
-    unit=st.integers(1, 10**10),
-    settled=st.integers(0, 50),
-    friends=st.integers(0, 1_000),
+    bond=NANO,
+    held=st.lists(st.tuples(st.integers(1, 10**11), st.booleans(), st.booleans()), max_size=8),
+    wrong_nano=NANO,
+    friends=claims(),
 )
-def test_slashing_oneself_in_a_job_of_ones_own_loses(
-    stake: int, unit: int, settled: int, friends: int
+def test_no_pay_for_work_bought_from_oneself_comes_back_twice(
+    bond: int, held: list[tuple[int, bool, bool]], wrong_nano: int, friends: tuple[Claim, ...]
 ) -> None:
-    """Buyer, cheat and the workers of later segments are one: what they have together afterwards.
-
-    The stake is 300 units of honest work elsewhere; the own job adds its pay to it.
-    """
-    fee = -(-unit * 3 // 100)
-    bills, fees = settled * unit, settled * fee
-    money = Funds(held_nano=stake + bills - fees, fee_nano=fees, reserve_nano=10**15)
-    made_up = tuple(Claim(at, f"u{at}", unit - fee) for at in range(friends))
-    _, moved = slash(money, Owed(bills, fees, 0, (), made_up, unit))
+    """The stake is a bond and pay that friends paid for other work, some of it recomputed by the
+    house, some of the rest wrong: looking back gives those friends their money again."""
+    sure = sum(amount for amount, known, _ in held if known)
+    unsure = sum(amount for amount, known, _ in held if not known)
+    money = Funds(held_nano=sure + unsure, bond_nano=bond, unsure_nano=unsure)
+    found, moved = slash(money, Owed(claims=friends, wrong_nano=wrong_nano), "a")
+    reserve = moved[RESERVE]
     ours = sum(amount for name, amount in moved.items() if not name.startswith("platform/"))
-    result = ours - fees  # what the own job had cost before
-    assert result <= -stake + unit + (-(-stake // 2) if friends else 0)
-    assert moved[RESERVE] >= 0, "nobody else pays for it"
-    if not friends:
-        assert result <= unit - stake, "the stake is gone but for one unit"
+    for amount, known, wrong in held:
+        if wrong and not known:
+            _, moved = slash(Funds(reserve_nano=reserve), Owed(reserve_nano=amount))
+            assert moved["b/available"] == amount, "honest buyers have all of theirs"
+            reserve += moved[RESERVE]
+            ours += amount
+    right = sum(amount for amount, known, wrong in held if not known and not wrong)
+    assert found.stake_nano == bond + sure
+    assert ours <= -(bond + sure - (bond + sure) // 2) - right
+    assert reserve >= 0
+
+
+def test_who_found_it_has_a_quarter_where_nobody_lost_more() -> None:
+    found, moved = slash(Funds(bond_nano=300), Owed(wrong_nano=1), "a")
+    assert (found.refund_nano, found.auditor_nano, moved[RESERVE]) == (1, 75, 224)
+    found, _ = slash(Funds(bond_nano=300), Owed(wrong_nano=1, gone_nano=100), "a")
+    assert (found.returned_nano, found.refund_nano, found.auditor_nano) == (100, 1, 49)

@@ -14,10 +14,12 @@ from flopmarket.market.order import MARKET_ORDER, Constraints, OrderTerms, Order
 from flopmarket.market.reasons import REASONS, Reason, ranked, remedies, tell
 from flopmarket.trust.documents import OfferTerms, Rate
 from flopmarket.trust.keys import KeyRole
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.application.types import QuoteRequest, Session
 from flopmarket_coordinator.application.types_orders import JobExplanation, OfferExplanation
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
 from flopmarket_coordinator.store.engine import Transaction
+from tests.unit.coordinator.classed import class_of_kind, fast_worker
 from tests.unit.coordinator.world import ASK, Buyer, Worker, World, digest_of, program
 from tests.unit.worker.test_why import WORKER_REASONS
 
@@ -68,6 +70,36 @@ def codes(told: JobExplanation | OfferExplanation) -> set[str]:
 def profile(world: World) -> set[str]:
     listed(world, profile="FX0")
     return quoted(world)
+
+
+def mode_not_offered(world: World) -> set[str]:
+    fast_worker(world, "card", modes=(Mode.TOLERANCE,))
+    buyer = world.buyer()
+    job = buyer.submit()
+    rest(world)
+    told = of_job(world, buyer, job.job_id)
+    assert codes(told) == quoted(world) == {"MODE_NOT_OFFERED"}
+    return codes(told)
+
+
+def class_differs(world: World) -> set[str]:
+    fast_worker(world, "card"), fast_worker(world, "other")
+    buyer = world.buyer()
+    job = buyer.submit(mode=Mode.CLASS, class_digest=class_of_kind("slow card"))
+    rest(world)
+    return codes(of_job(world, buyer, job.job_id))
+
+
+def class_alone(world: World) -> set[str]:
+    worker = fast_worker(world, "card")
+    buyer = world.buyer()
+    job = buyer.submit(mode=Mode.CLASS, class_digest=class_of_kind())
+    rest(world)
+    request = replace(QUOTED, mode="class")
+    told = world.see(world.application.quote, request, None)
+    assert told.device_class == "" and set(told.ineligible) == {"CLASS_ALONE"}
+    assert codes(of_device(world, worker)) == {"CLASS_ALONE"}
+    return codes(of_job(world, buyer, job.job_id))
 
 
 def memory(world: World) -> set[str]:
@@ -251,6 +283,9 @@ def quarantined(world: World) -> set[str]:
 
 SCENARIOS: dict[Reason, Callable[[World], set[str]]] = {
     Reason.PROFILE: profile,
+    Reason.MODE_NOT_OFFERED: mode_not_offered,
+    Reason.CLASS_DIFFERS: class_differs,
+    Reason.CLASS_ALONE: class_alone,
     Reason.MEMORY: memory,
     Reason.NO_RATE: no_rate,
     Reason.UNPRICEABLE: unpriceable,

@@ -18,6 +18,7 @@ from flopmarket.engine.exact import PROFILE
 from flopmarket.engine.program import Program, TensorSpec
 from flopmarket.errors import NotFound
 from flopmarket.jobs.spec import (
+    NO_CLASS,
     DataOrder,
     JobKind,
     JobSpec,
@@ -325,6 +326,7 @@ class Buyer:
             "program_digest": program(stateless).digest,
             "profile": PROFILE,
             "mode": Mode.EXACT,
+            "class_digest": NO_CLASS,
             "frozen_root": EMPTY,
             "state_root": EMPTY if stateless else state(0),
             "data_root": digest_of("data"),

@@ -18,8 +18,10 @@ from flopmarket.market.money import MAX_NANO
 from flopmarket.market.offer import Offer
 from flopmarket.market.order import NO_CAP, step_limit_nano
 from flopmarket.market.price import PICOSECONDS_PER_HOUR, PriceTerms
+from flopmarket.market.quote import ClassSize
 from flopmarket.market.reasons import Reason
 from flopmarket_coordinator.core.book import depth as depths
+from flopmarket_coordinator.core.book.classes import class_sizes
 from flopmarket_coordinator.core.book.clearing import Cleared, Clearing
 from flopmarket_coordinator.core.book.listing import Key, OfferFilter, list_rows
 from flopmarket_coordinator.core.book.orders import OpenOrder, OrderTable
@@ -96,6 +98,7 @@ class Book:
                 self._touch(row)
             if before is None or self._suits_more(before, listing):
                 self._fresh.add(row)
+            self._wake_class(before, listing)
             self.version += 1
 
     def remove_offer(self, offer_id: str) -> None:
@@ -127,6 +130,7 @@ class Book:
             for row in self._offers.rows_of_key(device_key_id):
                 self._offers.banned[row] = banned
                 self._fresh.add(row)
+                self._wake_class(None, self._listing(row))
                 self.version += 1
 
     def set_busy(self, offer_id: str, *, busy: bool) -> None:
@@ -222,13 +226,17 @@ class Book:
         count: int,
         now_us: int,
         most_picoseconds: int = NO_CAP,
+        alone_too: bool = False,
     ) -> tuple[Ranked, ...]:
         """The cheapest live offers that fit, busy ones too, such that ``steps`` steps have a price.
 
-        Equal prices: the faster device first, then the lower id.
+        Equal prices: the faster device first, then the lower id. A class of devices in which a work
+        would find nobody to audit it has offers for those who only compare (``alone_too``).
         """
         with self._lock:
             table = self._offers
+            if table.alone(demand) and not alone_too:
+                return ()
             resources, index = Resources(demand.work), self._any_index()
             stream = Stream(
                 table,
@@ -247,6 +255,17 @@ class Book:
                 if best.terms.step_picoseconds <= most_picoseconds:
                     found.append(Ranked(best.offer, best.terms, not table.busy[best.row]))
             return tuple(found)
+
+    def classes(self, buyer: str, most: int) -> Mapping[str, ClassSize]:
+        """The largest classes of devices with what is listed in each, devices of ``buyer`` apart:
+        those of the most accounts, then of the most devices, first."""
+        with self._lock:
+            return class_sizes(self._offers, buyer, most)
+
+    def class_accounts(self, device_class: str) -> frozenset[str]:
+        """Accounts that list a device of a class under a key that may act."""
+        with self._lock:
+            return self._offers.class_accounts(device_class)
 
     def count_cheaper(self, offer: Offer, *, now_us: int) -> Mapping[str, int]:
         """Idle offers of other owners that ask less than this one, for each class it has."""
@@ -334,6 +353,13 @@ class Book:
         """Whether an offer may suit orders now that it did not suit before."""
         silent = after.seen_us - before.seen_us > self._presence_ttl_us
         return silent or _may_suit(before) != _may_suit(after)
+
+    def _wake_class(self, before: Listing | None, after: Listing) -> None:
+        """Where a class got a device, its orders may find somebody who audits them now."""
+        named = after.offer.device_class
+        was = before is not None and not before.banned and before.offer.device_class == named
+        if named and not after.banned and not was:
+            self._orders.wake_class(named)
 
     def _listing(self, row: int) -> Listing:
         table = self._offers

@@ -14,6 +14,7 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 
 from flopmarket.market.order import step_time_cap
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.book.orders import OpenOrder, OrderTable, Piece, Standing
 from flopmarket_coordinator.core.book.search import Found, Source, Stream
 from flopmarket_coordinator.core.book.table import Flags, OfferTable, Rows
@@ -78,6 +79,7 @@ class Clearing:
         self._now_us = now_us
         self._sources: dict[bool, Source] = {}
         self._streams: dict[Hashable, Stream] = {}
+        self._alone: dict[tuple[str, str], bool] = {}
         self._taken = 0
 
     def run(self, awake: list[int], woken: list[int], most: int, most_searches: int) -> Cleared:
@@ -100,6 +102,9 @@ class Clearing:
                 cleared.found_nothing.append(row)
                 continue
             standing = self._orders.standing(row)
+            if self._is_alone(standing.order.demand):
+                cleared.found_nothing.append(row)
+                continue
             match, at = self._next_match(standing, at, fresh_only)
             if match is None:
                 cleared.found_nothing.append(row)
@@ -108,6 +113,15 @@ class Clearing:
             if at < len(standing.order.pieces):
                 heappush(queue, ((market, bid, held + 1, number), row, fresh_only, at))
         return cleared
+
+    def _is_alone(self, demand: Demand) -> bool:
+        """As :meth:`OfferTable.alone`, looked up once a tick for each class and buyer."""
+        if demand.mode is not Mode.CLASS:
+            return False
+        key = demand.device_class, demand.buyer
+        if key not in self._alone:
+            self._alone[key] = self._offers.alone(demand)
+        return self._alone[key]
 
     def _next_match(
         self, standing: Standing, at: int, fresh_only: bool

@@ -25,11 +25,13 @@ from flopmarket.market.suitability import (
     TRAINING_MEMORY_BYTES,
     USES,
 )
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.book.table import (
     ASK,
     BANDWIDTH,
     CLASS_COLUMN,
     LAUNCH,
+    MODE_BIT,
     Codes,
     Flags,
     Floats,
@@ -140,10 +142,11 @@ _CODES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "profile": ("profiles", "profile"),
         "region": ("regions", "region"),
         "watts_source": ("sources", "source"),
+        "device_class": ("device_classes", "device_class"),
     }
 )
 _TEXT_OPS = ("=", "!=", "~")
-FIELDS = (*NUMBERS, "offer", *_CODES, "state", "suited_for")
+FIELDS = (*NUMBERS, "offer", *_CODES, "state", "suited_for", "mode")
 
 
 def list_rows(
@@ -218,6 +221,8 @@ def _holds(columns: _Columns, condition: OfferFilter) -> Flags:
         raise _bad_op(op, _TEXT_OPS)
     if name == "suited_for":
         return _suited(columns, op, value)
+    if name == "mode":
+        return _takes(columns, op, value)
     if name == "state":
         names = ["idle", "busy"]
         return _texts(names, op, value)[columns.table.busy[columns.rows].astype(np.int64)]
@@ -253,6 +258,14 @@ def _suited(columns: _Columns, op: str, value: str) -> Flags:
     wide = columns.exact(BANDWIDTH) >= INFERENCE_BANDWIDTH_BYTES_PER_SECOND
     suits[INFERENCE] = ((integer > 0) | (single > 0)) & ((integer > single) | wide)
     return suits[value] if op != "!=" else ~suits[value]
+
+
+def _takes(columns: _Columns, op: str, value: str) -> Flags:
+    """Which rows take jobs of a mode."""
+    if value not in list(Mode):
+        raise InvalidInput(f"modes are {', '.join(Mode)}", code="FILTER_VALUE")
+    takes: Flags = (columns.table.modes[columns.rows] & MODE_BIT[Mode(value)]) != 0
+    return takes if op != "!=" else ~takes
 
 
 def _number(text: str) -> float:

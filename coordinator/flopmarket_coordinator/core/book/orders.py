@@ -170,6 +170,12 @@ class OrderTable:
         for row in self._row_of.values():
             self.wake(row)
 
+    def wake_class(self, device_class: str) -> None:
+        """Examine the orders again that are bound to a class of devices."""
+        for row in self._row_of.values():
+            if self.standing(row).demand.device_class == device_class:
+                self.wake(row)
+
     def sleep(self, row: int) -> None:
         """An order found nothing among the offers of this moment."""
         self._asleep[row] = True
@@ -248,6 +254,8 @@ def _standing(order: OpenOrder) -> Standing:
     work = demand.work
     group = (
         demand.profile,
+        demand.mode,
+        demand.device_class,
         demand.peak_memory_bytes,
         demand.constraints,
         tuple(sorted(work.step.flops.items())),

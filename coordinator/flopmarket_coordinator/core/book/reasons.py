@@ -18,10 +18,12 @@ from flopmarket.market.order import NO_CAP, owner_admitted, region_admitted, ste
 from flopmarket.market.predict import NoRate
 from flopmarket.market.price import PICOSECONDS_PER_HOUR
 from flopmarket.market.reasons import Reason
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.book.search import MARGIN, Filter, Resources
 from flopmarket_coordinator.core.book.table import (
     ASK,
     CLASS_COLUMN,
+    MODE_BIT,
     NO_RATE_COST,
     Flags,
     Floats,
@@ -73,6 +75,10 @@ class _Counter:
         wanted = demand.constraints
         profile, buyer = table.profiles.known(demand.profile), table.accounts.known(demand.buyer)
         self._count(Reason.PROFILE, table.profile[rows] != profile)
+        self._count(Reason.MODE_NOT_OFFERED, (table.modes[rows] & MODE_BIT[demand.mode]) == 0)
+        if demand.device_class:
+            wanted_class = table.device_classes.known(demand.device_class)
+            self._count(Reason.CLASS_DIFFERS, table.device_class[rows] != wanted_class)
         self._count(Reason.MEMORY, table.memory[rows] < demand.peak_memory_bytes)
         self._count(Reason.SAME_OWNER, table.account[rows] == buyer)
         self._count(Reason.NO_RATE, self._low >= NO_RATE_COST / 2)
@@ -92,6 +98,8 @@ class _Counter:
         self._count(Reason.OFFLINE, ~table.present(rows, limits.since_us))
         if table.requires_proof:
             self._count(Reason.UNPROVED, table.unproved[rows])
+        if demand.mode is Mode.CLASS:
+            self._count(Reason.CLASS_ALONE, self._alone())
         if limits.busy_counts:
             self._count(Reason.BUSY, table.busy[rows])
             avoided = {table.row_of[name] for name in limits.avoid if name in table.row_of}
@@ -100,6 +108,18 @@ class _Counter:
         else:
             self._count(Reason.UNPRICEABLE, self._above(MAX_NANO // limits.steps))
         return self._counts
+
+    def _alone(self) -> Flags:
+        """Which rows are of a class without a further account, the buyer's apart."""
+        table, buyer = self._table, self._demand.buyer
+        code = table.device_class[self._rows]
+        texts = table.device_classes.texts
+        lonely = [
+            at
+            for at in np.unique(code[self._left]).tolist()
+            if len(table.class_accounts(texts[at]) - {buyer}) < 2
+        ]
+        return np.isin(code, lonely)
 
     def _count(self, reason: Reason, holds: Flags) -> None:
         found = self._left & holds

@@ -29,6 +29,7 @@ from flopmarket_coordinator.core.book.table import (
     COST_COLUMNS,
     FETCHED,
     LAUNCHED,
+    MODE_BIT,
     MOVED,
     NO_RATE_COST,
     STEPPED,
@@ -92,6 +93,10 @@ class Filter:
         self._table = table
         self._memory = max(demand.peak_memory_bytes, wanted.min_memory_bytes)
         self._profile = table.profiles.known(demand.profile)
+        self._mode = MODE_BIT[demand.mode]
+        self._device_class = None
+        if demand.device_class:
+            self._device_class = table.device_classes.known(demand.device_class)
         self._buyer = table.accounts.known(demand.buyer) if demand.buyer else -1
         self._regions: Flags | None = None
         if wanted.allowed_regions or wanted.denied_regions:
@@ -112,6 +117,9 @@ class Filter:
         """Which rows may satisfy the demand."""
         table = self._table
         good: Flags = (table.memory[rows] >= self._memory) & (table.profile[rows] == self._profile)
+        good &= (table.modes[rows] & self._mode) != 0
+        if self._device_class is not None:
+            good &= table.device_class[rows] == self._device_class
         if self._buyer >= 0:
             good &= table.account[rows] != self._buyer
         if self._regions is not None:

@@ -22,11 +22,16 @@ from flopmarket.market.calibrate import NO_FACTORS, ONE_PPM, SETUP, Factors
 from flopmarket.market.offer import PFLOP, SECONDS_PER_HOUR, Offer
 from flopmarket.market.predict import DeviceRates
 from flopmarket.market.proof import Proof, shown_rate
+from flopmarket.trust.modes import Mode
+from flopmarket_coordinator.core.matching import Demand
 
 Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+
+MODE_BIT: Mapping[Mode, int] = MappingProxyType({mode: 1 << at for at, mode in enumerate(Mode)})
+"""How modes are told in a column."""
 
 CLASSES = len(WORK_CLASSES)
 CLASS_COLUMN: Mapping[str, int] = MappingProxyType(
@@ -104,6 +109,8 @@ class OfferTable:
         self.device_ids: list[str] = [""]
         self.accounts, self.keys, self.regions = Codes(), Codes(), Codes()
         self.names, self.drivers, self.profiles, self.sources = Codes(), Codes(), Codes(), Codes()
+        self.device_classes = Codes()
+        self.device_classes.of("")  # of a device that does not offer class mode
         self._factors: dict[int, Factors] = {0: NO_FACTORS}
         self._factor_count = 0
         self._free: list[int] = []
@@ -146,6 +153,9 @@ class OfferTable:
     driver: Integers
     profile: Integers
     source: Integers
+    modes: Integers
+    """Modes that it takes jobs of, a bit each (:data:`MODE_BIT`)."""
+    device_class: Integers
     verified: Integers
     rejected: Integers
     updated: Integers
@@ -210,6 +220,8 @@ class OfferTable:
         self.driver[row] = self.drivers.of(offer.driver)
         self.profile[row] = self.profiles.of(offer.profile)
         self.source[row] = self.sources.of(offer.watts_source)
+        self.modes[row] = sum(MODE_BIT[mode] for mode in offer.modes)
+        self.device_class[row] = self.device_classes.of(offer.device_class)
         self.verified[row] = listing.verified_segments
         self.rejected[row] = listing.rejected_segments
         self.updated[row] = listing.updated_at_us
@@ -268,6 +280,28 @@ class OfferTable:
         here = self.present(rows, since_us)
         return here & ~self.unproved[rows] if self.requires_proof else here
 
+    def rows_of_class(self, device_class: str) -> Rows:
+        """Rows of a class of devices whose keys may act, present or not."""
+        code = self.device_classes.known(device_class) if device_class else -1
+        here = slice(0, self.size)
+        return np.flatnonzero(
+            self.used[here] & ~self.banned[here] & (self.device_class[here] == code)
+        )
+
+    def class_accounts(self, device_class: str) -> frozenset[str]:
+        """Accounts that list a device of a class."""
+        codes = np.unique(self.account[self.rows_of_class(device_class)])
+        return frozenset(self.accounts.texts[code] for code in codes.tolist())
+
+    def alone(self, demand: Demand) -> bool:
+        """Whether a work in class mode would find nobody to audit it, or is bound to no class yet:
+        such work is not given away.
+
+        Whoever runs it is one account of the class, and another one must be there."""
+        if demand.mode is not Mode.CLASS:
+            return False
+        return len(self.class_accounts(demand.device_class) - {demand.buyer}) < 2
+
     def proof(self, row: int) -> Proof | None:
         """What the device of a row proved."""
         return self._proofs.get(row)
@@ -309,6 +343,8 @@ class OfferTable:
             region=self.regions.texts[self.region[row]],
             factors=self._factors[exact[FACTORS]],
             delivered_ppm=int(self.delivered[row]),
+            modes=tuple(mode for mode in sorted(MODE_BIT) if MODE_BIT[mode] & int(self.modes[row])),
+            device_class=self.device_classes.texts[self.device_class[row]],
         )
 
     def _put_factors(self, row: int, factors: Factors) -> None:
@@ -358,7 +394,8 @@ class OfferTable:
 
 _INTEGERS: Sequence[str] = (
     "memory", "milliwatts", "card_price", "upload", "account", "key", "region", "name", "driver",
-    "profile", "source", "verified", "rejected", "updated", "seen", "delivered", "id_rank",
+    "profile", "source", "modes", "device_class", "verified", "rejected", "updated", "seen",
+    "delivered", "id_rank",
 )  # fmt: skip
 _FLAGS: Sequence[str] = ("used", "connected", "busy", "banned", "unproved")
 

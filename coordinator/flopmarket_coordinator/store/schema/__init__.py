@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from flopmarket_coordinator.store.schema.accounts import (
     account,
+    account_invitation,
     account_key,
     invitation,
     meta,
@@ -43,6 +44,7 @@ from flopmarket_coordinator.store.schema.challenges import (
     challenge_record,
 )
 from flopmarket_coordinator.store.schema.disputes import dispute, dispute_event
+from flopmarket_coordinator.store.schema.draws import canary_day, canary_draw, cross_draw
 from flopmarket_coordinator.store.schema.jobs import event, job, lease, segment
 from flopmarket_coordinator.store.schema.money import (
     ledger_account,
@@ -57,15 +59,23 @@ from flopmarket_coordinator.store.schema.offers import offer, worker
 from flopmarket_coordinator.store.schema.operators import decision, operator_key
 from flopmarket_coordinator.store.schema.penalties import audit_pay, quarantine, strike
 from flopmarket_coordinator.store.schema.prediction import calibration, delivery, promise
+from flopmarket_coordinator.store.schema.step_audits import (
+    OPEN_STEP_AUDIT,
+    UNTOLD_STEP_AUDIT,
+    step_audit,
+)
 from flopmarket_coordinator.store.schema.tape import candle, price_snapshot, trade
 
 __all__ = [
     "OPEN_AUDIT",
+    "OPEN_STEP_AUDIT",
     "UNFINISHED_JOB",
     "UNTOLD_AUDIT",
     "UNTOLD_LEASE",
+    "UNTOLD_STEP_AUDIT",
     "WAITING_PAY",
     "account",
+    "account_invitation",
     "account_key",
     "artifact",
     "artifact_grant",
@@ -76,10 +86,13 @@ __all__ = [
     "benchmark_challenge",
     "budget",
     "calibration",
+    "canary_day",
+    "canary_draw",
     "candle",
     "challenge",
     "challenge_document",
     "challenge_record",
+    "cross_draw",
     "decision",
     "delivery",
     "dispute",
@@ -107,6 +120,7 @@ __all__ = [
     "segment",
     "session",
     "setting",
+    "step_audit",
     "strike",
     "trade",
     "transfer",

@@ -91,6 +91,23 @@ invitation = sa.Table(
 )
 sa.Index("ix_invitation_account_created", invitation.c.account_id, invitation.c.created_at_us)
 
+# Invitations of operators, with each of which one account may be opened.
+account_invitation = sa.Table(
+    "account_invitation",
+    metadata,
+    Column("invitation_id", Text, primary_key=True),  # id of the invitation's key
+    blob("public_key"),
+    text("reason"),
+    text("operator_key_id"),
+    big("created_at_us"),
+    big("expires_at_us"),
+    big("revoked_at_us"),
+    text("account_id"),  # that was opened with it; '' until then
+    big("used_at_us"),
+    Column("admission", LargeBinary, nullable=True),  # the document that used it, as received
+)
+sa.Index("ix_account_invitation_created", account_invitation.c.created_at_us)
+
 session = sa.Table(
     "session",
     metadata,

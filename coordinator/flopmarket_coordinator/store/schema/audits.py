@@ -45,13 +45,21 @@ audit = sa.Table(
     text("finding"),  # what the house found, where it recomputed
     big("created_at_us"),
     big("ended_at_us"),
+    # Of an arbiter's: the audit whose difference it decides.
+    Column("parent_id", Text, nullable=False, server_default=sa.text("''")),
+    big("until_us", 0),  # until when auditors are asked again, where nobody else can look
     one_of("purpose", AuditPurpose),
     one_of("phase", AuditPhase),
 )
 some("ix_audit_open_deadline", OPEN_AUDIT, audit.c.deadline_us)
 some("ix_audit_untold", UNTOLD_AUDIT, audit.c.created_at_us)
 sa.Index("ix_audit_segment", audit.c.segment_id)
-partial("uq_audit_one_open", f"purpose <> 'cross' AND {OPEN_AUDIT}", audit.c.segment_id)
+some("ix_audit_parent", "parent_id <> ''", audit.c.parent_id)
+partial(
+    "uq_audit_one_open",
+    f"purpose NOT IN ('cross', 'arbiter') AND {OPEN_AUDIT}",
+    audit.c.segment_id,
+)
 
 audit_commitment = sa.Table(
     "audit_commitment",

@@ -27,6 +27,7 @@ challenge = sa.Table(
     _named("rules"),
     _named("candidates"),
     _named("house"),
+    big("audit_steps", 0),  # drawn from each audited segment; 0: the house recomputes it whole
     big("right_verdicts"),  # recorded so far, of segments of this lease that were drawn
 )
 

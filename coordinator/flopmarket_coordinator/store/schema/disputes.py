@@ -68,7 +68,8 @@ dispute_event = sa.Table(
     metadata,
     Column("dispute_id", Text, sa.ForeignKey("dispute.dispute_id"), primary_key=True),
     Column("sequence", BigInteger, primary_key=True),
-    text("kind"),  # move, clock, again; refused: a move whose list is not the signed one
+    # move, clock, again; kept: a checksum list; refused: a move whose list is not the signed one
+    text("kind"),
     text("party"),
     big("at_us"),
     blob("envelope"),

@@ -70,6 +70,9 @@ job = sa.Table(
     Column("verification", Text, nullable=False, server_default=sa.text("'deter'")),
     big("surcharge_ppm", 0),
     big("surcharge_nano", 0),
+    # What its verification relies on, and in class mode the class of devices (hex, else empty).
+    Column("mode", Text, nullable=False, server_default=sa.text("'exact'")),
+    Column("device_class", Text, nullable=False, server_default=sa.text("''")),
     # Of what was paid for segments that turned out wrong: what the buyer got back, and what even
     # the reserve lacked.
     big("returned_nano", 0),

@@ -7,6 +7,7 @@ from sqlalchemy import Column, Text
 
 from flopmarket_coordinator.store.schema.base import (
     AUDITOR,
+    IN_CLASS,
     big,
     blob,
     flag,
@@ -31,8 +32,14 @@ offer = sa.Table(
     big("rejected_segments"),
     big("streak"),
     big("audit_lot", 0),  # where its key stands among those that audits are drawn from
+    # Whether it takes jobs in exact mode; its class of devices (hex), if it takes those of one.
+    Column("exact", sa.Boolean(), nullable=False, server_default=sa.true()),
+    Column("device_class", Text, nullable=False, server_default=sa.text("''")),
+    # What its owner tells of the very card, in hex; empty when not told.
+    Column("card_fingerprint", Text, nullable=False, server_default=sa.text("''")),
 )
 some("ix_offer_auditors", AUDITOR, offer.c.audit_lot)
+some("ix_offer_class", IN_CLASS, offer.c.device_class, offer.c.audit_lot)
 
 worker = sa.Table(
     "worker",

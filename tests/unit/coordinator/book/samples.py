@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ from flopmarket.market.calibrate import NO_FACTORS, Factors
 from flopmarket.market.offer import Offer
 from flopmarket.market.order import Constraints
 from flopmarket.market.predict import DeviceRates, JobWork, StepWork
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.book.book import Book
 from flopmarket_coordinator.core.book.orders import OpenOrder, Piece
 from flopmarket_coordinator.core.book.table import Listing
@@ -27,6 +29,14 @@ REGIONS = ("", "eu", "eu-de", "us")
 few = st.sampled_from
 ASKS = few((1, 2, 1_000, 360_000_000, 360_000_001, 2**62))
 RATES = few((0, 1, 7, 1_000, 10**12, 10**12 + 1, 2**62))
+MODES = (
+    (Mode.EXACT,),
+    (Mode.EXACT,),
+    (Mode.CLASS, Mode.TOLERANCE),
+    (Mode.CLASS, Mode.EXACT),
+    (Mode.TOLERANCE,),
+)
+DEVICE_CLASSES = ("c1", "c1", "c2")
 COUNTS = few((0, 1, 3, 10**9, 10**15))
 
 
@@ -46,6 +56,7 @@ def factors(draw: st.DrawFn) -> Factors:
 @st.composite
 def offers(draw: st.DrawFn, offer_id: str) -> Offer:
     rates = {name: draw(RATES) for name in CLASSES}
+    modes = draw(few(MODES))
     return Offer(
         offer_id=offer_id,
         account_id=draw(few(OWNERS)),
@@ -69,6 +80,8 @@ def offers(draw: st.DrawFn, offer_id: str) -> Offer:
         card_price_nano=draw(few((0, 10**12))),
         region=draw(few(REGIONS)),
         factors=draw(factors()),
+        modes=modes,
+        device_class=draw(few(DEVICE_CLASSES)) if Mode.CLASS in modes else "",
     )
 
 
@@ -122,6 +135,7 @@ def constraints(draw: st.DrawFn) -> Constraints:
 
 @st.composite
 def demands(draw: st.DrawFn) -> Demand:
+    mode = draw(few((Mode.EXACT, Mode.EXACT, Mode.CLASS, Mode.CLASS, Mode.TOLERANCE)))
     return Demand(
         buyer=draw(few(("", *OWNERS))),
         profile="FX1",
@@ -138,6 +152,8 @@ def demands(draw: st.DrawFn) -> Demand:
             program=draw(few(("", "p1"))),
         ),
         constraints=draw(constraints()),
+        mode=mode,
+        device_class=draw(few(DEVICE_CLASSES)) if mode is Mode.CLASS else "",
     )
 
 
@@ -170,7 +186,13 @@ def book_of(found: list[Listing]) -> Book:
     return book
 
 
-def candidate(listing: Listing, now_us: int = NOW_US) -> Candidate:
-    """The same listing for the readable rules."""
+def candidate(listing: Listing, among: Iterable[Listing], now_us: int = NOW_US) -> Candidate:
+    """The same listing for the readable rules, with who else of ``among`` is of its class."""
     online = listing.connected and listing.seen_us >= now_us - TTL_US
-    return Candidate(listing.offer, online, listing.busy, listing.banned)
+    named = listing.offer.device_class
+    fellows = frozenset(
+        item.offer.account_id
+        for item in among
+        if named and item.offer.device_class == named and not item.banned
+    )
+    return Candidate(listing.offer, online, listing.busy, listing.banned, class_accounts=fellows)

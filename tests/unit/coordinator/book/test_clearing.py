@@ -36,7 +36,7 @@ def by_rules(
 ) -> list[tuple[str, int, str]]:
     """Job, first step and offer of every match, in order."""
     works = [order.work(piece) for order in found for piece in order.pieces]
-    given_out, _ = assign(works, [candidate(item, now_us) for item in offers], now_us)
+    given_out, _ = assign(works, [candidate(item, offers, now_us) for item in offers], now_us)
     return [named(item) for item in given_out]
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from flopmarket.errors import InvalidInput
 from flopmarket.market.offer import Offer
 from flopmarket.market.suitability import suited_for
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.book.book import Book
 from flopmarket_coordinator.core.book.listing import FIELDS, NUMBERS, OfferFilter
 from flopmarket_coordinator.core.book.orders import OpenOrder, bid_of
@@ -60,7 +61,7 @@ def everything(book: Book, filters: tuple[OfferFilter, ...] = (), order_by: str 
 
 
 def live(found: list[Listing]) -> list[Listing]:
-    made = [(item, candidate(item)) for item in found]
+    made = [(item, candidate(item, found)) for item in found]
     return [item for item, standing in made if standing.online and not standing.banned]
 
 
@@ -139,6 +140,7 @@ def test_pages_of_any_order_join_without_gap_and_ties_go_by_id(
         (OfferFilter("memory", ">", "much"), "FILTER_VALUE"),
         (OfferFilter("memory", ">", "nan"), "FILTER_VALUE"),
         (OfferFilter("suited_for", "=", "gaming"), "FILTER_VALUE"),
+        (OfferFilter("mode", "=", "swift"), "FILTER_VALUE"),
         (OfferFilter("region", "=", "x" * 200), "FILTER_VALUE"),
     ],
 )
@@ -165,6 +167,23 @@ def test_suitability_is_filtered_as_it_is_shown(found: list[Listing], use: str, 
     got = everything(book_of(found), (OfferFilter("suited_for", op, use),))
     assert {item.offer.offer_id for item in got} == {
         item.offer.offer_id for item in live(found) if suits(item.offer)
+    }
+
+
+@settings(max_examples=100, deadline=None)
+@given(books(), st.sampled_from(Mode), st.sampled_from(("=", "!=")))
+def test_modes_and_classes_are_filtered_as_they_are_shown(
+    found: list[Listing], mode: Mode, op: str
+) -> None:
+    book = book_of(found)
+    assert {item.offer.offer_id for item in everything(book, (OfferFilter("mode", op, mode),))} == {
+        item.offer.offer_id for item in live(found) if (mode in item.offer.modes) == (op == "=")
+    }
+    got = everything(book, (OfferFilter("device_class", op, "c1"),))
+    assert {item.offer.offer_id for item in got} == {
+        item.offer.offer_id
+        for item in live(found)
+        if (item.offer.device_class == "c1") == (op == "=")
     }
 
 

@@ -42,7 +42,7 @@ def test_the_best_offers_are_those_of_the_readable_rules(
 ) -> None:
     right = []
     for listing in found:
-        terms = quotable(demand, candidate(listing), steps)
+        terms = quotable(demand, candidate(listing, found), steps)
         if not isinstance(terms, Reason):
             right.append((rank(terms, listing.offer.offer_id), terms))
     right.sort(key=lambda item: item[0])
@@ -87,9 +87,9 @@ def test_reasons_are_counted_as_the_readable_rules_give_them(
     right: Counter[Reason] = Counter()
     for listing in found:
         if job:
-            answer = leasable(work, candidate(listing), NOW_US)
+            answer = leasable(work, candidate(listing, found), NOW_US)
         else:
-            answer = quotable(work.demand, candidate(listing), work.money_steps)
+            answer = quotable(work.demand, candidate(listing, found), work.money_steps)
         if isinstance(answer, Reason):
             right[answer] += 1
     if job:
