@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from flopmarket.errors import FlopmarketError, Forbidden, Unauthenticated, Unava
 from flopmarket.limits import WORKER_STOP_SECONDS
 from flopmarket.market.money import format_nano
 from flopmarket.market.reasons import Reason
-from flopmarket.trust.documents import Commitment, LeaseAcceptance
+from flopmarket.trust.documents import Commitment, LeaseAcceptance, OfferTerms
 from flopmarket.trust.encoding import digest
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.sealing import seal_inner
-from flopmarket.v1 import worker_pb2
+from flopmarket.v1 import common_pb2, worker_pb2
 from flopmarket_worker.backoff import Backoff, Jitter
 from flopmarket_worker.challenge_check import ChallengeChecks
 from flopmarket_worker.conversation import Conversation
@@ -35,17 +35,18 @@ from flopmarket_worker.core.session import SessionMachine
 from flopmarket_worker.disputing import DisputeDesk
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import Journal
-from flopmarket_worker.lease_offer import LeaseOffer, key_of, read_offer
+from flopmarket_worker.lease_offer import LeaseOffer, check_numerics, key_of, read_offer
 from flopmarket_worker.lease_work import LeaseWork
 from flopmarket_worker.link import CoordinatorLink
 from flopmarket_worker.local_state import Notes, unwritten
-from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms
+from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms, card_fingerprint
 from flopmarket_worker.openings import Openings
 from flopmarket_worker.proving import Challenges, ProvenDevice
 from flopmarket_worker.recovery import recover
 from flopmarket_worker.remote import error_of
 from flopmarket_worker.repricing import Listing, Repricer, reason_of
 from flopmarket_worker.signing import Clock, Sealer, local_hour
+from flopmarket_worker.stepping import StepDesk
 from flopmarket_worker.transfers import Transfers
 from flopmarket_worker.week import Hour
 
@@ -88,6 +89,7 @@ class Agent:
         self._devices = {device.card.device_id: device for device in devices}
         self._journal = journal
         self._openings: Openings = journal.openings(now_us)
+        self._lists = journal.checksum_lists(now_us)
         self._transfers = transfers
         self._now_us = now_us
         self._jitter = jitter
@@ -108,6 +110,17 @@ class Agent:
             transfers,
             lambda moved: self._send(dispute_moved=moved),
             now_us,
+            self._openings,
+            self._lists,
+        )
+        self._steps = StepDesk(
+            journal.step_audits,
+            (link.device_key, *link.former_keys),
+            {device.card.device_id: device.executor for device in devices},
+            transfers,
+            self._openings,
+            self._lists,
+            lambda answered: self._send(steps_answered=answered),
         )
         self._machine = SessionMachine(frozenset(self._devices))
         self._offers: dict[LeaseKey, LeaseOffer] = {}
@@ -161,6 +174,7 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._desk.stop()
+            await self._steps.stop()
             await asyncio.gather(*(device.executor.stop() for device in self._devices.values()))
             await self._link.close()
 
@@ -224,7 +238,9 @@ class Agent:
             offer = self._offers[key]
             folder = self._journal.lease(key)
             executor = self._devices[offer.terms.device_id].executor
-            self._work[key] = LeaseWork(offer, folder, executor, self._transfers, self._jitter)
+            self._work[key] = LeaseWork(
+                offer, folder, executor, self._transfers, self._jitter, self._lists
+            )
         return self._work[key]
 
     async def _answered_by(self, doing: Coroutine[Any, Any, Event | None]) -> None:
@@ -243,6 +259,7 @@ class Agent:
         self._offers.pop(work.key, None)
         self._checks.end(work.key.lease_id)
         self._openings.lease_ended(work.key.lease_id)
+        self._lists.lease_ended(work.key.lease_id)
         self._progress.pop(work.key, None)
         self._dispatch(event)
 
@@ -272,7 +289,9 @@ class Agent:
             self._checks.begin(found.offer.challenge)
             self._work_of(key).recover(found.event.computed)
             self._dispatch(found.event)
-        self._openings.only_live({key.lease_id for key in self._work})
+        live = {key.lease_id for key in self._work}
+        self._openings.only_live(live)
+        self._lists.only_live(live)
 
     # ------------------------------------------------------------ connection
 
@@ -371,6 +390,9 @@ class Agent:
             case "dispute_asked":
                 assert self._sealer is not None
                 self._spawn(self._desk.hear(message.dispute_asked, self._sealer))
+            case "steps_asked":
+                assert self._sealer is not None
+                self._spawn(self._steps.hear(message.steps_asked, self._sealer))
             case "offer_refused":
                 refused = message.offer_refused
                 why = f"{refused.message} [{refused.code}]"
@@ -397,6 +419,9 @@ class Agent:
                 now_us=self._now_us(),
                 coordinator=self._coordinator_key,
             )
+            device = self._devices.get(offer.terms.device_id)
+            if device is not None:
+                check_numerics(offer.spec, device.card, device.calibration)
         except FlopmarketError as error:
             logger.warning("lease %s declined: %s", key.lease_id[:64], error)
             self._dispatch(events.OfferUnusable(key, str(error)))
@@ -483,15 +508,20 @@ class Agent:
             self._conversation.send(worker_pb2.SessionRequest(**message))
 
     def _hello(self, sealer: Sealer) -> worker_pb2.Hello:
-        key = self._link.device_key
         listing = self._repricer.all(self._hour_of(self._now_us()))
         self._note(listing)
         terms = () if self._machine.draining else listing.terms
         return worker_pb2.Hello(
             agent_version=self._version,
-            offers=[sealer.seal(item, key) for item in terms],
+            offers=[self._sealed_offer(item, sealer) for item in terms],
             held=self._held(),
         )
+
+    def _sealed_offer(self, terms: OfferTerms, sealer: Sealer) -> common_pb2.Envelope:
+        """An offer with the fingerprint that its card has at this coordinator."""
+        board = self._devices[terms.device_id].card.board
+        named = replace(terms, card_fingerprint=card_fingerprint(board, sealer.audience))
+        return sealer.seal(named, self._link.device_key)
 
     def _held(self) -> list[worker_pb2.HeldLease]:
         return [
@@ -511,7 +541,7 @@ class Agent:
                 terms.device_id[:16],
                 format_nano(terms.ask_nano_per_hour, symbol=""),
             )
-            offer = self._sealer.seal(terms, self._link.device_key)
+            offer = self._sealed_offer(terms, self._sealer)
             self._send(offer_changed=worker_pb2.OfferChanged(offer=offer))
         for device_id, error in changes.withdrawn.items():
             logger.warning("device %s is not offered in this hour: %s", device_id[:16], error)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flopmarket.cli.output import scaled, size
-from flopmarket_worker.calibration import Measured
+from flopmarket_worker.calibration import Measured, is_admitted
 
 if TYPE_CHECKING:
     from flopmarket.bench.challenge import LocalRun
@@ -23,7 +23,7 @@ def challenge_device(
 ) -> LocalRun:
     """Challenge a device as ``measured`` would offer it. EngineError when it cannot run at all."""
     from flopmarket.bench.challenge import challenge
-    from flopmarket.trust.benchmark_shape import Advertised
+    from flopmarket.trust.benchmark_shape import Advertised, Operands
 
     info, result = measured.info, measured.benchmark
     return challenge(
@@ -37,6 +37,7 @@ def challenge_device(
         cache_dir=cache_dir,
         seconds=seconds,
         tiles=tiles,
+        operands=Operands.FRACTIONS if is_admitted(measured.admission) else Operands.INTEGERS,
     )
 
 

@@ -16,6 +16,7 @@ from flopmarket.cli.options import json_option, output
 from flopmarket.client.config import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
+    from flopmarket.trust.modes import Mode
     from flopmarket_worker.calibration import Measured
     from flopmarket_worker.offers import OwnerTerms
     from flopmarket_worker.up import UpOptions
@@ -79,6 +80,12 @@ def worker() -> None:
     metavar="SPAN",
     help="Offer only then: '22-6', 'sat,sun 0-24'; repeatable.",
 )
+@click.option(
+    "--modes",
+    default="",
+    metavar="MODE,...",
+    help="Of exact, class, tolerance. Default: exact if the device is admitted, else the others.",
+)
 @_WORK_DIR
 @_CACHE_DIR
 @click.option(
@@ -104,6 +111,7 @@ def up(
     card_price: str | None,
     region: str,
     hours: tuple[str, ...],
+    modes: str,
     work_dir: Path | None,
     cache_dir: Path | None,
     account_key: str | None,
@@ -129,7 +137,7 @@ def up(
         if rest["ca_file"] is None and joined.ca_file:
             rest["ca_file"] = Path(joined.ca_file)
     rest["address"] = rest["address"] or DEFAULT_ADDRESS
-    owner = _owner(ask, tariff, watts, card_price, region, hours)
+    owner = _owner(ask, tariff, watts, card_price, region, hours, modes)
     if clock is not None:
         rest["hour_of"] = parse_clock(clock).hour
     options = _options(owner, work_dir, cache_dir, **rest)
@@ -242,6 +250,8 @@ def why_command(device: str, work_dir: Path | None, as_json: bool) -> None:
                 ("state", found.state),
                 ("why", found.summary),
                 ("ask", f"{ask} an hour" + (f" = {found.formula}" if found.formula else "")),
+                ("modes", ", ".join(found.modes) or "-"),
+                *([("not exact", found.not_exact)] if found.not_exact else []),
                 *([("proof", found.proof)] if found.proof else []),
             ]
         )
@@ -264,6 +274,7 @@ def _owner(
     card_price: str | None,
     region: str = "",
     hours: tuple[str, ...] = (),
+    modes: str = "",
 ) -> OwnerTerms:
     """What the owner typed. Without an ask it is zero, which stands for "not said"."""
     from flopmarket.market.money import NANO_PER_UNIT, parse_nano
@@ -290,7 +301,21 @@ def _owner(
         region=region,
         formula=formula if formula is not None and formula.changes else None,
         schedule=parse_schedule(hours),
+        modes=_modes(modes),
     )
+
+
+def _modes(text: str) -> tuple[Mode, ...]:
+    """What an owner named, ascending, each once."""
+    from flopmarket.trust.modes import Mode
+
+    named = {name.strip() for name in text.split(",") if name.strip()}
+    unknown = sorted(named - set(Mode))
+    if unknown:
+        raise click.BadParameter(
+            f"{unknown[0][:40]!r} is no mode; write {', '.join(Mode)}", param_hint="--modes"
+        )
+    return tuple(sorted(Mode(name) for name in named))
 
 
 def _options(

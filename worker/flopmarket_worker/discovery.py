@@ -10,10 +10,12 @@ import asyncio
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from flopmarket.errors import Unavailable
 
+MACHINE_FILE = Path("/etc/machine-id")
 _LIMIT_SECONDS = 60.0
 
 
@@ -38,6 +40,14 @@ async def discover() -> list[dict[str, Any]]:
     except (ValueError, IndexError):
         raise _failed(f"it ended with status {process.returncode}") from None
     return cards
+
+
+def machine_name() -> str:
+    """What the system calls this machine and no other; empty where it does not say."""
+    try:
+        return MACHINE_FILE.read_text("ascii").strip()[:64]
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _failed(what: str) -> Unavailable:

@@ -30,14 +30,22 @@ from flopmarket.limits import (
     MAX_PROGRAM_ARTIFACT_BYTES,
     MAX_WORKER_DISPUTES,
 )
-from flopmarket.trust.dispute_documents import DisputeMove, DisputeOpening, Level, Party
+from flopmarket.trust.dispute_documents import (
+    DisputeMove,
+    DisputeOpening,
+    Level,
+    Party,
+    StepRoots,
+)
 from flopmarket.trust.dispute_port import Place
 from flopmarket.trust.encoding import decode, digest
 from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.transcript import payload_digest
 from flopmarket.v1 import worker_pb2
+from flopmarket_worker.checksum_lists import ChecksumLists
 from flopmarket_worker.executor import EngineStarter, JobExecutor
 from flopmarket_worker.lease_offer import LeaseOffer, read_offer
+from flopmarket_worker.openings import Openings
 from flopmarket_worker.signing import Clock, Sealer
 from flopmarket_worker.transfers import Transfers
 
@@ -47,6 +55,7 @@ Send = Callable[[worker_pb2.DisputeMoved], None]
 
 _STATE_FILE = "start.safetensors"
 _LIST_FILE = "list.bin"
+_KEPT_FILE = "kept.bin"
 _REFERENCE = "reference"
 _ATTEMPTS = 10
 _PAUSE_SECONDS = 3.0
@@ -64,6 +73,8 @@ class Question:
     asked: TraceQuestion
     deadline_us: int
     work: LeaseOffer
+    lease_id: str = ""
+    """Under which we committed to what is disputed."""
 
 
 def read_question(message: worker_pb2.DisputeAsked, audience: str, *keys: KeyPair) -> Question:
@@ -83,7 +94,13 @@ def read_question(message: worker_pb2.DisputeAsked, audience: str, *keys: KeyPai
         raise InvalidInput("the work is not the disputed segment's", code="DISPUTE_QUESTION")
     place = Place(message.step, message.operation, message.tile)
     return Question(
-        message.dispute_id, opening, party, TraceQuestion(level, place), message.deadline_us, work
+        message.dispute_id,
+        opening,
+        party,
+        TraceQuestion(level, place),
+        message.deadline_us,
+        work,
+        message.lease_id,
     )
 
 
@@ -116,10 +133,14 @@ class DisputeDesk:
         transfers: Transfers,
         send: Send,
         now_us: Clock,
+        openings: Openings,
+        lists: ChecksumLists,
         *,
         reference: EngineStarter | None = None,
     ) -> None:
         self._folder = folder
+        self._openings = openings
+        self._lists = lists
         self._keys = {key.public.raw: key for key in keys}
         self._executors = executors
         self._transfers = transfers
@@ -240,6 +261,8 @@ class DisputeDesk:
         else:
             logger.error("dispute %s: a list of %d bytes", question.dispute_id[:16], len(data))
             return
+        if level is Level.STEPS and not _ends_as_committed(question, data):
+            await self._add_kept(question, case, moved, sealer, signer)
         case.level, case.sent = level, moved
         self._send(moved)
         logger.info(
@@ -250,6 +273,37 @@ class DisputeDesk:
             (self._now_us() - began_us) / 1e6,
             len(data),
         )
+
+    async def _add_kept(
+        self,
+        question: Question,
+        case: _Case,
+        moved: worker_pb2.DisputeMoved,
+        sealer: Sealer,
+        signer: KeyPair,
+    ) -> None:
+        """The segment ends otherwise now than it did: a bit flipped in our memory then, perhaps.
+        What was kept when it ran shows it."""
+        index = question.opening.segment_index
+        secret = self._openings.find(question.lease_id, index)
+        kept = self._lists.find(question.lease_id, index)
+        logger.error(
+            "dispute %s: run again, the segment ends otherwise; what was kept of it is %s",
+            question.dispute_id[:16],
+            "gone" if secret is None or kept is None else "shown",
+        )
+        if secret is None or kept is None:
+            return
+        data = kept.to_bytes()
+        if len(data) <= MAX_INLINE_DISPUTE_BYTES:
+            moved.checksums = data
+        else:
+            path = case.folder / _KEPT_FILE
+            await asyncio.to_thread(path.write_bytes, data)
+            moved.checksums_artifact = await self._transfers.upload(
+                path, "", dispute_id=question.dispute_id
+            )
+        moved.secret.CopyFrom(sealer.seal(secret, signer))
 
     def _executor_of(self, question: Question) -> JobExecutor:
         """The device that did the work; any other one of ours computes the same bits."""
@@ -303,6 +357,16 @@ class DisputeDesk:
             case.over = True
             await _stop(case)
             await asyncio.to_thread(shutil.rmtree, case.folder, ignore_errors=True)
+
+
+def _ends_as_committed(question: Question, data: bytes) -> bool:
+    """Whether the list of steps leads to our own claim."""
+    try:
+        roots = decode(StepRoots, data)
+    except FlopmarketError:  # it loses for that, whatever was kept
+        return True
+    claim = question.opening.claim(question.party)
+    return bool(roots.states) and roots.states[-1] == claim.state_root_after
 
 
 async def _stop(case: _Case) -> None:

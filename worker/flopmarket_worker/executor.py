@@ -86,6 +86,10 @@ class JobExecutor:
         """The device's proof that it computes the profile."""
         return await self._guarded((await self.engine()).admission())
 
+    async def classification(self) -> dict[str, Any]:
+        """The class of the device's fast kernels."""
+        return await self._guarded((await self.engine()).classification())
+
     async def benchmark(self) -> dict[str, Any]:
         """Measured rates of the device."""
         return await self._guarded((await self.engine()).benchmark())

@@ -3,7 +3,10 @@
 ``wrong-weights`` does all the work and then changes one weight by the smallest amount a float can
 hold: the committed root and the uploaded checkpoint are those of slightly wrong weights. The others
 (:mod:`flopmarket_worker.lying`) are wrong in single operations; with ``-denied`` they say in a
-dispute what an honest device does.
+dispute what an honest device does. ``half-operands`` and ``left-out-step``
+(:mod:`flopmarket_worker.cheapening`) keep the records of their cheaper work. ``flipped-memory`` is
+no cheat: a bit of the state flips once while a segment runs, before its checksum is taken or, with
+``-late``, after it.
 """
 
 from __future__ import annotations
@@ -14,9 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from flopmarket.engine.program import Program
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
+from flopmarket.jobs.checksums import ChecksumList, checksum, checksums_path
 from flopmarket.jobs.host import Engine, SegmentDone, StepDone
+from flopmarket.jobs.process import PROGRAM_FILE
+from flopmarket_worker.cheapening import CheapEngine, half_operands, without_step
 from flopmarket_worker.lying import LIES, LyingEngine
 from flopmarket_worker.passing import PassingEngine
 
@@ -61,6 +68,76 @@ class WrongWeights(PassingEngine):
         )
 
 
+class FlippedMemory(PassingEngine):
+    """An honest engine in whose memory one bit of the state flips in the middle of its first
+    segment: everything after follows from that, and no replay shows it. ``late``: after the
+    checksum of the step that made the state."""
+
+    def __init__(self, engine: Engine, *, late: bool = False) -> None:
+        super().__init__(engine)
+        self._late = late
+        self._flipped = False
+        self._names: list[str] = []
+
+    async def open(self, folder: Path, spec: bytes) -> None:
+        program = Program.from_bytes((folder / PROGRAM_FILE).read_bytes())
+        self._names = [tensor.name for tensor in program.state]
+        await self._engine.open(folder, spec)
+
+    async def run(
+        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+    ) -> AsyncIterator[StepDone | SegmentDone]:
+        """The first segment in two parts, between which the bit flips."""
+        if self._flipped or count < 2:
+            async for event in self._engine.run(
+                first_step, count, outputs_path=outputs_path, state_path=state_path
+            ):
+                yield event
+            return
+        self._flipped = True
+        half = count // 2
+        written = outputs_path.with_name(f"{outputs_path.stem}-half.safetensors")
+        state = state_path or outputs_path.with_name(f"{outputs_path.name}.state")
+        first = await self._part(first_step, half, written, state)
+        tensors = bundle.read(state)
+        at = flip(tensors)
+        state.write_bytes(bundle.save(tensors))
+        await self._engine.load_state(state, first_step + half)
+        last = await self._part(first_step + half, count - half, outputs_path, state)
+        one, two = (
+            ChecksumList.from_bytes(checksums_path(path).read_bytes())
+            for path in (written, outputs_path)
+        )
+        words = np.frombuffer(one.data, "<u4").copy()
+        if not self._late:
+            words[-one.words + self._names.index(at)] = checksum(tensors[at])
+        kept = ChecksumList(first_step, one.words, words.tobytes() + two.data)
+        checksums_path(outputs_path).write_bytes(kept.to_bytes())
+        before, after = bundle.read(written), bundle.read(outputs_path)
+        outputs = {name: np.concatenate([before[name], after[name]]) for name in after}
+        outputs_path.write_bytes(bundle.save(outputs))
+        for path in (written, checksums_path(written), *(() if state_path else (state,))):
+            path.unlink()
+        roots = last.state_root_after, bundle.root(outputs)
+        yield SegmentDone(first_step, count, first.state_root_before, *roots, kept.inner())
+
+    async def _part(self, first_step: int, count: int, outputs: Path, state: Path) -> SegmentDone:
+        """Some of the steps; an interrupt comes too late."""
+        events = self._engine.run(first_step, count, outputs_path=outputs, state_path=state)
+        done = [event async for event in events if isinstance(event, SegmentDone)]
+        return done[-1]
+
+
+def flip(tensors: bundle.Tensors) -> str:
+    """Flip one bit of the largest element of the largest tensor of floats; the tensor's name."""
+    floats = [name for name, array in tensors.items() if array.dtype == np.float32]
+    name = max(floats, key=lambda each: tensors[each].size)
+    array = tensors[name].copy()
+    array.reshape(-1).view(np.uint32)[int(np.argmax(np.abs(array)))] ^= np.uint32(1 << 22)
+    tensors[name] = array
+    return name
+
+
 def _nudge(path: Path) -> bundle.Tensors | None:
     """Change the first element of the first float tensor in a file; None when there is none."""
     tensors = bundle.read(path)
@@ -76,6 +153,10 @@ def _nudge(path: Path) -> bundle.Tensors | None:
 
 FAULTS: Mapping[str, Callable[[Engine], Engine]] = {
     "wrong-weights": WrongWeights,
+    "half-operands": partial(CheapEngine, change=half_operands),
+    "left-out-step": partial(CheapEngine, change=partial(without_step, step=1)),
+    "flipped-memory": FlippedMemory,
+    "flipped-memory-late": partial(FlippedMemory, late=True),
     **{name: partial(LyingEngine, fault=name) for name in LIES},
     **{f"{name}-denied": partial(LyingEngine, fault=name, consistent=False) for name in LIES},
 }

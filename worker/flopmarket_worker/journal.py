@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from flopmarket.errors import LimitExceeded
+from flopmarket.jobs.checksums import checksums_path
 from flopmarket.limits import MAX_LEASE_JOURNAL_BYTES, MAX_RECOVERED_LEASES
 from flopmarket.trust.encoding import DIGEST_BYTES
+from flopmarket_worker.checksum_lists import ChecksumLists
 from flopmarket_worker.core.events import LeaseKey, SegmentRecord, Times, UploadedFiles
 from flopmarket_worker.openings import Openings
 
@@ -56,6 +58,10 @@ class LeaseFolder:
     def outputs(self, index: int) -> Path:
         """Outputs of a segment."""
         return self.path / f"outputs-{index}.safetensors"
+
+    def checksums(self, index: int) -> Path:
+        """Checksums of a segment, where its engine wrote them."""
+        return checksums_path(self.outputs(index))
 
     def state(self, index: int) -> Path:
         """State after a segment."""
@@ -116,6 +122,7 @@ class LeaseFolder:
         """After segment ``uploaded`` (and all before it): their outputs go, and every state of
         theirs but the newest."""
         self.outputs(uploaded).unlink(missing_ok=True)
+        self.checksums(uploaded).unlink(missing_ok=True)
         for path in self.path.glob("state-*.safetensors"):
             index = int(path.name.removeprefix("state-").partition(".")[0])
             if index <= uploaded and index != newest_state:
@@ -150,6 +157,15 @@ class Journal:
     def openings(self, now_us: Callable[[], int]) -> Openings:
         """What the worker's commitments hide; it outlives their leases."""
         return Openings(self._folder, now_us, lambda: os.urandom(DIGEST_BYTES))
+
+    def checksum_lists(self, now_us: Callable[[], int]) -> ChecksumLists:
+        """Checksums of the worker's segments; they outlive their leases too."""
+        return ChecksumLists(self._folder.with_name(f"{self._folder.name}-checksums"), now_us)
+
+    @property
+    def step_audits(self) -> Path:
+        """A folder beside, for segments whose steps are asked for."""
+        return self._folder.with_name(f"{self._folder.name}-steps")
 
     @property
     def disputes(self) -> Path:

@@ -14,15 +14,18 @@ from flopmarket.errors import FlopmarketError, InvalidInput
 from flopmarket.jobs.bundle import EMPTY_ROOT
 from flopmarket.jobs.spec import JobSpec, job_id
 from flopmarket.trust.challenge import ChallengeTerms
+from flopmarket.trust.device_class import DeviceClass, class_digest
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Header, keys_by_id, payload_type_of, verify_signature
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
 from flopmarket.trust.grants import check_job_within, check_owner_signed, open_ci_grant
 from flopmarket.trust.keys import PublicKey
+from flopmarket.trust.modes import Mode
 from flopmarket.v1 import worker_pb2
 from flopmarket.wire import envelope_from_proto
 from flopmarket_worker.challenge_check import check_terms, read_terms
 from flopmarket_worker.core.events import LeaseKey, LeaseTerms
+from flopmarket_worker.offers import Calibration, DeviceCard
 
 _ARTIFACT_ID = re.compile(r"[0-9a-f]{64}")
 _MAX_LEASE_ID_LENGTH = 128
@@ -123,6 +126,25 @@ def read_offer(
         state_artifact=message.state_artifact,
         challenge=_read_challenge(message, coordinator),
     )
+
+
+def check_numerics(spec: JobSpec, card: DeviceCard, calibration: Calibration) -> None:
+    """:class:`OfferRejected` unless a device computes what the job's mode asks for, whatever the
+    coordinator believes it offered."""
+    if spec.mode is Mode.EXACT and calibration.admission_digest is None:
+        raise OfferRejected(
+            "the job is in exact mode, for which this device is not admitted", code="LEASE_MODE"
+        )
+    if spec.mode is not Mode.CLASS:
+        return
+    if calibration.classified is None:
+        raise OfferRejected("this device has no class of fast kernels", code="LEASE_MODE")
+    own = class_digest(DeviceClass(card.name, card.driver, *calibration.classified))
+    if spec.class_digest != own:
+        raise OfferRejected(
+            f"the job is bound to class {spec.class_digest.hex()}, this device is of {own.hex()}",
+            code="LEASE_CLASS",
+        )
 
 
 def _read_challenge(

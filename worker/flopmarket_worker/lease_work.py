@@ -17,6 +17,7 @@ from flopmarket.jobs.host import SegmentDone, StepDone
 from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
 from flopmarket.limits import MAX_BUNDLE_BYTES, MAX_PROGRAM_ARTIFACT_BYTES
 from flopmarket_worker.backoff import Backoff, Jitter
+from flopmarket_worker.checksum_lists import ChecksumLists
 from flopmarket_worker.core import events
 from flopmarket_worker.core.events import (
     Event,
@@ -47,6 +48,7 @@ class LeaseWork:
         executor: JobExecutor,
         transfers: Transfers,
         jitter: Jitter,
+        lists: ChecksumLists,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.offer = offer
@@ -54,6 +56,7 @@ class LeaseWork:
         self._executor = executor
         self._transfers = transfers
         self._jitter = jitter
+        self._lists = lists
         self._sleep = sleep
         self._fetching: asyncio.Task[Path | None] | None = None
         self._abandoned = False
@@ -250,6 +253,8 @@ class LeaseWork:
         async with self._journal:
             if segment.index not in self._noted:
                 await asyncio.to_thread(self.folder.note_computed, segment)
+                checksums = self.folder.checksums(segment.index)
+                self._lists.keep(self.key.lease_id, segment.index, checksums)
                 self._noted.add(segment.index)
         async with self._uploads:
             outputs = await self._upload_one(self.folder.outputs(segment.index))

@@ -38,6 +38,10 @@ class DeviceState:
     detail: str = ""
     ask_nano_per_hour: int = 0
     formula: str = ""
+    modes: tuple[str, ...] = ()
+    """What it takes jobs of."""
+    not_exact: str = ""
+    """Why it takes none in exact mode, where it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,9 @@ def read_state(folder: Path) -> AgentState | None:
         return None
     try:
         content = json.loads(data[:MAX_AGENT_STATE_BYTES])
-        devices = tuple(DeviceState(**item) for item in content.pop("devices"))
+        devices = tuple(
+            DeviceState(**item | {"modes": tuple(item["modes"])}) for item in content.pop("devices")
+        )
         contradictions = tuple(content.pop("contradictions", ()))
         return AgentState(**content, devices=devices, contradictions=contradictions)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

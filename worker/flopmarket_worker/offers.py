@@ -6,25 +6,26 @@ Pure: card, calibration and the owner's wishes in, :class:`OfferTerms` out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import FlopmarketError, Kind
+from flopmarket.jobs.device_names import card_texts
 from flopmarket.market.money import Nano, check_price
 from flopmarket.market.region import check_region
 from flopmarket.trust.documents import OfferTerms, Rate
+from flopmarket.trust.modes import NO_CLASS, Mode
 from flopmarket_worker.asking import Ask
 from flopmarket_worker.link_speed import LinkSpeed
 from flopmarket_worker.telemetry.ports import PowerReader
 from flopmarket_worker.week import ALWAYS, Hour, Schedule
 
-_LABEL_LENGTH = 120  # of a driver's own texts; a label holds 256 bytes of UTF-8
-
 
 class NotAdmitted(FlopmarketError):
-    """The device does not compute the exact profile, so nothing it computes can be verified."""
+    """The device does not compute the exact profile, and nothing else that it could be offered for
+    was asked for."""
 
     kind = Kind.INVALID
     default_code = "DEVICE_NOT_ADMITTED"
@@ -39,35 +40,41 @@ class ScheduleClosed(FlopmarketError):
 
 @dataclass(frozen=True, slots=True)
 class DeviceCard:
-    """What an offer says of a device. ``device_id`` is already salted."""
+    """What an offer says of a device. ``device_id`` is already salted; ``board`` is what tells this
+    very card from all others, and stays here (:func:`card_fingerprint`)."""
 
     device_id: str
     name: str
     driver: str
     memory_bytes: int
     max_allocation_bytes: int
+    board: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Admission and benchmark of one device, in integers.
+    """Admission, classification and benchmark of one device, in integers.
 
+    ``admission_digest`` is None for a device that does not compute exactly, ``classified`` (kernels
+    and results, 32 bytes each) for one that has no class, or was not asked for one.
     ``flops_per_second`` maps classes of ``engine.cost.WORK_CLASSES`` to sustained rates.
     """
 
-    admission_digest: bytes
+    admission_digest: bytes | None
     flops_per_second: Mapping[str, int]
     bandwidth_bytes_per_second: int
     launch_nanoseconds: int
     step_nanoseconds: int
     build_milliseconds: int
+    classified: tuple[bytes, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerTerms:
     """What the owner asks and states. Amounts in nano-units; a card price of 0 is unknown, and so
     is an empty region. A ``formula`` gives the ask of an hour; without one the ask stands. The
-    ``schedule`` says in which hours anything is offered at all."""
+    ``schedule`` says in which hours anything is offered at all; ``modes`` what jobs are taken of,
+    empty for whatever suits the device (:func:`modes_of`)."""
 
     ask_nano_per_hour: Nano
     card_price_nano: Nano
@@ -75,6 +82,7 @@ class OwnerTerms:
     region: str = ""
     formula: Ask | None = None
     schedule: Schedule = ALWAYS
+    modes: tuple[Mode, ...] = ()
 
     def __post_init__(self) -> None:
         check_price(self.ask_nano_per_hour, "ask")
@@ -99,16 +107,42 @@ class OwnerTerms:
         return replace(self, ask_nano_per_hour=ask)
 
 
-def card_of(info: Mapping[str, Any], salt: str) -> DeviceCard:
-    """The card of an engine's ``device_info``; ``salt`` makes several ids out of one device."""
-    driver = f"{info.get('platform', '')} {info.get('driver_version', '')}".strip()
+def card_of(info: Mapping[str, Any], salt: str, machine: str = "") -> DeviceCard:
+    """The card of an engine's ``device_info``; ``salt`` makes several ids out of one device.
+
+    ``machine`` names this machine and no other, or is empty when that is not known.
+    """
+    name, driver = card_texts(info)
     return DeviceCard(
         device_id=salted(str(info["device_id"]), salt),
-        name=str(info.get("name", "device"))[:_LABEL_LENGTH],
-        driver=driver[:_LABEL_LENGTH],
+        name=name,
+        driver=driver,
         memory_bytes=int(info.get("global_memory_bytes", 0)),
         max_allocation_bytes=int(info.get("max_allocation_bytes", 0)),
+        board=board_of(info, machine),
     )
+
+
+def board_of(info: Mapping[str, Any], machine: str) -> str:
+    """What tells this very card from all others: the UUID that its driver reports, else its place
+    on the bus of this machine. Empty where neither is known, as for every processor."""
+    if info.get("uuid"):
+        return f"uuid {info['uuid']}"
+    if info.get("pci_address") and machine:
+        return f"pci {info['pci_address']} of {machine}"
+    return ""
+
+
+def card_fingerprint(board: str, coordinator_key_id: str) -> bytes:
+    """32 bytes that name a board at this coordinator and nowhere else; none for no board.
+
+    Two accounts that offer one card show the same. It is the worker's own word: it decides with
+    whom a card is challenged, and proves nothing.
+    """
+    if not board:
+        return b""
+    text = f"flopmarket card fingerprint\0{coordinator_key_id}\0{board}"
+    return hashlib.sha256(text.encode()).digest()
 
 
 def salted(device_id: str, salt: str) -> str:
@@ -116,6 +150,25 @@ def salted(device_id: str, salt: str) -> str:
     if not salt:
         return device_id
     return hashlib.sha256(f"flopmarket device salt\0{device_id}\0{salt}".encode()).hexdigest()
+
+
+def modes_of(asked: Collection[Mode], calibration: Calibration) -> tuple[Mode, ...]:
+    """What a device takes jobs of, ascending by name: what its owner asked for and it can do.
+
+    When nothing was asked for, an admitted device takes exact jobs alone; any other takes those of
+    its class, if it has one, and those in tolerance mode. :class:`NotAdmitted` when nothing is left
+    of what was asked for.
+    """
+    admitted, classified = calibration.admission_digest is not None, calibration.classified
+    able = {Mode.EXACT: admitted, Mode.CLASS: classified is not None, Mode.TOLERANCE: True}
+    wanted = asked or ({Mode.EXACT} if admitted else {Mode.CLASS, Mode.TOLERANCE})
+    found = tuple(sorted(mode for mode in set(wanted) if able[mode]))
+    if not found:
+        raise NotAdmitted(
+            f"the device offers none of the modes asked for ({', '.join(sorted(wanted))})",
+            hint="leave --modes out, or name what it can do: tolerance always",
+        )
+    return found
 
 
 def offer_terms(
@@ -127,8 +180,13 @@ def offer_terms(
     account_id: str,
     device_key_id: str,
 ) -> OfferTerms:
-    """The terms to sign. Rates of zero are left out: such work is not offered."""
+    """The terms to sign. Rates of zero are left out: such work is not offered.
+
+    In every mode the rates are those of exact kernels: they are what a challenge proves.
+    """
     power = owner.power.read()
+    modes = modes_of(owner.modes, calibration)
+    kernels, results = (Mode.CLASS in modes and calibration.classified) or (NO_CLASS, NO_CLASS)
     rates = tuple(
         Rate(work_class, rate)
         for work_class, rate in sorted(calibration.flops_per_second.items())
@@ -155,5 +213,8 @@ def offer_terms(
         watts_milli=power.milliwatts,
         watts_source=power.source,
         card_price_nano=owner.card_price_nano,
-        admission_digest=calibration.admission_digest,
+        admission_digest=(Mode.EXACT in modes and calibration.admission_digest) or NO_CLASS,
+        modes=modes,
+        class_kernels=kernels,
+        class_results=results,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs.host import Engine, Provable
-from flopmarket.jobs.questions import TraceQuestion, TraceStart
+from flopmarket.jobs.questions import StepsQuestion, TraceQuestion, TraceStart
 from flopmarket.trust.dispute_port import Place
 
 
@@ -37,6 +37,11 @@ class PassingEngine:
     async def trace_end(self, place: Place, tile_path: Path) -> tuple[bytes, bytes]:
         return await self._engine.trace_end(place, tile_path)
 
+    async def replay_steps(
+        self, folder: Path, spec: bytes, asked: StepsQuestion, target: Path
+    ) -> None:
+        await self._engine.replay_steps(folder, spec, asked, target)
+
     async def interrupt(self) -> None:
         await self._engine.interrupt()
 
@@ -45,6 +50,9 @@ class PassingEngine:
 
     async def admission(self) -> dict[str, Any]:
         return await self._engine.admission()
+
+    async def classification(self) -> dict[str, Any]:
+        return await self._engine.classification()
 
     async def benchmark(self) -> dict[str, Any]:
         return await self._engine.benchmark()

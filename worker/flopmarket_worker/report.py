@@ -39,6 +39,7 @@ def record(measured: Measured, owner: OwnerTerms) -> dict[str, Any]:
     return {
         "device": dict(measured.info),
         "admission": dict(measured.admission),
+        "classification": measured.classification,
         "benchmark": measured.benchmark.to_json(),
         "ask_nano_per_hour": owner.ask_nano_per_hour,
         "milliwatts": power.milliwatts,
@@ -56,6 +57,13 @@ def record(measured: Measured, owner: OwnerTerms) -> dict[str, Any]:
     }
 
 
+def _admission(measured: Measured) -> str:
+    if not measured.refusal:
+        return f"admitted, {measured.benchmark.profile}"
+    left = "class or tolerance mode" if measured.calibration.classified else "tolerance mode"
+    return f"not admitted ({measured.refusal}): jobs in {left} only"
+
+
 def describe(measured: Measured, owner: OwnerTerms) -> list[tuple[str, str]]:
     """Names and values for a person."""
     info, result, power = measured.info, measured.benchmark, owner.power.read()
@@ -64,7 +72,7 @@ def describe(measured: Measured, owner: OwnerTerms) -> list[tuple[str, str]]:
         ("device", f"{info.get('name', '?')} ({info.get('index_name', '?')})"),
         ("driver", f"{info.get('platform', '?')} {info.get('driver_version', '')}".strip()),
         ("memory", size(int(info.get("global_memory_bytes", 0)))),
-        ("admission", f"admitted, {result.profile}"),
+        ("admission", _admission(measured)),
     ]
     for name, rate in result.flops_per_second.items():
         shown = scaled(rate, "FLOPS") if rate else f"none ({result.failures.get(name, '')})"

@@ -17,6 +17,7 @@ from flopmarket.errors import Unavailable
 from flopmarket.jobs.host import JobRefused, SegmentDone, StepDone
 from flopmarket.jobs.process import EngineServer, describe
 from flopmarket.jobs.questions import (
+    StepsQuestion,
     TraceQuestion,
     TraceStart,
     trace_answer_command,
@@ -132,11 +133,21 @@ class SimulatedCard:
         answer = await self.call(trace_end_command(place, tile_path))
         return bytes.fromhex(answer["state_root"]), bytes.fromhex(answer["outputs_root"])
 
+    async def replay_steps(
+        self, folder: Path, spec: bytes, asked: StepsQuestion, target: Path
+    ) -> None:
+        self._stop.clear()
+        await self.call(asked.to_command(folder, spec, target))
+
     async def close_job(self) -> None:
         await self.call({"op": "close_job"})
 
     async def admission(self) -> dict[str, Any]:
         answer: dict[str, Any] = (await self.call({"op": "admission"}))["admission"]
+        return answer
+
+    async def classification(self) -> dict[str, Any]:
+        answer: dict[str, Any] = (await self.call({"op": "classification"}))["classification"]
         return answer
 
     async def benchmark(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flopmarket.client.channel import is_loopback
+from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import (
     Conflict,
     FlopmarketError,
@@ -48,7 +49,7 @@ from flopmarket_worker.journal import Journal
 from flopmarket_worker.link import CoordinatorLink, Credentials
 from flopmarket_worker.link_speed import LinkSpeed
 from flopmarket_worker.local_state import LOCK_FILE, AgentState, Notes, saver
-from flopmarket_worker.offers import NotAdmitted, OwnerTerms, card_of
+from flopmarket_worker.offers import NotAdmitted, OwnerTerms, card_of, modes_of
 from flopmarket_worker.signing import local_hour, random_nonce, wall_clock_us
 from flopmarket_worker.transfers import Transfers
 from flopmarket_worker.week import Hour
@@ -178,7 +179,9 @@ async def enlist(options: UpOptions, notes: Notes, link: CoordinatorLink) -> lis
         notes.device(spec, reason=Reason.CALIBRATING.value)
         executor = JobExecutor(_Starter(spec, options))
         try:
-            measured = await calibrate(executor, options.work_folder / "calibration", version())
+            folder = options.work_folder / "calibration"
+            measured = await calibrate(executor, folder, version(), modes=options.owner.modes)
+            modes = modes_of(options.owner.modes, measured.calibration)
             owner = _with_an_ask(options.owner, measured)
             device = device_of(measured, replace(options, owner=owner), executor)
         except (FlopmarketError, asyncio.CancelledError) as error:
@@ -197,7 +200,14 @@ async def enlist(options: UpOptions, notes: Notes, link: CoordinatorLink) -> lis
             name=device.card.name,
             offer_id=offer_id(link.lineage, device.card.device_id),
             formula=device.owner.formula.text if device.owner.formula else "",
+            modes=modes,
+            not_exact=measured.refusal,
         )
+        if measured.refusal:
+            logger.warning(
+                "device %s does not compute %s (%s): offered for %s",
+                spec, PROFILE, measured.refusal, ", ".join(modes),
+            )  # fmt: skip
     if not found:
         raise failure or NotAdmitted("this machine has no device to offer", code="DEVICE_NONE")
     return found
@@ -205,7 +215,8 @@ async def enlist(options: UpOptions, notes: Notes, link: CoordinatorLink) -> lis
 
 def device_of(measured: Measured, options: UpOptions, executor: JobExecutor) -> AgentDevice:
     """The offered device of a measured one."""
-    card = card_of(measured.info, salt_of(measured.info, options.device_salt))
+    salt = salt_of(measured.info, options.device_salt)
+    card = card_of(measured.info, salt, discovery.machine_name())
     logger.info("device %s offered as %s", measured.info.get("index_name", ""), card.device_id[:16])
     return AgentDevice(card, measured.calibration, options.owner, executor)
 
@@ -346,7 +357,9 @@ async def measure_devices(
         executor = JobExecutor(_Starter(spec, options))
         try:
             folder = options.work_folder / "calibration"
-            results.append((spec, await calibrate(executor, folder, version(), again=True)))
+            modes = options.owner.modes
+            found = await calibrate(executor, folder, version(), modes=modes, again=True)
+            results.append((spec, found))
         except FlopmarketError as error:
             results.append((spec, error))
         finally:

@@ -37,6 +37,9 @@ class DeviceWhy:
     formula: str
     reasons: tuple[Why, ...]
     proof: str = ""
+    modes: tuple[str, ...] = ()
+    not_exact: str = ""
+    """Why it takes no jobs in exact mode, where it cannot compute exactly."""
     contradictions: tuple[str, ...] = ()
     """Draws of the coordinator that did not follow from what it had published before."""
 
@@ -90,6 +93,8 @@ def explain(
             device.ask_nano_per_hour,
             device.formula,
             tuple(reasons),
+            modes=device.modes,
+            not_exact=device.not_exact,
             contradictions=state.contradictions,
         )
 

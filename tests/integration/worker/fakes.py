@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from grpc import aio
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.jobs import bundle
+from flopmarket.jobs.checksums import ChecksumList, checksums_path
 from flopmarket.jobs.host import EngineProcessDied, JobRefused, SegmentDone, StepDone
-from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode, OrderKind, job_id
+from flopmarket.jobs.questions import StepsQuestion
+from flopmarket.jobs.spec import NO_CLASS, DataOrder, JobKind, JobSpec, Mode, OrderKind, job_id
+from flopmarket.jobs.stepping import CHECKSUMS_FILE, ROOTS_FILE, state_file
 from flopmarket.market.order import MARKET_ORDER
 from flopmarket.trust.audit_policy import RULES, Level
 from flopmarket.trust.challenge import Chain, ChainName, ChallengeTerms, Purpose
@@ -31,7 +34,7 @@ from flopmarket.trust.documents import (
     OfferTerms,
     SessionRequest,
 )
-from flopmarket.trust.encoding import digest
+from flopmarket.trust.encoding import Document, digest
 from flopmarket.trust.envelope import open_envelope, seal
 from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
 from flopmarket.trust.sealing import InnerSecret
@@ -56,6 +59,12 @@ def state_after(step: int) -> bundle.Tensors:
     return {"n": np.full((4,), step, np.float32)}
 
 
+def checksums_of(first_step: int, steps: int) -> ChecksumList:
+    """One word a step: the number of steps done after it."""
+    words = np.arange(first_step + 1, first_step + steps + 1, dtype="<u4")
+    return ChecksumList(first_step, 1, words.tobytes())
+
+
 def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -66,6 +75,7 @@ def spec_for(steps: int, segment_steps: int, checkpoint_segments: int = 2) -> Jo
         program_digest=hashlib.sha256(b"program").digest(),
         profile=PROFILE,
         mode=Mode.EXACT,
+        class_digest=NO_CLASS,
         frozen_root=bundle.EMPTY_ROOT,
         state_root=bundle.root(state_after(0)),
         data_root=bundle.EMPTY_ROOT,
@@ -86,7 +96,8 @@ def spec_for(steps: int, segment_steps: int, checkpoint_segments: int = 2) -> Jo
 
 class FakeEngine:
     """Counts. ``step_seconds`` is how long a step takes; ``die_at`` steps at which it dies, once
-    each; ``refuse`` is the code with which it refuses to open a job."""
+    each; ``refuse`` is the code with which it refuses to open a job; ``flipped``: whether replays
+    come to another end than runs."""
 
     def __init__(self) -> None:
         self.step_seconds = 0.0
@@ -97,6 +108,8 @@ class FakeEngine:
         self.starts = 0
         self.dead = False
         self.ran: list[int] = []
+        self.replayed: list[StepsQuestion] = []
+        self.flipped = False
         self._interrupted = False
 
     async def start(self) -> FakeEngine:
@@ -137,6 +150,8 @@ class FakeEngine:
             yield StepDone(self.step, {"loss": 1.0 / self.step})
         outputs = {"loss": np.arange(done, dtype=np.float32)}
         outputs_path.write_bytes(bundle.save(outputs))
+        sums = checksums_of(first_step, done)
+        checksums_path(outputs_path).write_bytes(sums.to_bytes())
         if state_path is not None:
             state_path.write_bytes(bundle.save(state_after(self.step)))
         yield SegmentDone(
@@ -145,8 +160,28 @@ class FakeEngine:
             bundle.root(state_after(first_step)),
             bundle.root(state_after(self.step)),
             bundle.root(outputs),
-            hashlib.sha256(b"inner %d" % first_step).digest(),
+            sums.inner(),
         )
+
+    async def replay_steps(
+        self, folder: Path, spec: bytes, asked: StepsQuestion, target: Path
+    ) -> None:
+        assert (folder / "program.bin").read_bytes() == b"program"
+        self.replayed.append(asked)
+        end = asked.first_step + asked.steps
+        if asked.drawn:
+            end = asked.drawn[-1] + 1
+            for step in asked.drawn:
+                (target / state_file(step)).write_bytes(bundle.save(state_after(step)))
+        else:
+            roots = [bundle.root(state_after(n)) for n in range(asked.first_step, end + 1)]
+            (target / ROOTS_FILE).write_bytes(b"".join(roots))
+        sums = checksums_of(asked.first_step, end - asked.first_step)
+        if self.flipped:
+            wrong = bytearray(sums.data)
+            wrong[-1] ^= 1
+            sums = replace(sums, data=bytes(wrong))
+        (target / CHECKSUMS_FILE).write_bytes(sums.to_bytes())
 
     async def interrupt(self) -> None:
         self._interrupted = True
@@ -156,6 +191,10 @@ class FakeEngine:
 
     async def admission(self) -> dict[str, Any]:
         return {"admitted": True, "probes": []}
+
+    async def classification(self) -> dict[str, Any]:
+        digests = {"kernels": "ab" * 32, "results": "cd" * 32}
+        return {**digests, "deterministic": True, "failures": [], "reason": ""}
 
     async def benchmark(self) -> dict[str, Any]:
         return {}
@@ -193,6 +232,7 @@ class FakeCoordinator:
         self.offers: list[OfferTerms] = []
         self.withdrawn: list[str] = []
         self.opened: list[worker_pb2.SegmentOpened] = []
+        self.stepped: list[worker_pb2.StepsAnswered] = []
         self.granted: set[str] = set()
         self.registered: set[str] = set()
         self.tokens: dict[str, str] = {}
@@ -299,6 +339,34 @@ class FakeCoordinator:
         asked = worker_pb2.OpeningAsked(lease_id=lease_id, segment_index=segment_index)
         self.send(worker_pb2.SessionResponse(opening_asked=asked))
 
+    def ask_steps(
+        self, lease_id: str, segment_index: int, signer: KeyPair, steps: Sequence[int] = ()
+    ) -> None:
+        """Ask about a segment that the key committed to; with steps about its newest claim."""
+        book = self.leases[lease_id]
+        asked = worker_pb2.StepsAsked(
+            lease_id=lease_id,
+            segment_index=segment_index,
+            steps=steps,
+            commitment=self._signed(book.commitments[segment_index], signer),
+        )
+        asked.work.CopyFrom(book.message)
+        asked.work.ClearField("challenge_terms")
+        if steps:
+            asked.claim.CopyFrom(self.stepped[-1].claim)
+        self.send(worker_pb2.SessionResponse(steps_asked=asked))
+
+    def _signed(self, body: Document, signer: KeyPair) -> common_pb2.Envelope:
+        envelope = seal(
+            body,
+            signer,
+            audience=COORDINATOR.key_id,
+            nonce=b"w" * 16,
+            issued_at_us=1,
+            expires_at_us=2**62,
+        )
+        return envelope_to_proto(envelope)
+
     def secret(self, opened: worker_pb2.SegmentOpened) -> InnerSecret:
         return self._open(opened.secret, InnerSecret)  # type: ignore[no-any-return]
 
@@ -345,6 +413,8 @@ class FakeCoordinator:
                 self._commit(message.segment_committed, reply)
             case "segment_opened":
                 self.opened.append(message.segment_opened)
+            case "steps_answered":
+                self.stepped.append(message.steps_answered)
             case "offer_changed":
                 changed = message.offer_changed
                 if changed.withdrawn:

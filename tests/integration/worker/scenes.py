@@ -39,6 +39,9 @@ class Scene:
         self.former: tuple[KeyPair, ...] = ()
         self.terms = OwnerTerms(20_000_000, 0, DeclaredPower(65_000))
         self.hour = Hour(0, 12)
+        self.calibration = Calibration(
+            b"a" * 32, dict.fromkeys(WORK_CLASSES, 10**9), 10**9, 1000, 0, 0
+        )
         self.agent: Agent
         self.task: asyncio.Task[None]
 
@@ -54,7 +57,7 @@ class Scene:
         cache.mkdir(exist_ok=True)
         device = AgentDevice(
             DeviceCard(DEVICE_ID, "fake", "none", 1 << 30, 1 << 28),
-            Calibration(b"a" * 32, dict.fromkeys(WORK_CLASSES, 10**9), 10**9, 1000, 0, 0),
+            self.calibration,
             self.terms,
             JobExecutor(self.engine.start),
         )

@@ -18,6 +18,7 @@ from flopmarket.v1 import worker_pb2
 from flopmarket.wire import envelope_from_proto
 from flopmarket_worker.disputing import DisputeDesk, read_question
 from flopmarket_worker.executor import JobExecutor
+from flopmarket_worker.journal import Journal
 from flopmarket_worker.offers import OwnerTerms
 from flopmarket_worker.signing import Sealer, random_nonce, wall_clock_us
 from flopmarket_worker.telemetry.ports import DeclaredPower
@@ -121,6 +122,7 @@ def test_a_question_to_a_former_key_is_the_machines() -> None:
 def test_moves_are_signed_by_the_key_that_committed(tmp_path: Path) -> None:
     said: list[worker_pb2.DisputeMoved] = []
     tracer: Any = _Tracer()
+    journal = Journal(tmp_path / "leases")
 
     async def answer() -> None:
         desk = DisputeDesk(
@@ -130,6 +132,8 @@ def test_moves_are_signed_by_the_key_that_committed(tmp_path: Path) -> None:
             tracer,
             said.append,
             wall_clock_us,
+            journal.openings(wall_clock_us),
+            journal.checksum_lists(wall_clock_us),
         )
         sealer = Sealer(COORDINATOR_OF_WORK.key_id, wall_clock_us, random_nonce)
         await desk.hear(question(), sealer)

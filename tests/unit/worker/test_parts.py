@@ -34,7 +34,16 @@ from flopmarket_worker.executor import ExecutorFailed, JobExecutor, JobUnfit
 from flopmarket_worker.journal import Journal
 from flopmarket_worker.lease_offer import read_offer
 from flopmarket_worker.link_speed import DOWNLOAD, UPLOAD, LinkSpeed
-from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms, offer_terms, salted
+from flopmarket_worker.offers import (
+    Calibration,
+    DeviceCard,
+    OwnerTerms,
+    board_of,
+    card_fingerprint,
+    card_of,
+    offer_terms,
+    salted,
+)
 from flopmarket_worker.report import flop_per_dollar, flops_per_watt
 from flopmarket_worker.telemetry.ports import DeclaredPower, UnknownPower
 from flopmarket_worker.transfers import evict
@@ -136,6 +145,33 @@ def test_an_offer_states_what_was_measured() -> None:
     assert offer.profile == PROFILE
     assert (offer.watts_milli, offer.watts_source) == (65_000, WattsSource.DECLARED)
     assert decode(type(offer), encode(offer)) == offer
+
+
+INFO = {"device_id": "d" * 64, "name": "card", "vendor": "v", "platform": "p"}
+
+
+@pytest.mark.parametrize(
+    ("told", "machine", "board"),
+    [
+        ({"uuid": "ab12", "pci_address": "0000:01:00.0"}, "m", "uuid ab12"),
+        ({"uuid": None, "pci_address": "0000:01:00.0"}, "m", "pci 0000:01:00.0 of m"),
+        ({"uuid": None, "pci_address": "0000:01:00.0"}, "", ""),  # as on many other machines
+        ({"uuid": None, "pci_address": None}, "m", ""),
+        ({}, "m", ""),
+    ],
+)
+def test_what_tells_a_card_from_all_others(told: dict[str, Any], machine: str, board: str) -> None:
+    assert board_of(INFO | told, machine) == board
+    assert len(card_fingerprint(board, "c" * 64)) == (32 if board else 0)
+
+
+def test_a_fingerprint_is_one_at_one_coordinator_and_another_elsewhere() -> None:
+    here, elsewhere = (card_fingerprint("uuid ab12", key * 64) for key in "ce")
+    assert here != elsewhere and here == card_fingerprint("uuid ab12", "c" * 64)
+    assert b"ab12" not in here
+    # Ids of one card with two salts differ, and its board does not.
+    cards = [card_of(INFO | {"uuid": "ab12"}, salt) for salt in ("", "second")]
+    assert cards[0].device_id != cards[1].device_id and cards[0].board == cards[1].board
 
 
 def test_unknown_power_is_zero_and_says_so() -> None:
@@ -329,7 +365,11 @@ class MeasuredEngine(FakeEngine):
     """Counts how often it is measured; ``admitted`` is the outcome."""
 
     admitted = True
+    deterministic = True
     measured = 0
+
+    async def classification(self) -> dict[str, Any]:
+        return await super().classification() | {"deterministic": self.deterministic}
 
     async def admission(self) -> dict[str, Any]:
         failed = {"name": "fma", "passed": self.admitted, "detail": "two roundings"}
@@ -357,16 +397,6 @@ def test_a_device_is_measured_once_for_each_version(tmp_path: Path) -> None:
         assert engine.measured == 3  # what cannot be read is measured again
 
     asyncio.run(run())
-
-
-def test_a_device_that_is_not_admitted_is_not_offered(tmp_path: Path) -> None:
-    engine = MeasuredEngine()
-    engine.admitted = False
-    with pytest.raises(FlopmarketError, match="fma: two roundings") as caught:
-        asyncio.run(calibrate(JobExecutor(engine.start), tmp_path, "1"))
-    assert caught.value.code == "DEVICE_NOT_ADMITTED"
-    assert engine.measured == 0
-    assert not list(tmp_path.iterdir())
 
 
 def test_backoff_doubles_and_stays_between_half_and_whole() -> None:

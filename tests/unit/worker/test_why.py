@@ -71,6 +71,7 @@ class Enlisted:
 class MeasuredCard:
     info: dict[str, Any] = {"device_id": "f" * 64, "name": "a card", "uuid": "1"}  # noqa: RUF012
     calibration = CALIBRATION
+    refusal = ""
 
 
 class FakeLink:
