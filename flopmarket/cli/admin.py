@@ -12,7 +12,8 @@ from flopmarket.cli.options import connection_options, json_option, output, sett
 from flopmarket.cli.output import instant
 
 if TYPE_CHECKING:
-    from flopmarket.client.admin import AdminClient, Decision
+    from flopmarket.cli.output import Output
+    from flopmarket.client.admin import AccountInvitation, AdminClient, Decision
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -204,6 +205,84 @@ def add_operator(key: str, **options: Any) -> None:
 def remove_operator(key_id: str, **options: Any) -> None:
     """Take the right to give orders away from a key that was added."""
     _act("remove-operator", subject=key_id, **options)
+
+
+@admin.command()
+@click.option("--reason", help="For whom and why; the trail shows it.")
+@click.option("--expires", default="7d", show_default=True, metavar="SPAN", help="At most 30d.")
+@click.option(
+    "--at",
+    "reached_at",
+    metavar="HOST:PORT",
+    help="Where the invited finds the coordinator, if not where we do.",
+)
+@click.option("--list", "listing", is_flag=True, help="Show invitations instead.")
+@click.option("--revoke", "revoked", metavar="ID", help="End an invitation instead.")
+@_operator_options
+def invite(
+    reason: str | None,
+    expires: str,
+    reached_at: str | None,
+    listing: bool,
+    revoked: str | None,
+    operator_key: str,
+    as_json: bool,
+    **connection: Any,
+) -> None:
+    """Print a token with which somebody opens one account: `flop join TOKEN`.
+
+    Whoever reads the line can use it, once, until it ends.
+    """
+    from flopmarket.cli.spans import span_seconds
+    from flopmarket.trust.administration import AdminOrder
+
+    out = output(as_json)
+    if not listing and not reason:
+        raise click.UsageError("an invitation gives its --reason")
+    with _connect(operator_key, connection) as client:
+        if listing:
+            _show_invitations(out, client.invitations(), as_json)
+            return
+        if revoked is not None:
+            order = AdminOrder.REVOKE_INVITE
+            name = _invitation(client, revoked)
+            _show(client.act(order, reason=reason or "", subject=name), as_json)
+            return
+        seconds = span_seconds(expires, "--expires")
+        made = client.invite(
+            reason=reason or "", lifetime_seconds=seconds, address=reached_at or ""
+        )
+    if as_json:
+        out.record(made)
+        return
+    out.line(made.token)
+    out.say(f"for one account, until {instant(made.expires_at_us)} UTC: flop join TOKEN")
+
+
+def _invitation(client: AdminClient, prefix: str) -> str:
+    """The one invitation that begins so; what was typed where there is none."""
+    found = [item.invitation_id for item in client.invitations()]
+    named = [item for item in found if item.startswith(prefix) and len(prefix) >= 8]
+    return named[0] if len(named) == 1 else prefix
+
+
+def _show_invitations(out: Output, found: tuple[AccountInvitation, ...], as_json: bool) -> None:
+    if as_json:
+        for item in found:
+            out.record(item)
+        return
+    rows = [
+        (
+            item.invitation_id[:16],
+            item.reason,
+            item.state,
+            instant(item.expires_at_us),
+            item.account_id[:16],
+        )
+        for item in found
+    ]
+    columns = ("invitation", "reason", "state", "until (UTC)", "account")
+    out.table(columns, rows, "no invitations")
 
 
 @admin.group()

@@ -114,3 +114,7 @@ def _print(out: Output, found: Sequence[LeaseAudits]) -> None:
             )
     columns = ("lease", ">segment", "state", ">rate", "audit", "recomputed by", "verdict")
     out.table(columns, rows, "nothing was committed")
+    for lease in found:
+        for item in lease.segments:
+            if item.arbitration is not None:
+                out.say(f"segment {item.segment_index}: {item.arbitration}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flopmarket.cli.mode_options import DEFAULT_MODE, mode_options
 from flopmarket.cli.options import connect, connection_options, json_option, output
 from flopmarket.cli.order_options import order_options
 from flopmarket.cli.purchase import (
@@ -48,6 +49,7 @@ verify_option = click.option(
     help="With --rows: shape of one row, where the model leaves it open.",
 )
 @verify_option
+@mode_options
 @order_options
 @json_option
 @connection_options
@@ -56,6 +58,8 @@ def quote(
     rows: int | None,
     shapes: tuple[str, ...],
     verification: str | None,
+    mode: str | None,
+    device_class: str,
     order: Order,
     as_json: bool,
     **connection: Any,
@@ -72,11 +76,12 @@ def quote(
     what: PreparedJob | JobForm
     if rows is None:
         loaded = purchase.load()
-        what, level = loaded.prepared, loaded.level(verification)
+        what, level, mode = loaded.prepared, loaded.level(verification), loaded.mode(mode)
     else:
         what, level = purchase.form(rows, shapes), verification or DEFAULT_LEVEL
+        mode = mode or DEFAULT_MODE
     with connect(connection) as client:
-        found = client.quote(what, order, verification=level)
+        found = client.quote(what, order, verification=level, mode=mode, device_class=device_class)
     out = output(as_json)
     if as_json:
         out.record(found)
@@ -88,6 +93,7 @@ def quote(
 @purchase_options
 @max_price_option
 @verify_option
+@mode_options
 @request_id_option
 @order_options
 @json_option
@@ -96,6 +102,8 @@ def submit(
     purchase: Purchase,
     max_price: str | None,
     verification: str | None,
+    mode: str | None,
+    device_class: str,
     request_id: str | None,
     order: Order,
     as_json: bool,
@@ -112,6 +120,8 @@ def submit(
             loaded.prepared,
             max_price,
             verification=loaded.level(verification),
+            mode=loaded.mode(mode),
+            device_class=device_class,
             request_id=request_id,
             order=order,
             on_upload=lambda upload: out.say(upload_line(upload)),
@@ -127,6 +137,7 @@ def submit(
 @purchase_options
 @max_price_option
 @verify_option
+@mode_options
 @request_id_option
 @click.option(
     "-o",
@@ -146,6 +157,8 @@ def run(
     purchase: Purchase,
     max_price: str | None,
     verification: str | None,
+    mode: str | None,
+    device_class: str,
     request_id: str | None,
     target: Path | None,
     force: bool,
@@ -167,19 +180,23 @@ def run(
 
     if device is not None and not local:
         raise click.UsageError("--device goes with --local")
+    if device_class and local:
+        raise click.UsageError("--class is for the market; here the device decides")
     saver = destination(target, is_model=purchase.is_model, force=force)
     loaded = purchase.load()
     out = output(as_json)
     if local:
         from flopmarket.cli.locally import run_here
 
-        run_here(loaded, device, saver, out)
+        run_here(loaded, device, loaded.mode(mode), saver, out)
         return
     with connect(connection) as client:
         handle = client.submit(
             loaded.prepared,
             max_price,
             verification=loaded.level(verification),
+            mode=loaded.mode(mode),
+            device_class=device_class,
             request_id=request_id,
             order=order,
             on_upload=lambda upload: out.say(upload_line(upload)),

@@ -262,6 +262,7 @@ def _print_job(out: Output, found: JobInfo) -> None:
             f"{found.steps}: {found.steps_committed} committed, {found.steps_verified} verified",
         ),
         ("billed", f"{found.billed} of at most {found.ceiling}"),
+        ("mode", f"{found.mode} {found.device_class}".strip()),
         ("verification", _level_of(found)),
         ("order", _order_of(found)),
         ("created", f"{instant(found.created_at_us)} UTC"),

@@ -1,8 +1,8 @@
 """A JOB.py of the buyer's own: run on the buyer's machine, nowhere else, for the job it defines.
 
 The file defines ``job`` (a TrainingJob, an InferenceJob, or a prepared one) or ``make_job()``, and
-may say ``verification = "check"`` (or ``"dual"``). It is ordinary Python with its folder on the
-path; what leaves the machine is the traced program.
+may say ``verification = "check"`` (or ``"dual"``) and ``mode = "class"`` (or ``"tolerance"``). It
+is ordinary Python with its folder on the path; what leaves the machine is the traced program.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from flopmarket.client.jobs import PreparedJob, prepare
 from flopmarket.errors import FlopmarketError, InvalidInput, LimitExceeded
 from flopmarket.limits import MAX_JOB_FILE_BYTES
 from flopmarket.trust.audit_policy import Level
+from flopmarket.trust.modes import Mode
 
 MODULE_NAME = "__flopmarket_job__"
 
@@ -32,10 +33,11 @@ class JobFileError(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """What a file defines; ``verification`` is "" where it says nothing of it."""
+    """What a file defines; ``verification`` and ``mode`` are "" where it says nothing of them."""
 
     job: PreparedJob
     verification: str
+    mode: str
 
 
 def load_job(path: Path) -> JobFile:
@@ -59,14 +61,20 @@ def load_job(path: Path) -> JobFile:
         )
     prepared = prepare(defined)
     assert isinstance(prepared, PreparedJob)
-    level = getattr(module, "verification", "")
-    if level not in ("", *Level):
+    level = _word(module, path, "verification", tuple(Level))
+    return JobFile(prepared, level, _word(module, path, "mode", tuple(Mode)))
+
+
+def _word(module: ModuleType, path: Path, name: str, known: Sequence[str]) -> str:
+    """What a file says under a name, one of the known words; "" where it says nothing."""
+    said = getattr(module, name, "")
+    if said not in ("", *known):
         raise JobFileError(
-            f"{path}: verification = {str(level)[:40]!r} is no level",
-            code="VERIFICATION_UNKNOWN",
-            hint=f"one of: {', '.join(Level)}",
+            f"{path}: {name} = {str(said)[:40]!r} is unknown",
+            code=f"{name.upper()}_UNKNOWN",
+            hint=f"one of: {', '.join(known)}",
         )
-    return JobFile(prepared, str(level))
+    return str(said)
 
 
 def _run(path: Path) -> ModuleType:

@@ -25,7 +25,9 @@ def _operator_options(function: Function) -> Function:
     for option in (
         click.option("--request-id", help="Repeat with the same id: nothing happens twice."),
         click.option("--reference", default="", help="Names the payment outside, or the reason."),
-        click.option("--target", type=click.Choice(["available", "bond"]), default="available"),
+        click.option(
+            "--target", type=click.Choice(["available", "bond", "audits"]), default="available"
+        ),
         click.option(
             "--to", "account_id", default="", metavar="ID", help="Account; ours if not given."
         ),

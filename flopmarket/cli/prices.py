@@ -145,6 +145,8 @@ def offers(
         "watts",
         ">right/wrong",
         "good for",
+        "modes",
+        "class",
     )
     out.table(columns, rows, "no offers now; ask again later")
 
@@ -254,6 +256,8 @@ def _offer_row(offer: Offer, work_class: str) -> tuple[str, ...]:
         offer.watts_source,
         f"{offer.verified_segments}/{offer.rejected_segments}",
         " ".join(offer.suited_for),
+        " ".join(offer.modes),
+        offer.device_class[:12] or _NOT_NOW,
     )
 
 

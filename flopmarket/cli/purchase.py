@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flopmarket.cli.mode_options import DEFAULT_MODE
+
 if TYPE_CHECKING:
     from flopmarket.client.artifacts import Upload
     from flopmarket.client.jobs import PreparedJob
@@ -58,12 +60,17 @@ _OPTIONS = (
 class Loaded:
     """A job that is ready to be sold; ``model`` is None for a JOB.py.
 
-    ``verification`` is the level that a JOB.py asks for, "" where it says nothing.
+    ``verification`` and ``wanted_mode`` are what a JOB.py asks for, "" where it says nothing.
     """
 
     prepared: PreparedJob
     model: Model | None
     verification: str = ""
+    wanted_mode: str = ""
+
+    def mode(self, asked: str | None) -> str:
+        """The mode to buy: of the command line, else of the file, else exact."""
+        return asked or self.wanted_mode or DEFAULT_MODE
 
     def level(self, asked: str | None) -> str:
         """The level to buy: of the command line, else of the file, else the cheapest."""
@@ -95,7 +102,7 @@ class Purchase:
             from flopmarket.cli.jobfile import load_job
 
             found = load_job(self.path)
-            return Loaded(found.job, None, found.verification)
+            return Loaded(found.job, None, found.verification, found.mode)
         if not self.inputs:
             raise click.UsageError(f"{self.path} needs rows: name them with --input")
         from flopmarket.cli.inputs import read_samples

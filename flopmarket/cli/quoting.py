@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flopmarket.cli.mode_options import MEANINGS
 from flopmarket.cli.output import Output, duration, scaled, size
 
 if TYPE_CHECKING:
@@ -14,13 +15,15 @@ _DAY_US = 24 * 3_600 * 1_000_000
 
 def print_quote(out: Output, quote: Quote) -> None:
     """A quote for people; the offers are data, the last words talk."""
-    fields = _asked(quote)
+    fields = [*_asked(quote), ("mode", f"{quote.mode}: {MEANINGS.get(quote.mode, 'unknown')}")]
     if quote.offers:
         fields += _offered(quote)
     fields.append(("verification", _verification(quote)))
     out.fields(fields)
     if quote.levels:
         _print_levels(out, quote)
+    if quote.mode == "class":
+        _print_classes(out, quote)
     if quote.offers:
         _print_offers(out, quote)
     elif quote.without_offers == "rest":
@@ -123,6 +126,39 @@ def _print_levels(out: Output, quote: Quote) -> None:
         "shares and chances are the least, whoever runs it; a newcomer's segments are all "
         "recomputed. Sampling makes cheating a loss for whoever does it for money; it does not "
         "stop one malicious segment: dual does, unless two owners collude"
+    )
+
+
+def _print_classes(out: Output, quote: Quote) -> None:
+    """Classes of devices, and what their size means."""
+    rows = [
+        (
+            item.device_class + (" <" if item.device_class == quote.device_class else ""),
+            item.device_name,
+            item.driver,
+            str(item.devices),
+            str(item.other_accounts),
+            _percent(item.convicted_ppm),
+            _percent(item.outvoted_ppm),
+            str(item.expected),
+            str(item.ceiling),
+        )
+        for item in quote.classes
+    ]
+    out.line("")
+    out.table(
+        (
+            "class", "device", "driver", ">devices", ">other accounts", ">convicts", ">wrongly",
+            ">expected", ">ceiling",
+        ),
+        rows,
+        "no class of devices has an offer that fits",
+    )  # fmt: skip
+    out.say(
+        "a job runs and is audited inside one class, which needs another account besides the one "
+        "that runs it; a majority of a small class can outvote an honest device, so more is "
+        "better. Convicts, wrongly: the chances that an audit convicts a wrong device, and an "
+        "honest one, if as many of the other accounts collude as the market's rules assume"
     )
 
 

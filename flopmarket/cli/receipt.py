@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flopmarket.cli.mode_options import MEANINGS
 from flopmarket.cli.options import json_option, output
 from flopmarket.cli.output import Output, instant
 
@@ -116,6 +117,7 @@ def _print(out: Output, checked: CheckedReceipt, *, trusted: bool) -> None:
                 + ("steps are missing between them" if gaps else "no gap"),
             ),
             *(("device", _device(device)) for device in stated.devices),
+            ("mode", _mode(stated)),
             ("verification", f"{stated.verification}, surcharge {extra}"),
             ("recomputed", _audits(stated)),
             ("ceiling", str(Money(stated.ceiling_nano, stated.currency))),
@@ -133,6 +135,12 @@ def _print(out: Output, checked: CheckedReceipt, *, trusted: bool) -> None:
         out.say(f"corrects an earlier receipt, the file with sha256 {stated.replaces.hex()}")
     if not trusted:
         out.say("anybody could have made this file; name the coordinator's key with --key")
+
+
+def _mode(stated: Receipt) -> str:
+    """The mode, and what it means for what is proved."""
+    bound = f" of {stated.device_class[:12]}" if stated.device_class else ""
+    return f"{stated.mode}{bound}: {MEANINGS[stated.mode]}"
 
 
 def _device(device: ReceiptDevice) -> str:
@@ -166,6 +174,8 @@ def _as_json(checked: CheckedReceipt, *, trusted: bool) -> dict[str, object]:
         "buyer": stated.buyer_account_id,
         "program_digest": stated.program_digest,
         "profile": stated.profile,
+        "mode": str(stated.mode),
+        "device_class": stated.device_class,
         "verification": str(stated.verification),
         "data_root": stated.data_root,
         "seed": stated.seed,

@@ -11,10 +11,18 @@ from types import TracebackType
 from flopmarket.client.channel import open_channel
 from flopmarket.client.client import SYSTEM_PORTS, authority_bytes
 from flopmarket.client.config import Settings, key_file
+from flopmarket.client.results_keys import Invited
 from flopmarket.client.session import Identity, Ports, Session
 from flopmarket.limits import CLIENT_PAGE_SIZE, CLIENT_SESSION_LIFETIME_US, MAX_CLIENT_PAGES
-from flopmarket.trust.administration import AdminAction, AdminOrder
+from flopmarket.trust.administration import AdminAction, AdminOrder, invitation_value
+from flopmarket.trust.joining import (
+    INVITATION_SECRET_BYTES,
+    NO_AUTHORITY,
+    JoinToken,
+    write_token,
+)
 from flopmarket.trust.keys import KeyPair, KeyRole
+from flopmarket.trust.tls import fingerprint
 from flopmarket.v1 import admin_pb2, admin_pb2_grpc
 
 
@@ -62,6 +70,19 @@ class Status:
     """Audits by workers of other accounts that did not end, by phase."""
 
 
+@dataclass(frozen=True, slots=True)
+class AccountInvitation:
+    """An invitation to open an account. ``state``: open, used, revoked or expired."""
+
+    invitation_id: str
+    reason: str
+    state: str
+    created_at_us: int
+    expires_at_us: int
+    account_id: str
+    operator_key_id: str
+
+
 class AdminClient:
     """One coordinator, seen with an operator's key (a :class:`KeyPair`, a file or a name)."""
 
@@ -79,9 +100,10 @@ class AdminClient:
             if isinstance(operator_key, KeyPair)
             else KeyPair.load(key_file(operator_key))
         )
-        self._channel = open_channel(address, authority_bytes(ca))
+        ca_pem = authority_bytes(ca)
+        self._channel = open_channel(address, ca_pem)
         identity = Identity(key, "", KeyRole.OPERATOR)
-        self._session = Session(self._channel, address, ports, identity, coordinator_key)
+        self._session = Session(self._channel, address, ports, identity, coordinator_key, ca_pem)
         self._service = admin_pb2_grpc.AdminServiceStub(self._channel)
 
     @classmethod
@@ -122,6 +144,57 @@ class AdminClient:
         sealed = self._session.seal(action, lifetime_us=CLIENT_SESSION_LIFETIME_US)
         answer = self._session.call(self._service.Act, admin_pb2.ActRequest(action=sealed))
         return _decision(answer.decision)
+
+    def invite(
+        self,
+        *,
+        reason: str,
+        lifetime_seconds: float,
+        address: str = "",
+    ) -> Invited:
+        """A token with which somebody opens one account: `flop join TOKEN`.
+
+        ``address`` is where he finds the coordinator; ours unless given.
+        """
+        session = self._session
+        secret = session.ports.random_bytes(INVITATION_SECRET_BYTES)
+        key = KeyPair.from_seed(secret)
+        expires_at_us = session.ports.now_us() + int(lifetime_seconds * 1e6)
+        authority = NO_AUTHORITY
+        if session.authority is not None:
+            authority = bytes.fromhex(fingerprint(session.authority))
+        self.act(
+            AdminOrder.INVITE,
+            reason=reason,
+            subject=key.key_id,
+            value=invitation_value(key.public, expires_at_us),
+        )
+        token = JoinToken(
+            address=address or session.address,
+            authority=authority,
+            coordinator_key=session.coordinator().key_id,
+            account_id="",
+            secret=secret,
+            expires_at_us=expires_at_us,
+        )
+        return Invited(key.key_id, write_token(token), expires_at_us)
+
+    def invitations(self) -> tuple[AccountInvitation, ...]:
+        """Invitations to open an account, newest first."""
+        request = admin_pb2.ListAccountInvitationsRequest()
+        answer = self._session.call(self._service.ListAccountInvitations, request)
+        return tuple(
+            AccountInvitation(
+                item.invitation_id,
+                item.reason,
+                item.state,
+                item.created_at_us,
+                item.expires_at_us,
+                item.account_id,
+                item.operator_key_id,
+            )
+            for item in answer.invitations
+        )
 
     def decisions(self, *, kind: str = "", subject: str = "") -> Iterator[Decision]:
         """The trail, newest first."""

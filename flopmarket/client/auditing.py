@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flopmarket.client.failures import AnswerRefused
+from flopmarket.client.failures import AnswerRefused, clean_text
 from flopmarket.client.following import check_job_id, too_many_pages
 from flopmarket.limits import CLIENT_PAGE_SIZE, MAX_CLIENT_PAGES
+from flopmarket.trust.arbitration_records import Arbitrated
 from flopmarket.trust.audit_answers import AuditorAnswer
 from flopmarket.trust.audit_records import DrawnSegment, LeaseAudits, LeaseFinding, check
-from flopmarket.v1 import job_pb2
+from flopmarket.trust.canaries import CanaryDay, CanaryDraw
+from flopmarket.trust.cross_draws import CrossDraw
+from flopmarket.trust.step_records import StepsDrawn
+from flopmarket.v1 import audit_pb2, audit_pb2_grpc, job_pb2
 from flopmarket.wire import envelope_from_proto
 
 if TYPE_CHECKING:
@@ -46,6 +50,39 @@ class AuditCalls:
         """What contradicts itself in the draws of a job; empty when everything follows from what
         the coordinator signed."""
         return check(self.audits(job_id), self._session.coordinator().public_key)
+
+    def canary_day(self, day: int) -> CanaryDay:
+        """A day's canaries, as they came; nothing in them is checked. Needs no key.
+
+        ``day`` counts days (UTC) since the epoch. Its draws are there once it is ``over``;
+        :func:`flopmarket.trust.canaries.check_day` repeats them.
+        """
+        service = audit_pb2_grpc.AuditServiceStub(self._session.channel)
+        draws: list[CanaryDraw] = []
+        token = ""
+        for _ in range(MAX_CLIENT_PAGES):
+            request = audit_pb2.GetCanaryDayRequest(
+                day=day, page_size=CLIENT_PAGE_SIZE, page_token=token
+            )
+            answer = self._session.call(service.GetCanaryDay, request, authenticated=False)
+            draws += [_canary(item) for item in answer.draws]
+            token = answer.next_page_token
+            if not token:
+                known = answer.HasField("terms")
+                terms = envelope_from_proto(answer.terms).to_bytes() if known else b""
+                return CanaryDay(day, terms, answer.over, tuple(draws))
+        raise too_many_pages("canaries")
+
+
+def _canary(message: audit_pb2.CanaryDraw) -> CanaryDraw:
+    answered = message.HasField("answer")
+    return CanaryDraw(
+        message.record,
+        message.known,
+        clean_text(message.outcome),
+        envelope_from_proto(message.answer).to_bytes() if answered else b"",
+        message.auditor_public_key,
+    )
 
 
 def audits_from_proto(pages: Iterable[job_pb2.ListAuditsResponse]) -> tuple[LeaseAudits, ...]:
@@ -88,6 +125,36 @@ def _segment(message: job_pb2.DrawnCommitment) -> DrawnSegment:
         envelope_from_proto(message.verdict).to_bytes() if verdict else b"",
         _answer(message.answer) if message.HasField("answer") else None,
         message.worker_account_id,
+        _cross(message.cross) if message.HasField("cross") else None,
+        _arbitration(message.arbitration) if message.HasField("arbitration") else None,
+        _steps(message.steps) if message.HasField("steps") else None,
+    )
+
+
+def _steps(message: job_pb2.StepsDrawn) -> StepsDrawn:
+    return StepsDrawn(
+        message.number,
+        message.value,
+        envelope_from_proto(message.claim).to_bytes(),
+        envelope_from_proto(message.answer).to_bytes(),
+    )
+
+
+def _arbitration(message: job_pb2.ClassArbitration) -> Arbitrated:
+    return Arbitrated(
+        clean_text(message.outcome),
+        _answer(message.auditor),
+        tuple(_answer(item) for item in message.arbiters),
+        tuple(message.house_account_ids),
+    )
+
+
+def _cross(message: job_pb2.CrossDraw) -> CrossDraw:
+    return CrossDraw(
+        message.record,
+        envelope_from_proto(message.answer).to_bytes(),
+        message.auditor_public_key,
+        clean_text(message.outcome),
     )
 
 

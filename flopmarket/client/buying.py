@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from flopmarket.client import checks
@@ -13,11 +15,19 @@ from flopmarket.client.artifacts import Artifacts
 from flopmarket.client.checks import CheckedReceipt
 from flopmarket.client.failures import AnswerRefused, JobEnded
 from flopmarket.client.jobs import PreparedJob, form_of
-from flopmarket.client.results import Array, JobEvent, JobInfo, JobResult, JobState, Tensors
-from flopmarket.errors import InvalidInput
+from flopmarket.client.results import (
+    Array,
+    JobEvent,
+    JobInfo,
+    JobResult,
+    JobState,
+    Quote,
+    Tensors,
+)
+from flopmarket.errors import InvalidInput, Unavailable
 from flopmarket.jobs import bundle
 from flopmarket.jobs.form import JobForm
-from flopmarket.jobs.spec import JobSpec, job_id
+from flopmarket.jobs.spec import NO_CLASS, JobSpec, Mode, job_id, segment_steps_in
 from flopmarket.limits import (
     MAX_BUNDLE_BYTES,
     MAX_INLINE_PROGRAM_BYTES,
@@ -35,6 +45,7 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[JobEvent], None]
 """Called with every event of a job, on the thread that waits for it."""
 
+_CLASS = re.compile(r"[0-9a-f]{64}")
 _NONCE_DOMAIN = "flopmarket.submission-nonce.v1"
 BUNDLE_HEADER_BYTES = 1 << 20  # what a file of tensors may add to the tensors
 
@@ -89,16 +100,32 @@ class JobHandle:
         return self._client.cancel(self.job_id)
 
 
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """What a job is to be verified by. ``device_class`` is the class (64 hex digits) of a job in
+    class mode, empty while the market may choose one."""
+
+    mode: Mode
+    device_class: str
+
+    @property
+    def class_digest(self) -> bytes:
+        """As it is signed."""
+        return bytes.fromhex(self.device_class) or NO_CLASS
+
+
 def quote_request(
-    job: PreparedJob | JobForm, level: Level, artifacts: Artifacts
+    job: PreparedJob | JobForm, level: Level, numerics: Numerics, artifacts: Artifacts
 ) -> job_pb2.QuoteJobRequest:
     """The request for a quote; a program too large for a message is uploaded."""
     form = form_of(job)
     request = job_pb2.QuoteJobRequest(
         steps=form.steps,
-        segment_steps=form.segment_steps,
+        segment_steps=segment_steps_in(numerics.mode, form.segment_steps),
         input_bytes=form.input_bytes,
         verification=level,
+        mode=numerics.mode,
+        class_digest=bytes.fromhex(numerics.device_class),
     )
     if len(form.program) <= MAX_INLINE_PROGRAM_BYTES:
         request.program = form.program
@@ -116,6 +143,36 @@ def level_of(verification: str) -> Level:
             hint=f"one of: {', '.join(Level)}",
         )
     return Level(verification)
+
+
+def numerics_of(mode: str, device_class: str) -> Numerics:
+    """The mode of this name; InvalidInput ``MODE_UNKNOWN`` or ``JOB_CLASS`` otherwise."""
+    if mode not in list(Mode):
+        raise InvalidInput(
+            f"mode {mode[:40]!r} is not offered",
+            code="MODE_UNKNOWN",
+            hint=f"one of: {', '.join(Mode)}",
+        )
+    if device_class and (mode != Mode.CLASS or not _CLASS.fullmatch(device_class)):
+        raise InvalidInput(
+            "a class of devices is 64 hex digits and goes with class mode",
+            code="JOB_CLASS",
+            hint="take it from a quote in class mode",
+        )
+    return Numerics(Mode(mode), device_class)
+
+
+def bound_by(numerics: Numerics, quote: Quote) -> Numerics:
+    """The same with the class that a quote chose; Unavailable CLASS_NONE when there was none."""
+    if numerics.mode is not Mode.CLASS or numerics.device_class:
+        return numerics
+    if not quote.device_class:
+        raise Unavailable(
+            "no class of devices can run this job now",
+            code="CLASS_NONE",
+            hint="`flop quote --mode class` says why; name a class with --class to wait for it",
+        )
+    return replace(numerics, device_class=quote.device_class)
 
 
 def check_submitted(job: JobInfo, spec: JobSpec) -> None:

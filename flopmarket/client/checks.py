@@ -14,7 +14,7 @@ import numpy as np
 from flopmarket.client.failures import AnswerRefused
 from flopmarket.client.results import Array, JobInfo, SegmentInfo
 from flopmarket.jobs import bundle
-from flopmarket.jobs.spec import JobSpec, job_id
+from flopmarket.jobs.spec import JobSpec, class_hex, job_id
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.receipt import (
@@ -54,6 +54,8 @@ def check_receipt(file: bytes, coordinator_key: PublicKey | None) -> CheckedRece
         ("buyer", receipt.buyer_account_id, spec.buyer),
         ("program", receipt.program_digest, spec.program_digest),
         ("profile", receipt.profile, spec.profile),
+        ("mode", receipt.mode, spec.mode),
+        ("class of devices", receipt.device_class, class_hex(spec)),
         ("level of verification", receipt.verification, spec.verification),
         ("data root", receipt.data_root, spec.data_root),
         ("initial state", receipt.initial_state_root, spec.state_root),

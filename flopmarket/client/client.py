@@ -16,7 +16,7 @@ from flopmarket.client import buying, messages
 from flopmarket.client.artifacts import Artifacts, OnUpload
 from flopmarket.client.auditing import AuditCalls
 from flopmarket.client.banking import Banking
-from flopmarket.client.buying import JobHandle, Progress
+from flopmarket.client.buying import JobHandle, Numerics, Progress
 from flopmarket.client.channel import open_channel
 from flopmarket.client.config import Settings, key_file, load_settings
 from flopmarket.client.disputes import DisputeCalls
@@ -50,8 +50,10 @@ from flopmarket.limits import (
 from flopmarket.market.order import OrderTerms
 from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.documents import AccountRegistration
+from flopmarket.trust.key_documents import AccountAdmission
 from flopmarket.trust.key_identity import read_identity
 from flopmarket.trust.keys import KeyPair, KeyRole
+from flopmarket.trust.modes import Mode
 from flopmarket.v1 import (
     identity_pb2,
     identity_pb2_grpc,
@@ -166,17 +168,24 @@ class Client(
         """Who the coordinator is; asked once."""
         return self._session.coordinator()
 
-    def register(self, display_name: str) -> str:
-        """Open the account of our key; returns its id. Doing it again changes nothing."""
+    def register(self, display_name: str, *, invitation: KeyPair | None = None) -> str:
+        """Open the account of our key; returns its id. Doing it again changes nothing.
+
+        ``invitation`` is the key of an operator's invitation
+        (:class:`~flopmarket.trust.joining.JoinToken`), where the market wants one.
+        """
         key = self._session.identity.key
         document = AccountRegistration(owner_key=key.public.raw, display_name=display_name)
-        answer = self._session.call(
-            self._identity_service.Register,
-            identity_pb2.RegisterRequest(
-                registration=self._session.seal(document, lifetime_us=CLIENT_SESSION_LIFETIME_US)
-            ),
-            authenticated=False,
+        lifetime_us = CLIENT_SESSION_LIFETIME_US
+        request = identity_pb2.RegisterRequest(
+            registration=self._session.seal(document, lifetime_us=lifetime_us)
         )
+        if invitation is not None:
+            admission = AccountAdmission(key.public.raw)
+            request.admission.CopyFrom(
+                self._session.seal(admission, lifetime_us=lifetime_us, key=invitation)
+            )
+        answer = self._session.call(self._identity_service.Register, request, authenticated=False)
         if answer.account_id != self._session.identity.account_id:
             raise AnswerRefused("the coordinator opened an account with another id than our key's")
         return answer.account_id
@@ -189,6 +198,8 @@ class Client(
         order: Order = ANY_OFFER,
         *,
         verification: str = Level.DETER,
+        mode: str = Mode.EXACT,
+        device_class: str = "",
         inputs: object = None,
         batch: int | None = None,
     ) -> Quote:
@@ -198,18 +209,23 @@ class Client(
         The quote has the others too, each with its price and the chance that it sees a wrong
         segment. Sampling deters whoever cheats for money and does not stop one malicious segment.
 
+        ``mode`` is exact, class or tolerance: what numerics the job runs with and is verified by
+        (docs/modes.md). In class mode the quote lists the classes of devices with what each would
+        cost; ``device_class`` names one, else it is the cheapest that has somebody to audit it.
+
         ``job`` may be an ``fm.Model`` with the ``inputs`` it is to be applied to (see :meth:`run`),
         or a :class:`~flopmarket.jobs.form.JobForm` of a job whose data do not exist yet. No money
         moves. The program is shown to the coordinator, the tensors are not.
         """
         form = job if isinstance(job, JobForm) else prepare(job, inputs, batch)
-        return self._quote(form, order, buying.level_of(verification))[0]
+        numerics = buying.numerics_of(mode, device_class)
+        return self._quote(form, order, buying.level_of(verification), numerics)[0]
 
     def _quote(
-        self, prepared: PreparedJob | JobForm, order: Order, level: Level
+        self, prepared: PreparedJob | JobForm, order: Order, level: Level, numerics: Numerics
     ) -> tuple[Quote, OrderTerms]:
         """A quote, and the order's terms in the headline class of the program."""
-        request = buying.quote_request(prepared, level, self._artifacts)
+        request = buying.quote_request(prepared, level, numerics, self._artifacts)
         request.deadline_us = order.deadline_us
         work_class = ""
         if order.needs_class:  # the first quote counts the work, the second one is in its class
@@ -226,6 +242,8 @@ class Client(
         max_price: Amount | None = None,
         *,
         verification: str = Level.DETER,
+        mode: str = Mode.EXACT,
+        device_class: str = "",
         request_id: str | None = None,
         deadline_seconds: float | None = None,
         order: Order = ANY_OFFER,
@@ -238,17 +256,20 @@ class Client(
         ``inputs`` and ``batch`` are for an ``fm.Model``, as in :meth:`run`. Files that an earlier
         job of the account brought are not sent again; ``on_upload`` hears of each.
 
-        ``order`` says which offers may run it and whether it waits for them; ``verification`` is
-        as in :meth:`quote`. ``max_price`` is a hard cap; without one it is the order's limit price
-        times its work and the level's surcharge, or the ceiling of a fresh quote. A repeated
-        ``request_id`` with the same job, ``max_price`` and deadline gives the first answer; with
-        anything else it raises Conflict REQUEST_ID_REUSED. Without ``deadline_seconds`` the job
-        waits until it is cancelled.
+        ``order`` says which offers may run it and whether it waits for them; ``verification``,
+        ``mode`` and ``device_class`` are as in :meth:`quote`. ``max_price`` is a hard cap; without
+        one it is the order's limit price times its work and the level's surcharge, or the ceiling
+        of a fresh quote. A repeated ``request_id`` with the same job, ``max_price`` and deadline
+        gives the first answer; with anything else it raises Conflict REQUEST_ID_REUSED. Without
+        ``deadline_seconds`` the job waits until it is cancelled.
         """
         prepared = prepare(job, inputs, batch)
         level = buying.level_of(verification)
-        if max_price is None or order.needs_class:
-            quote, terms = self._quote(prepared, order, level)
+        numerics = buying.numerics_of(mode, device_class)
+        chooses = numerics.mode is Mode.CLASS and not numerics.device_class
+        if max_price is None or order.needs_class or chooses:
+            quote, terms = self._quote(prepared, order, level, numerics)
+            numerics = buying.bound_by(numerics, quote)
         else:
             quote, terms = None, order_terms(order)
         if max_price is None:
@@ -271,6 +292,8 @@ class Client(
             nonce=buying.submission_nonce(account_id, request_id),
             order=terms,
             verification=level,
+            mode=numerics.mode,
+            class_digest=numerics.class_digest,
         )
         digests = self._artifacts.ensure(prepared.artifacts(), on_upload)
         answer = self._session.call(
@@ -295,6 +318,8 @@ class Client(
         max_price: Amount | None = None,
         *,
         verification: str = Level.DETER,
+        mode: str = Mode.EXACT,
+        device_class: str = "",
         progress: Progress | None = None,
         request_id: str | None = None,
         deadline_seconds: float | None = None,
@@ -316,6 +341,8 @@ class Client(
             job,
             max_price,
             verification=verification,
+            mode=mode,
+            device_class=device_class,
             request_id=request_id,
             deadline_seconds=deadline_seconds,
             order=order,

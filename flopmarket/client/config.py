@@ -14,6 +14,8 @@ Nothing here is a secret: a key is named by its file.
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ DEFAULT_KEY = "default"
 DEFAULT_PROFILE = "default"
 ENVIRONMENT_PREFIX = "FLOPMARKET_"
 SETTING_NAMES = ("address", "key", "ca", "coordinator_key", "account")
+_PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class ConfigError(InvalidInput):
@@ -78,7 +81,7 @@ def load_settings(
     """
     chosen = profile or environment.get(ENVIRONMENT_PREFIX + "PROFILE")
     named = environment.get(ENVIRONMENT_PREFIX + "CONFIG")
-    explicit = path or (Path(named) if named else None)
+    explicit = path or (configuration_file(environment) if named else None)
     table = _profile(explicit or config_path(), chosen, must_exist=explicit is not None)
     defaults = {"address": DEFAULT_ADDRESS, "key": DEFAULT_KEY}
     values: dict[str, str] = {}
@@ -94,6 +97,31 @@ def load_settings(
             (origin, value) for origin, value in layers if value is not None
         )
     return Settings(**values, origins=origins)
+
+
+def configuration_file(environment: Mapping[str, str]) -> Path:
+    """The file that is read and written: the one that the environment names, or the user's."""
+    named = environment.get(ENVIRONMENT_PREFIX + "CONFIG")
+    return Path(named) if named else config_path()
+
+
+def add_profile(path: Path, name: str, values: Mapping[str, str]) -> bool:
+    """Write a profile behind what the file has; False where one of that name says otherwise."""
+    present = _read(path, must_exist=False).get(name)
+    if present is not None:
+        return present == dict(values)
+    if not _PROFILE_NAME.fullmatch(name):
+        raise ConfigError(f"{name[:40]!r} is not a profile's name: letters, digits, - and _")
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    before = path.read_text("utf-8") if path.exists() else ""
+    if before and not before.endswith("\n"):
+        before += "\n"
+    text = before + ("\n" if before else "") + f"[profile.{name}]\n" + "\n".join(lines) + "\n"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, "utf-8")
+    fresh.replace(path)
+    return True
 
 
 def key_file(key: Path | str) -> Path:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from flopmarket.client.results import Array
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs.form import JobForm
-from flopmarket.jobs.spec import JobSpec
+from flopmarket.jobs.spec import NO_CLASS, JobSpec, Mode
 from flopmarket.market.order import MARKET_ORDER, OrderTerms
 from flopmarket.trust.audit_policy import Level
 
@@ -46,6 +46,8 @@ class PreparedJob(Protocol):
         nonce: bytes,
         order: OrderTerms = MARKET_ORDER,
         verification: Level = Level.DETER,
+        mode: Mode = Mode.EXACT,
+        class_digest: bytes = NO_CLASS,
     ) -> JobSpec:
         """The specification to sign."""
 

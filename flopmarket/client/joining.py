@@ -70,10 +70,7 @@ def join(token: JoinToken, folder: Path, label: str, ports: Ports = SYSTEM_PORTS
     Raises InvalidInput ``JOIN_TOKEN_EXPIRED``, Conflict ``DEVICE_KEY_EXISTS`` when the folder's key
     is another account's, and what the coordinator answers (``INVITATION_USED`` and so on).
     """
-    if token.expires_at_us <= ports.now_us():
-        raise InvalidInput(
-            "this invitation has ended", code="JOIN_TOKEN_EXPIRED", hint="ask for another one"
-        )
+    check_open(token, ports)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     key_file = folder / DEVICE_KEY_FILE
     known = read_identity(key_file) if key_file.exists() else None
@@ -102,6 +99,14 @@ def join(token: JoinToken, folder: Path, label: str, ports: Ports = SYSTEM_PORTS
     )
     _write(folder / JOINED_FILE, json.dumps(asdict(joined), indent=1).encode() + b"\n")
     return joined
+
+
+def check_open(token: JoinToken, ports: Ports) -> None:
+    """InvalidInput ``JOIN_TOKEN_EXPIRED`` when the invitation has ended."""
+    if token.expires_at_us <= ports.now_us():
+        raise InvalidInput(
+            "this invitation has ended", code="JOIN_TOKEN_EXPIRED", hint="ask for another one"
+        )
 
 
 def fetch_authority(address: str, wanted: str) -> bytes:

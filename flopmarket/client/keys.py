@@ -17,7 +17,12 @@ from flopmarket.errors import Conflict, Forbidden, InvalidInput, NotFound, Unaut
 from flopmarket.limits import CLIENT_SESSION_LIFETIME_US, MAX_INVITATION_SECONDS
 from flopmarket.trust.encoding import Document
 from flopmarket.trust.envelope import Envelope
-from flopmarket.trust.joining import NO_AUTHORITY, JoinToken, write_token
+from flopmarket.trust.joining import (
+    INVITATION_SECRET_BYTES,
+    NO_AUTHORITY,
+    JoinToken,
+    write_token,
+)
 from flopmarket.trust.key_documents import (
     NO_LINK,
     Invitation,
@@ -32,8 +37,6 @@ from flopmarket.trust.ownership import Ownership, link_digest, verify_chain
 from flopmarket.trust.tls import fingerprint
 from flopmarket.v1 import common_pb2, identity_pb2, identity_pb2_grpc
 from flopmarket.wire import envelope_from_proto
-
-SECRET_BYTES = 32
 
 
 class KeyCalls:
@@ -144,7 +147,7 @@ class KeyCalls:
                 code="INVITATION_TOO_LONG",
             )
         account_id = self._session.identity.account_id
-        secret = self._session.ports.random_bytes(SECRET_BYTES)
+        secret = self._session.ports.random_bytes(INVITATION_SECRET_BYTES)
         key = KeyPair.from_seed(secret)
         lifetime_us = int(lifetime_seconds * 1e6)
         expires_at_us = self._session.ports.now_us() + lifetime_us
@@ -153,7 +156,10 @@ class KeyCalls:
             invitation=self._session.seal(document, lifetime_us=lifetime_us)
         )
         answer = self._session.call(self._service.Invite, request)
-        if answer.invitation_id != key.key_id or len(answer.authority) not in (0, SECRET_BYTES):
+        if answer.invitation_id != key.key_id or len(answer.authority) not in (
+            0,
+            len(NO_AUTHORITY),
+        ):
             raise AnswerRefused("the coordinator keeps another invitation than ours")
         token = JoinToken(
             address=address or self._session.address,

@@ -21,6 +21,7 @@ from flopmarket.client.results import (
     JobInfo,
     JobState,
     Quote,
+    QuotedClass,
     QuotedLevel,
     SegmentInfo,
     Transfer,
@@ -109,6 +110,28 @@ def quote_from_proto(message: job_pb2.QuoteJobResponse, currency: str) -> Quote:
         spread_segments=message.spread_segments,
         without_offers=clean_text(message.without_offers),
         levels=tuple(_level_from_proto(item, currency) for item in message.levels),
+        mode=clean_text(message.mode),
+        device_class=class_from_proto(message.class_digest),
+        classes=tuple(_class_from_proto(item, currency) for item in message.classes),
+    )
+
+
+def class_from_proto(value: bytes) -> str:
+    """A class of devices as hex, "" for none; refused when it is no digest."""
+    return check_digest_text(value.hex(), "class of devices", empty=True)
+
+
+def _class_from_proto(message: job_pb2.QuotedClass, currency: str) -> QuotedClass:
+    return QuotedClass(
+        device_class=class_from_proto(message.class_digest),
+        device_name=clean_text(message.device_name),
+        driver=clean_text(message.driver),
+        devices=message.devices,
+        other_accounts=message.other_accounts,
+        expected=price_of(message.expected.nano, currency),
+        ceiling=price_of(message.ceiling.nano, currency),
+        convicted_ppm=message.convicted_ppm,
+        outvoted_ppm=message.outvoted_ppm,
     )
 
 
@@ -159,6 +182,8 @@ def job_from_proto(message: job_pb2.Job, currency: str) -> JobInfo:
         verification=clean_text(message.verification),
         surcharge_ppm=message.surcharge_ppm,
         surcharge=price_of(message.surcharge.nano, currency),
+        mode=clean_text(message.mode),
+        device_class=class_from_proto(message.class_digest),
     )
 
 

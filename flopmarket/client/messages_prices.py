@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flopmarket.client.failures import AnswerRefused, clean_text
-from flopmarket.client.messages import finite, price_of
+from flopmarket.client.messages import class_from_proto, finite, price_of
 from flopmarket.client.money import Money
 from flopmarket.client.results_prices import (
     Book,
@@ -106,6 +106,8 @@ def offer_from_proto(message: market_pb2.Offer, currency: str) -> Offer:
         proved_bandwidth_bytes_per_second=message.proved_bandwidth_bytes_per_second,
         proved_memory_bytes=message.proved_memory_bytes,
         delivered=finite(message.delivered),
+        modes=tuple(clean_text(mode) for mode in message.modes),
+        device_class=class_from_proto(message.class_digest),
     )
 
 

@@ -105,6 +105,27 @@ class QuotedLevel:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotedClass:
+    """A class of devices (64 hex digits) and what the job would cost in it.
+
+    ``other_accounts`` beside that of the cheapest offer could audit it: none, and it cannot be run
+    there; few, and they could agree against the one who runs it: ``convicted_ppm`` and
+    ``outvoted_ppm`` are the chances that one audit convicts a wrong device, and an honest one, if
+    as many of them collude as the market's rules assume.
+    """
+
+    device_class: str
+    device_name: str
+    driver: str
+    devices: int
+    other_accounts: int
+    expected: Money
+    ceiling: Money
+    convicted_ppm: int = 0
+    outvoted_ppm: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Quote:
     """The price of a job before it runs.
 
@@ -154,6 +175,10 @@ class Quote:
     spread_segments: int
     without_offers: str
     levels: tuple[QuotedLevel, ...] = ()
+    mode: str = "exact"
+    device_class: str = ""
+    """In class mode the class that the quote is for; empty when there is none to run in."""
+    classes: tuple[QuotedClass, ...] = ()
 
     @property
     def surcharge_ppm(self) -> int:
@@ -217,6 +242,9 @@ class JobInfo:
     """What the level of verification adds to the price of every segment."""
     surcharge: Money | None = None
     """What it added so far, within ``billed``."""
+    mode: str = "exact"
+    device_class: str = ""
+    """64 hex digits of the class of devices that a job in class mode is bound to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,10 @@ class Offer:
     proved_bandwidth_bytes_per_second: int = 0
     proved_memory_bytes: int = 0
     delivered: float = 0.0
+    modes: tuple[str, ...] = ()
+    """What it takes jobs of: exact, class, tolerance."""
+    device_class: str = ""
+    """64 hex digits of its class of devices; empty when it does not offer class mode."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ from tests.integration.client.doubles import (
     Refused,
 )
 
+GOOD_CLASS = b"g" * 32
+"""The class of devices that a quote in class mode chooses."""
+
 
 class _Servicer:
     def __init__(self, fake: FakeCoordinator) -> None:
@@ -185,9 +188,33 @@ class _Jobs(_Servicer, job_pb2_grpc.JobServiceServicer):
                 wait_seconds_p95=6.0,
                 spread_segments=40,
                 without_offers="refuse",
+                mode=request.mode,
+                **self._classes(request),
             )
 
         return await self._answer(context, "QuoteJob", work)
+
+    def _classes(self, request: Any) -> dict[str, Any]:
+        """Two classes of devices, of which one can be audited, for a quote in class mode."""
+        if request.mode != "class":
+            return {}
+        chosen = b"" if "no-class" in self.fake.tricks else request.class_digest or GOOD_CLASS
+        classes = [
+            job_pb2.QuotedClass(
+                class_digest=digest,
+                device_name=name,
+                driver="driver 1",
+                devices=1 + others,
+                other_accounts=others,
+                expected=common_pb2.Money(nano=price),
+                ceiling=common_pb2.Money(nano=2 * price),
+            )
+            for digest, name, others, price in (
+                (b"l" * 32, "Lonely card", 0, 1_000_000),
+                (GOOD_CLASS, "Radeon RX 7900 XTX", 2, 4_500_000),
+            )
+        ]
+        return {"class_digest": chosen, "classes": classes}
 
     async def SubmitJob(self, request: Any, context: Any) -> Any:
         def work() -> Any:

@@ -22,11 +22,13 @@ from google.rpc import error_details_pb2, status_pb2
 
 from flopmarket.jobs import bundle
 from flopmarket.jobs.spec import (
+    NO_CLASS,
     DataOrder,
     JobKind,
     JobSpec,
     Mode,
     OrderKind,
+    class_hex,
     job_id,
 )
 from flopmarket.market.order import MARKET_ORDER, OrderTerms
@@ -85,12 +87,15 @@ class TinyJob:
         nonce: bytes,
         order: OrderTerms = MARKET_ORDER,
         verification: Level = Level.DETER,
+        mode: Mode = Mode.EXACT,
+        class_digest: bytes = NO_CLASS,
     ) -> JobSpec:
         return JobSpec(
             kind=JobKind.INFERENCE if self.stateless else JobKind.TRAINING,
             program_digest=hashlib.sha256(self.program).digest(),
             profile="FX1",
-            mode=Mode.EXACT,
+            mode=mode,
+            class_digest=class_digest,
             frozen_root=bundle.EMPTY_ROOT,
             state_root=bundle.root(self.state),
             data_root=bundle.root(self.data),
@@ -274,6 +279,8 @@ class FakeCoordinator:
             buyer_account_id=account,
             program_digest=spec.program_digest,
             profile=spec.profile,
+            mode=spec.mode,
+            device_class=class_hex(spec),
             verification=spec.verification,
             data_root=spec.data_root,
             seed=spec.seed,
