@@ -6,7 +6,7 @@ from typing import Any
 
 from flopmarket.engine.exact import PROFILE
 from flopmarket.errors import FlopmarketError
-from flopmarket.jobs.spec import DataOrder, JobKind, JobSpec, Mode, OrderKind
+from flopmarket.jobs.spec import NO_CLASS, DataOrder, JobKind, JobSpec, Mode, OrderKind
 from flopmarket.market.order import OrderTerms, OrderType
 from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.documents import CancelRequest
@@ -71,6 +71,7 @@ class Buyer:
             "program_digest": program(stateless).digest,
             "profile": PROFILE,
             "mode": Mode.EXACT,
+            "class_digest": NO_CLASS,
             "frozen_root": EMPTY,
             "state_root": EMPTY if stateless else named(f"start of {name}"),
             "data_root": named("data"),
@@ -121,11 +122,11 @@ class Buyer:
             self.jobs.append(job_id)
             self.trace.tell(f"{self.name} has job {job_id[:6]}")
 
-    def cancel(self) -> None:
-        """Cancel the job submitted last."""
-        if not self.jobs:
+    def cancel(self, job_id: str = "") -> None:
+        """Cancel a job, or the one submitted last."""
+        if not (job_id or self.jobs):
             return
-        job_id = self.jobs[-1]
+        job_id = job_id or self.jobs[-1]
         body = CancelRequest(bytes.fromhex(job_id), "cancel")
         envelope = self.sign(body, f"cancel {job_id}")
         self.trace.tell(f"{self.name} cancels {job_id[:6]}")

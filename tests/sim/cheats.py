@@ -15,6 +15,7 @@ from functools import cache
 from math import sqrt
 
 from tests.sim.bots import Colluder, LazyAuditor, Milker, Skipper, Vanisher
+from tests.sim.friends import Cheap, HandsOver, MadeUp, OwnJobs
 from tests.sim.steady import Kind, Steady
 from tests.sim.worker import Worker
 
@@ -65,6 +66,8 @@ CHEATS: tuple[Cheat, ...] = (
     Cheat("comes back under 3 names", (Milker,) * 3, InTurn),
     Cheat("audits without computing", (LazyAuditor,)),
     Cheat("two friends", (Colluder, Colluder), devices=2),
+    Cheat("own buyer, and a friend follows", (HandsOver, Cheap), OwnJobs, devices=2),
+    Cheat("own buyer, and a friend makes it up", (HandsOver, MadeUp), OwnJobs, devices=2),
 )
 
 

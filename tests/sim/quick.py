@@ -200,7 +200,9 @@ def store_of(image: sqlite3.Connection, *, quick: bool = True) -> sa.Engine:
 
     All of them share what was compiled.
     """
-    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection = sqlite3.connect(
+        ":memory:", check_same_thread=False, cached_statements=engine.CACHED_STATEMENTS
+    )
     connection.isolation_level = None
     image.backup(connection)
     connection.execute("PRAGMA foreign_keys = ON")

@@ -128,17 +128,30 @@ def test_wash_trading(units: int) -> None:
 
 
 @pytest.mark.parametrize("colluding", [0.0, 0.3, 0.5])
-def test_being_slashed_in_ones_own_job_first(colluding: float) -> None:
-    """The refund of a buyer is bounded by what was void, so an accomplice gets little back."""
+@pytest.mark.parametrize("follower_units", [0, 1_000])
+def test_being_slashed_in_ones_own_job_first(colluding: float, follower_units: int) -> None:
+    """Where buyer, auditor and follower are friends: together they have half of the bond back."""
+    returned = own_buyer(colluding, 1, follower_units)
     world = World(colluding=colluding)
-    for void_units in (1, 10**6):
-        returned = own_buyer(colluding, void_units)
-        played = play(17, always, warm=2_000, most=20_000, world=world, returned=returned)
-        name = f"slashed in one's own job, {colluding:.0%} friends"
-        if void_units == 1:
-            loses(name, played.profit)
-        else:
-            print(f"{'(' + name + ', refund unbounded)':<44} {Estimate.of(played.profit)}")
+    played = play(17, always, warm=2_000, most=20_000, world=world, returned=returned)
+    name = "slashed in one's own job" if not follower_units else "friend follows"
+    loses(f"{name}, {colluding:.0%} friends", played.profit)
+    assert returned <= 0.5
+
+
+def test_a_stake_that_goes_to_followers_would_be_none() -> None:
+    """Why what they are paid is bounded: a friend who is owed enough carries the stake out."""
+    for share_ in (0.5, 0.8):
+        played = play(
+            17, always, warm=2_000, most=20_000, world=World(colluding=0.3),
+            returned=share_, held_returned=share_,
+        )  # fmt: skip
+        estimate = Estimate.of(played.profit)
+        print(f"{f'(friend follows, were {share_:.0%} of all stake his)':<44} {estimate}")
+    unbounded = play(17, always, warm=2_000, most=20_000, returned=1.0, held_returned=1.0)
+    estimate = Estimate.of(unbounded.profit)
+    print(f"{'(friend follows, were all of it his)':<44} {estimate}")
+    assert estimate.low > 0
 
 
 def test_an_honest_worker_that_drops_sessions_keeps_its_earnings() -> None:

@@ -174,10 +174,11 @@ class Writer:
         """Whoever asks next for changed segments is told so."""
         self._listener.segments = True
 
-    def _wake(self) -> None:
+    def _wake(self, after_us: int | None = None) -> None:
         if not self._tick_due:
             self._tick_due = True
-            self.schedule.after(self.tick_us, self._run_tick, self._life)
+            delay_us = self.tick_us if after_us is None else after_us
+            self.schedule.after(delay_us, self._run_tick, self._life)
 
     def _beat(self, life: int) -> None:
         """Time passes, with or without messages."""
@@ -211,8 +212,10 @@ class Writer:
             if error is not None:
                 _expected(error)
             done(entry.answer if error is None else None, error)
-        if self._inbox or self.application.keeper.behind:
-            self._wake()
+        if self._inbox:  # more than one batch: the real writer goes on at once
+            self._wake(min(self.tick_us, TICK_US))
+        elif self.application.keeper.behind:
+            self._wake(self.tick_us)
 
     def _rounds(self, stirred: bool) -> list[Command]:
         """Expiry at its interval; matching then, and when something happened."""
