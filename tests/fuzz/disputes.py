@@ -38,14 +38,13 @@ from flopmarket.trust.transcript import (
     Transcript,
     event_of,
     payload_digest,
-    sign_move,
 )
 from flopmarket.v1 import worker_pb2
 from flopmarket_worker.disputing import read_question
 from tests.fuzz.target import Target, check_same
 from tests.integration.worker.fakes import COORDINATOR as COORDINATOR_OF_WORK
 from tests.integration.worker.fakes import FakeCoordinator, spec_for
-from tests.unit.jobs.disputes import Case, Flip, case_of, send
+from tests.unit.jobs.disputes import Case, Flip, case_of, send, sign_move
 from tests.unit.jobs.jobs import small_job
 
 PRODUCER, AUDITOR, COORDINATOR = (KeyPair.from_seed(bytes([n]) * 32) for n in (1, 2, 3))

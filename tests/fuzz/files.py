@@ -71,7 +71,7 @@ def receipt(segments: int = 2) -> Receipt:
     """A small consistent receipt."""
     return build_receipt(
         job_id=job_id(SPEC), job_spec=encode(SPEC), buyer_account_id=SPEC.buyer,
-        program_digest=SPEC.program_digest, profile=SPEC.profile,
+        program_digest=SPEC.program_digest, profile=SPEC.profile, mode=SPEC.mode, device_class="",
         verification=SPEC.verification, data_root=SPEC.data_root,
         seed=SPEC.seed, steps=SPEC.steps,
         outcome=Outcome.COMPLETED if segments == SPEC.steps else Outcome.CANCELLED,
