@@ -28,6 +28,7 @@ from flopmarket.trust.dispute_documents import Claim, DisputeOpening
 from flopmarket.trust.encoding import digest
 from flopmarket.trust.keys import KeyPair
 from flopmarket.v1 import dispute_pb2, dispute_pb2_grpc, job_pb2
+from flopmarket_coordinator.application.types import AuditResult
 from flopmarket_coordinator.store import disputes, jobs, schema
 from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
@@ -46,6 +47,7 @@ from tests.integration.coordinator.market import HOUR_US, Market, Person, eventu
 from tests.integration.coordinator.test_job import Buyer, buyer_of
 
 WAIT_SECONDS = 60.0
+CALIBRATION = Calibration(b"a" * 32, dict.fromkeys(WORK_CLASSES, 10**9), 10**9, 1000, 0, 0)
 StartAny = Callable[[], Awaitable[Engine]]
 
 
@@ -98,14 +100,22 @@ class Scene:
         return begin
 
     async def worker(
-        self, name: str, start: StartAny, ask_nano_per_hour: int = 20_000_000
+        self,
+        name: str,
+        start: StartAny,
+        ask_nano_per_hour: int = 20_000_000,
+        *,
+        card: str = "",
+        calibration: Calibration = CALIBRATION,
     ) -> Worker:
-        """An agent that is connected to nothing yet."""
+        """An agent that is connected to nothing yet. ``card`` is the name of its device."""
         person = await Person(self.market).join(name)
         key = await person.grant_device()
         cache = self.folder / f"cache-{name}"
         cache.mkdir()
-        agent, device_id = self._agent(name, person, key, start, ask_nano_per_hour)
+        agent, device_id = self._agent(
+            name, person, key, start, ask_nano_per_hour, card, calibration
+        )
         made = Worker(person, key, device_id, agent)
         self.workers.append(made)
         return made
@@ -115,7 +125,14 @@ class Scene:
         worker.agent, _ = self._agent(name, worker.person, worker.key, start, 20_000_000)
 
     def _agent(
-        self, name: str, person: Person, key: KeyPair, start: StartAny, ask_nano_per_hour: int
+        self,
+        name: str,
+        person: Person,
+        key: KeyPair,
+        start: StartAny,
+        ask_nano_per_hour: int,
+        card: str = "",
+        calibration: Calibration = CALIBRATION,
     ) -> tuple[Agent, str]:
         link = CoordinatorLink(
             self.market.coordinator.address,
@@ -125,8 +142,8 @@ class Scene:
         )
         device_id = (name.encode().hex() + "f" * 64)[:64]
         device = AgentDevice(
-            DeviceCard(device_id, f"card of {name}", "none", 1 << 30, 1 << 28),
-            Calibration(b"a" * 32, dict.fromkeys(WORK_CLASSES, 10**9), 10**9, 1000, 0, 0),
+            DeviceCard(device_id, card or f"card of {name}", "none", 1 << 30, 1 << 28),
+            calibration,
             OwnerTerms(ask_nano_per_hour, 0, DeclaredPower(65_000)),
             JobExecutor(start),
         )
@@ -207,6 +224,15 @@ class Scene:
             )
 
         return await self.market.coordinator.backend.command(opened)
+
+    async def house_dispute(self, row: SegmentRow) -> str:
+        """The house disputes a segment that it computes otherwise."""
+        right = await self.claim(row, KeyPair.generate())
+        found = AuditResult(right.state_root_after, right.outputs_root, None, None)
+        application = self.market.coordinator.backend.application
+        return await self.market.coordinator.backend.command(
+            lambda tx: application._open_house_dispute(tx, row, found)
+        )
 
     async def ended(self, dispute_id: str) -> DisputeRow:
         async def look() -> DisputeRow | None:

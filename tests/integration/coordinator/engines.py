@@ -12,8 +12,13 @@ from flopmarket.errors import FlopmarketError
 from flopmarket.jobs.host import EngineProcessDied, JobRefused, SegmentDone, StepDone
 from flopmarket.jobs.process import EngineServer
 from flopmarket.jobs.questions import (
+    Flip,
+    FlipQuestion,
+    StepsQuestion,
+    StepVerdict,
     TraceQuestion,
     TraceStart,
+    ValuesQuestion,
     trace_answer_command,
     trace_end_command,
     trace_open_command,
@@ -83,6 +88,18 @@ class InProcessEngine:
         answer = self._call(**trace_end_command(place, tile_path))
         return bytes.fromhex(answer["state_root"]), bytes.fromhex(answer["outputs_root"])
 
+    async def replay_steps(
+        self, folder: Path, spec: bytes, asked: StepsQuestion, target: Path
+    ) -> None:
+        self._call(**asked.to_command(folder, spec, target))
+
+    async def judge_step(self, question: ValuesQuestion) -> StepVerdict:
+        return StepVerdict.of_fields(self._call(**question.to_command()))
+
+    async def find_flip(self, folder: Path, spec: bytes, asked: FlipQuestion) -> Flip | None:
+        found = self._call(**asked.to_command(folder, spec))["flip"]
+        return None if found is None else Flip.of_fields(found)
+
     async def interrupt(self) -> None:
         raise NotImplementedError
 
@@ -91,6 +108,9 @@ class InProcessEngine:
 
     async def admission(self) -> dict[str, Any]:
         return {"admitted": True}
+
+    async def classification(self) -> dict[str, Any]:
+        raise NotImplementedError
 
     async def benchmark(self) -> dict[str, Any]:
         raise NotImplementedError

@@ -13,7 +13,7 @@ import grpc
 import sqlalchemy as sa
 
 from flopmarket.client import Client
-from flopmarket.jobs.spec import JobSpec, job_id
+from flopmarket.jobs.spec import JobSpec, class_hex, job_id
 from flopmarket.limits import (
     MAX_INLINE_SEGMENTS,
     MAX_MESSAGE_BYTES,
@@ -106,6 +106,8 @@ def receipt_of(market: Market, spec: JobSpec) -> bytes:
         buyer_account_id=spec.buyer,
         program_digest=spec.program_digest,
         profile=spec.profile,
+        mode=spec.mode,
+        device_class=class_hex(spec),
         verification=spec.verification,
         data_root=spec.data_root,
         seed=spec.seed,

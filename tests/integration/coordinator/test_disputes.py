@@ -28,8 +28,10 @@ from flopmarket_coordinator.application.types import Session
 from flopmarket_coordinator.application.types_disputes import DisputeMove
 from flopmarket_coordinator.config import ListenAddress
 from flopmarket_coordinator.core.lifecycle import SegmentState
-from flopmarket_coordinator.store import disputes, identity
+from flopmarket_coordinator.core.penalties import StrikeKind
+from flopmarket_coordinator.store import disputes, identity, jobs, penalties
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_worker.faults import wrap
 from flopmarket_worker.lying import LIES
 from tests.integration.coordinator.disputed import Scene, lied, scene
 from tests.integration.coordinator.engines import InProcessEngine
@@ -238,6 +240,59 @@ def test_what_the_houses_own_audit_finds_its_worker_answers_for(tmp_path: Path, 
 
     parameters = replace(FAST, house_disputes=True)
     play(tmp_path, story, audit=True, parameters=parameters)
+
+
+@pytest.mark.parametrize("fault", ["flipped-memory", "flipped-memory-late"])
+@pytest.mark.parametrize("by_house", [True, False])
+def test_a_bit_that_flipped_once_is_shown_by_what_was_kept(
+    tmp_path: Path, fault: str, by_house: bool
+) -> None:
+    """Run again, the segment ends right: the worker loses, and keeps its stake."""
+
+    async def story(built: Scene) -> None:
+        async def unlucky() -> Engine:
+            return wrap(await built.honest(), fault)
+
+        worker = await built.worker("worker", unlucky)
+        (row,) = await built.committed(worker)
+        honest = await built.worker("honest", built.honest)
+        if by_house:
+            dispute_id = await built.house_dispute(row)
+        else:
+            honest.start()
+            right = await built.claim(row, honest.key)
+            dispute_id = await built.dispute(row, right, honest)
+        ended = await built.ended(dispute_id)
+        assert (ended.outcome, ended.reason) == (Outcome.PRODUCER_WRONG, Reason.WRONG_END)
+        assert (await built.segment(row.segment_id)).state is SegmentState.REJECTED
+        key = await built.query(lambda tx: identity.key(tx, worker.key.key_id))
+        assert not key.revoked
+        kinds = await built.query(lambda tx: penalties.strikes(tx, [worker.key.key_id], -1))
+        assert [item.kind for item in kinds] == [StrikeKind.FLIP]
+        events = await built.query(lambda tx: jobs.events(tx, row.job_id, 0, 100))
+        assert any("flipped after step" in event.text for event in events)
+        assert (await built.explained(dispute_id)).verdict.reason is Reason.WRONG_END
+
+    play(tmp_path, story, audit=True, start_engine=only_disputes)
+
+
+@pytest.mark.parametrize("fault", ["skipped-step-denied", "wrong-weights"])
+def test_a_cheat_that_denies_is_not_excused(tmp_path: Path, fault: str) -> None:
+    async def story(built: Scene) -> None:
+        async def liar() -> Engine:
+            return wrap(await built.honest(), fault)
+
+        worker = await built.worker("liar", liar)
+        (row,) = await built.committed(worker)
+        honest = await built.worker("honest", built.honest)
+        honest.start()
+        right = await built.claim(row, honest.key)
+        ended = await built.ended(await built.dispute(row, right, honest))
+        assert (ended.outcome, ended.reason) == (Outcome.PRODUCER_WRONG, Reason.WRONG_END)
+        key = await built.query(lambda tx: identity.key(tx, worker.key.key_id))
+        assert key.revoked
+
+    play(tmp_path, story, audit=True, start_engine=only_disputes)
 
 
 def _session(account_id: str) -> Session:
