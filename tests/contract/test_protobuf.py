@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pb2
 from flopmarket.v1 import (
     admin_pb2,
     artifact_pb2,
+    audit_pb2,
     buyer_pb2,
     common_pb2,
     dispute_pb2,
@@ -36,6 +37,7 @@ from tests.tools.protobuf_baseline import (
 MODULES = (
     admin_pb2,
     artifact_pb2,
+    audit_pb2,
     buyer_pb2,
     common_pb2,
     dispute_pb2,

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "threats.md"
 ATTACKS = ROOT / "flopmarket" / "demo" / "attacks"
-THREATS = range(1, 28)
+THREATS = range(1, 30)
 _ROW = re.compile(r"^\| (\d+) \| (.+) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
 _TEST = re.compile(r"`(tests/[a-z_/0-9]+\.py)::(\w+)`")
 
@@ -81,6 +81,9 @@ def test_nothing_on_the_page_looks_like_a_test_and_is_none() -> None:
 def test_every_bot_of_the_demo_belongs_to_a_row() -> None:
     named = {path.name: numbers_of(path) for path in sorted(ATTACKS.glob("*.py"))}
     assert set().union(*named.values()) <= set(THREATS)
-    for module in ("blind.py", "buyers.py", "forgers.py", "liars.py", "players.py"):
+    for module in (
+        "blind.py", "buyers.py", "classmates.py", "forgers.py", "liars.py", "players.py",
+        "skippers.py", "tolerant.py",
+    ):  # fmt: skip
         assert named[module], f"{module} names no threat"
     assert numbers_of(ATTACKS / "liars.py") >= {1, 2, 3, 4, 22}
