@@ -66,7 +66,9 @@ sim-mutants: $(STAMP)
 
 CORE_TESTS := tests/unit/trust/test_encoding.py tests/unit/trust/test_envelope.py \
 	tests/unit/trust/test_vectors.py tests/unit/coordinator/test_core.py \
-	tests/unit/coordinator/test_ledger_rules.py tests/unit/coordinator/test_escrow_rules.py
+	tests/unit/coordinator/test_ledger_rules.py tests/unit/coordinator/test_escrow_rules.py \
+	tests/unit/coordinator/test_penalty_money.py tests/unit/trust/test_class_odds.py \
+	tests/unit/trust/test_step_audit.py
 
 coverage: $(STAMP)
 	$(BIN)/python -m coverage run -m pytest -q $(CORE_TESTS)

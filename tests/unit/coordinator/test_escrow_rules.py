@@ -217,3 +217,36 @@ def test_with_a_wrong_segment_fall_the_later_ones_of_a_chain() -> None:
     fallen = built_upon(parts[1], parts, stateless=False)
     assert [part.index for part in fallen] == [2, 3, 4], "paid or not"
     assert built_upon(parts[1], parts, stateless=True) == ()
+
+
+@given(NANO, NANO, st.booleans())
+def test_what_comes_back_to_a_job_is_held_beside_what_is_held(
+    held: int, more: int, ended: bool
+) -> None:
+    """``ended``: the last hold was spent to the end."""
+    books = Books(b__available=held + more)
+    opened, before = escrow.open_hold("j", "b", held)
+    books.post([opened])
+    if ended:
+        books.post([escrow.close_hold("j", "b", before)])
+    transfers, hold = escrow.renew_hold("j", "b", None if ended else before, 1, more)
+    books.post(transfers)
+    assert hold.amount_nano == (more if ended else held + more)
+    assert books.accounts["b/available"].reserved_nano == hold.amount_nano
+    assert books.balance("b/available") == held + more, "held is not spent"
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.data())
+def test_an_auditor_gets_what_it_earned_and_the_rest_is_free_again(
+    from_audit: int, from_fee: int, data: st.DataObject
+) -> None:
+    books = Books(platform__audit=from_audit, platform__fee=from_fee)
+    promised = escrow.reserve_audit_pay("l", "a", from_audit, from_fee)
+    books.post(promised)
+    assert sum(item.amount_nano for item in promised) == from_audit + from_fee
+    earned = data.draw(st.integers(0, from_audit + from_fee), label="earned")
+    books.post(escrow.pay_auditor(promised, earned))
+    assert books.balance("a/available") == earned
+    assert books.balance(AUDIT) == max(from_audit - earned, 0), "the account of audits pays first"
+    assert books.balance(AUDIT) + books.balance(FEE) == from_audit + from_fee - earned
+    assert not books.pending

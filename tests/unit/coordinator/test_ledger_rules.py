@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -56,6 +56,14 @@ def test_a_transfer_that_makes_no_sense_cannot_be_written(
     with pytest.raises(LedgerConflict) as caught:
         replace(PENDING, **change)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("transfer", [PENDING, POST, VOID, DIRECT])
+def test_a_row_is_the_transfer_that_was_stored(transfer: Transfer) -> None:
+    row = asdict(transfer) | {"pending_id": transfer.pending_id or None}
+    assert Transfer.of_row(row) == transfer
+    with pytest.raises(LedgerConflict, match="more than nothing"):
+        Transfer.of_row(row | {"amount_nano": 0})
 
 
 def test_amounts_are_whole_and_not_negative() -> None:

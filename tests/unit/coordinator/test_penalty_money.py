@@ -44,6 +44,8 @@ def slash(money: Funds, debts: Owed, auditor: str = "") -> tuple[Slash, Counter[
     )  # fmt: skip
     paying = faults.claim_transfers("j", "b", found.covered)
     promised = [item for item in paying if item.kind is TransferKind.PENDING]
+    names = {name for claim in debts.claims for name in faults.claim_ids(claim.segment_id, "b")}
+    assert {item.transfer_id for item in paying} <= names, "or nobody would find them again"
     posts = faults.end_promise(promised, stake=True, buyer=True)
     every = (*found.transfers, *paying, *posts)
     by_id = {item.transfer_id: item for item in every}
