@@ -267,10 +267,13 @@ def play(
     world: World | None = None,
     level: Level = Level.DETER,
     returned: float = 0.0,
+    held_returned: float = 0.0,
 ) -> Played:
     """``warm`` honest units, then up to ``most`` more with this strategy until the first fault is
     confirmed; then bond and held pay are gone. ``saved`` is the gain of one wrong unit;
-    ``returned`` is the share of the stake that an accomplice gets back (:func:`own_buyer`).
+    ``returned`` is the share of the bond that accomplices get back (:func:`own_buyer`). Held pay
+    is the reserve's until the house has looked at its units, so by the rules nobody gets a share
+    of it; ``held_returned`` plays another rule.
     """
     world = world or World()
     rng = np.random.default_rng(seed)
@@ -288,7 +291,7 @@ def play(
         reports = world.audit(rng, audited & wrong)
         found = reports.found
         cheated += wrong
-        lost = workers.stake / 2 * (1.0 - returned) + 1
+        lost = (workers.bond * (1.0 - returned) + workers.held * (1.0 - held_returned)) / 2 + 1
         profit += saved * wrong - np.where(found, lost, 0.0)
         profit += friends.profit(unit, reports)
         caught |= found

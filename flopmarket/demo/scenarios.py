@@ -120,15 +120,18 @@ def lazy_auditor(
     return np.minimum(first, audits) - stake * caught, first
 
 
-def own_buyer(friends: float, void_units: int, rules: AuditRules = RULES) -> float:
-    """Share of its stake that a cheat saves which, when a wrong unit is drawn, is first caught in a
-    job that it bought itself: the buyer's refund, and the auditor's part where a friend is drawn.
-    ``void_units`` of that job are wrong.
+def own_buyer(
+    friends: float, void_units: int, follower_units: int = 0, rules: AuditRules = RULES
+) -> float:
+    """Share of its bond that a cheat saves which, when a wrong unit is drawn, is first caught in a
+    job that it bought itself: the buyer's refund, the auditor's part where a friend is drawn, and
+    what a friend is owed that went on from the wrong state for ``follower_units``. ``void_units``
+    of that job are wrong.
     """
-    stake = (rules.bond_units + rules.held_units) * UNIT_NANO
-    split = split_slash(rules, stake, void_units * UNIT_NANO)
+    bond = rules.bond_units * UNIT_NANO
+    split = split_slash(rules, bond, void_units * UNIT_NANO, follower_units * UNIT_NANO)
     drawn = friends * (1 - rules.house_ppm / PARTS_PER_MILLION)
-    return (split.refund_nano + drawn * split.auditor_nano) / stake
+    return (split.owed_nano + split.refund_nano + drawn * split.auditor_nano) / bond
 
 
 def wash(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -18,6 +19,8 @@ from flopmarket.trust.audit_policy import Level
 from flopmarket.v1 import job_pb2, job_pb2_grpc
 
 MUTATIONS = 300
+PAUSE_SECONDS = 0.1
+MAX_PAUSES = 300
 ROWS = 96
 
 
@@ -55,14 +58,22 @@ def _broken_programs(stage: Stage, league: League) -> None:
 
 
 def _asked(session: Session, request: job_pb2.QuoteJobRequest) -> tuple[str, bool]:
-    """The code of the answer, and whether the coordinator failed to give one."""
-    try:
-        session.call(job_pb2_grpc.JobServiceStub(session.channel).QuoteJob, request)
-    except Unavailable as error:
-        return error.code, True
-    except FlopmarketError as error:
-        return error.code, error.code == "INTERNAL"
-    return "accepted", False
+    """The code of the answer to the program, and whether the coordinator failed to give one. Who
+    asks too often is told to wait, which says nothing about a program: it is asked again."""
+    code = "RATE_LIMITED"
+    for _ in range(MAX_PAUSES):
+        try:
+            session.call(job_pb2_grpc.JobServiceStub(session.channel).QuoteJob, request)
+        except Unavailable as error:
+            return error.code, True
+        except FlopmarketError as error:
+            code = error.code
+        else:
+            return "accepted", False
+        if code != "RATE_LIMITED":
+            break
+        time.sleep(PAUSE_SECONDS)
+    return code, code in ("INTERNAL", "RATE_LIMITED")
 
 
 def odd_numbers(rows: int) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flopmarket.demo.attacks.league import End, League
-from flopmarket.demo.attacks.stage import HONEST, Stage
+from flopmarket.demo.attacks.stage import HONEST, Fate, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,11 @@ class Liar:
     tried: str
     codes: tuple[str, ...]
     keeps_bond: bool = False
+
+    def is_caught(self, fate: Fate) -> bool:
+        """Whether it was convicted of nothing else, was paid nothing, and lost what it should."""
+        convicted = bool(fate.rejected) and fate.rejected <= set(self.codes)
+        return convicted and not fate.paid and (fate.bond.nano > 0) == self.keeps_bond
 
 
 ASK = "0.0002"
@@ -53,22 +58,17 @@ def play(stage: Stage, league: League) -> None:
 
 def _judge(stage: Stage, league: League, liar: Liar, name: str) -> None:
     result = stage.buy(name, HONEST)
-    key = stage.device(name)
-    rejected = {s.reason for s in result.job.segments if s.state == "rejected"}
-    paid = [s for s in result.receipt.receipt.segments if s.device_key_id == key]
+    fate = stage.fate(name, result)
     with stage.client(name) as owner:
-        account = owner.account()
         told = {item.reason for item in owner.disputes() if item.job_id == result.job_id}
     right = result.state_root == stage.right_root
-    found = [*sorted(rejected), *sorted(told)] or ["nothing"]
-    kept = account.bond.nano > 0
-    caught = bool(rejected) and rejected <= set(liar.codes) and not paid
+    found = [*sorted(fate.rejected), *sorted(told)] or ["nothing"]
     league.add(
         name,
         liar.threats,
         liar.tried,
         End.CAUGHT,
-        f"{', '.join(found)}; bond {account.bond}{' kept' if kept else ''}, paid {len(paid)} "
-        f"segments; the buyer's weights are {'right' if right else 'WRONG'}",
-        caught and right and kept == liar.keeps_bond,
+        f"{', '.join(found)}; bond {fate.bond}{' kept' if fate.bond.nano else ''}, "
+        f"paid {fate.paid} segments; the buyer's weights are {'right' if right else 'WRONG'}",
+        right and liar.is_caught(fate),
     )

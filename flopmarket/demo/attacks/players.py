@@ -60,18 +60,16 @@ PLAYERS = (
     Player("own victim", (8, 21), "has itself slashed in a job of its own first",
            lambda: played(17, always, warm=2_000, most=20_000, world=World(colluding=0.3),
                           returned=own_buyer(0.3, 1)).profit),
+    Player("friend follows", (8, 21), "the same, and a friend worked on from the wrong state",
+           lambda: played(18, always, warm=2_000, most=20_000, world=World(colluding=0.3),
+                          returned=own_buyer(0.3, 1, 1_000)).profit),
 )  # fmt: skip
 
 
 def play(league: League) -> None:
     """All of them, then the two who must not be harmed, and what sampling does not stop."""
     for player in PLAYERS:
-        estimate = Estimate.of(player.profit())
-        league.add(
-            player.bot, player.threats, player.tried, End.LOSES,
-            f"{estimate.mean:+.0f} units a run ({estimate.low:+.0f} to {estimate.high:+.0f})",
-            estimate.high < 0,
-        )  # fmt: skip
+        judge(league, player)
     kept, slashed = flaky(6)
     league.add(
         "(flaky)", (11,), "honest, drops 2 % of its sessions", End.NO_EFFECT,
@@ -85,6 +83,16 @@ def play(league: League) -> None:
         slashed_flips == 0,
     )  # fmt: skip
     _single_segment(league)
+
+
+def judge(league: League, player: Player) -> None:
+    """It loses if its whole 99 % interval is below zero."""
+    estimate = Estimate.of(player.profit())
+    league.add(
+        player.bot, player.threats, player.tried, End.LOSES,
+        f"{estimate.mean:+.0f} units a run ({estimate.low:+.0f} to {estimate.high:+.0f})",
+        estimate.high < 0,
+    )  # fmt: skip
 
 
 def _single_segment(league: League) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.console import Console
 from flopmarket.client import Client
 from flopmarket.client.channel import open_channel
 from flopmarket.client.client import SYSTEM_PORTS
+from flopmarket.client.money import Money
 from flopmarket.client.orders import Order
 from flopmarket.client.results import JobResult
 from flopmarket.client.session import Identity, Session
@@ -24,6 +27,7 @@ from flopmarket.jobs.job import TrainingJob
 from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.documents import DepositTarget
 from flopmarket.trust.keys import KeyPair, KeyRole
+from flopmarket.trust.modes import Mode
 
 HONEST = "ada"
 BUYER = "buyer"
@@ -34,16 +38,43 @@ STEPS = 12
 SEGMENT_STEPS = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a bot in a job: codes of its job's rejected segments, its segments that were
+    paid, and what is left of its bond."""
+
+    rejected: frozenset[str]
+    paid: int
+    bond: Money
+
+    def lost_all(self, code: str) -> bool:
+        """Whether it was convicted with this code alone, was paid nothing and has no bond."""
+        return self.rejected == {code} and not self.paid and self.bond.nano == 0
+
+    def __str__(self) -> str:
+        codes = ", ".join(sorted(self.rejected)) or "nothing"
+        return f"{codes}; bond {self.bond}, paid {self.paid} segments"
+
+
 class Stage:
     """Processes, keys and the one job that every liar is given."""
 
-    def __init__(self, console: Console, folder: Path, cast: Cast, cache_dir: Path | None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        folder: Path,
+        cast: Cast,
+        cache_dir: Path | None,
+        measured: Path | None = None,
+    ) -> None:
+        """``measured``: calibration folder of a worker of this machine, if there was one before."""
         self._console = console
         self.folder = folder
         self._cast = cast
         self._cache = ["--cache-dir", str(cache_dir)] if cache_dir else []
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keys: dict[str, KeyPair] = {}
+        self.measured = measured
         self.address = ""
         data = digits.load()
         self.job = TrainingJob(
@@ -80,13 +111,19 @@ class Stage:
         self.hire(HONEST, ask="0.12")
         self.wait_for(HONEST)
 
-    def hire(self, name: str, *, ask: str, fault: str = "") -> None:
-        """Register an owner with a bond and start its worker."""
+    def hire(self, name: str, *, ask: str, fault: str = "", modes: str = "") -> None:
+        """Register an owner with a bond and start its worker; ``modes`` as in ``flop worker up``.
+
+        All share one device, so each has what the last one that came on offer measured of it.
+        """
         with self.client(name) as owner:
             owner.register(name)
             owner.deposit(self.operator, BOND, reference="bond credit", target=DepositTarget.BOND)
         key_file = self.folder / f"{name}.pem"
         self._keys[name].save(key_file)
+        work = self._work(name)
+        if self.measured is not None:
+            shutil.copytree(self.measured, work / "calibration")
         self._cast.start(
             self._cast_name(name), "worker", "up",
             "--coordinator", self.address,
@@ -95,11 +132,12 @@ class Stage:
             "--label", name,
             "--ask", ask,
             "--watts", "65",
-            "--work-dir", str(self.folder / f"{name}-work"),
+            "--work-dir", str(work),
             "--device-salt", name,
             "--nice", "0",
             *self._cache,
             *(["--fault", fault] if fault else []),
+            *(["--modes", modes] if modes else []),
         )  # fmt: skip
 
     def wait_for(self, name: str) -> None:
@@ -111,24 +149,49 @@ class Stage:
                 if time.monotonic() > deadline:
                     raise Unavailable(f"{name} did not come on offer", code="DEMO_TIMEOUT")
                 time.sleep(0.1)
+        self.measured = self._work(name) / "calibration"
+
+    def fund_audits(self, amount: str) -> None:
+        """Give the platform money for audits by outsiders, which fees bring in only later."""
+        with self.client(BUYER) as buyer:
+            target = DepositTarget.AUDITS
+            buyer.deposit(self.operator, amount, reference="young market", target=target)
 
     def dismiss(self, name: str) -> None:
         """End a worker."""
         self._cast.end(self._cast_name(name))
 
-    def buy(self, *owners: str, verify: Level = Level.DETER) -> JobResult:
+    def buy(self, *owners: str, verify: Level = Level.DETER, mode: Mode = Mode.EXACT) -> JobResult:
         """The job, to be done by these owners' workers alone, whoever is cheaper first."""
         order = Order(wait=True, owners=tuple(self.account(name) for name in owners))
         with self.client(BUYER) as buyer:
-            quote = buyer.quote(self.job, order, verification=verify)
-            return buyer.run(self.job, max_price=quote.ceiling, order=order, verification=verify)
+            quote = buyer.quote(self.job, order, verification=verify, mode=mode)
+            return buyer.run(
+                self.job, max_price=quote.ceiling, order=order, verification=verify, mode=mode
+            )
 
-    def check(self, league: League) -> None:
+    def fate(self, name: str, result: JobResult) -> Fate:
+        """What became of ``name`` in a job that it alone lied in."""
+        key = self.device(name)
+        with self.client(name) as owner:
+            bond = owner.account().bond
+        return Fate(
+            frozenset(item.reason for item in result.job.segments if item.state == "rejected"),
+            sum(item.device_key_id == key for item in result.receipt.receipt.segments),
+            bond,
+        )
+
+    def close(self) -> None:
+        """End the honest worker and the coordinator."""
+        self.dismiss(HONEST)
+        self.dismiss("coordinator")
+
+    def check(self, league: League, what: str) -> None:
         """After everybody tried: every nano-unit is where it belongs."""
         done = run_flop("coordinator", "check", "--data-dir", str(self.market))
         told = done.stderr.strip().splitlines()
         league.add(
-            "the house", (), "books after all of this", End.NO_EFFECT,
+            "the house", (), what, End.NO_EFFECT,
             told[-1] if told else "no answer", done.returncode == 0,
         )  # fmt: skip
 
@@ -163,6 +226,9 @@ class Stage:
     def market(self) -> Path:
         """The coordinator's data."""
         return self.folder / "market"
+
+    def _work(self, name: str) -> Path:
+        return self.folder / f"{name}-work"
 
     def _cast_name(self, name: str) -> str:
         return f"{self.folder.name}-{name}"

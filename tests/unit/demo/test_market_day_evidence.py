@@ -20,7 +20,7 @@ from flopmarket.demo.market_day_trading import Purchase
 from flopmarket.engine import nn
 from flopmarket.jobs.job import InferenceJob
 from flopmarket.jobs.prepared import PreparedJob, run_local
-from flopmarket.jobs.spec import JobSpec
+from flopmarket.jobs.spec import JobSpec, class_hex
 from flopmarket.market.headline import unit_price_nano
 from flopmarket.market.order import Constraints, OrderTerms, OrderType
 from flopmarket.trust.encoding import decode, encode
@@ -86,6 +86,8 @@ def buy(
         buyer_account_id="buyer",
         program_digest=spec.program_digest,
         profile=spec.profile,
+        mode=spec.mode,
+        device_class=class_hex(spec),
         verification=spec.verification,
         data_root=spec.data_root,
         seed=0,
