@@ -26,6 +26,8 @@ from flopmarket.limits import (
 Write = Callable[[Message], Awaitable[None]]
 """Sends one message to the peer of a stream; returns once it is on its way."""
 
+_SETTLE_SECONDS = 1.0
+
 
 class Subscriber:
     """One open stream: messages on their way to it, and why it must end."""
@@ -131,13 +133,20 @@ async def write_in_time(write: Write, message: Message) -> None:
     """Write one message; ``STREAM_TOO_SLOW`` when it does not leave in time.
 
     Streams write for themselves, here: gRPC's own loop over a generator would wait for ever for a
-    peer that never reads.
+    peer that never reads. A write that is under way is not cancelled with its stream but waited for
+    a moment: gRPC cannot end a call with a status before, and its peer would never hear why.
     """
+    pending = asyncio.ensure_future(write(message))
     try:
         async with asyncio.timeout(STREAM_WRITE_SECONDS):
-            await write(message)
+            await asyncio.shield(pending)
     except TimeoutError:
+        pending.cancel()
         raise _too_slow(f"nothing was read for {STREAM_WRITE_SECONDS:.0f} s") from None
+    except asyncio.CancelledError:
+        await asyncio.wait({pending}, timeout=_SETTLE_SECONDS)
+        pending.cancel()
+        raise
 
 
 def _too_slow(message: str) -> QuotaExceeded:

@@ -320,7 +320,9 @@ class TestSubscribers:
                         subscriber.put(message)
                     await asyncio.sleep(0.02)
                 assert [message.sequence for message in await heard] == list(range(1, 41))
-                assert len(present) == 1
+                async with asyncio.timeout(CALL_SECONDS):
+                    while len(present) > 1:  # its last write is waited for
+                        await asyncio.sleep(0.01)
                 async with refused(Code.RESOURCE_EXHAUSTED, "STREAM_TOO_SLOW"):
                     await deaf.until(40)
 
@@ -347,3 +349,31 @@ class TestSubscribers:
                         await asyncio.sleep(0.05)
 
         live(tmp_path, scenario)
+
+
+def test_a_write_under_way_is_waited_for_before_its_stream_ends() -> None:
+    """gRPC cannot tell a peer why its call ends while a write of it is pending."""
+    told: list[str] = []
+
+    async def scenario() -> None:
+        reads = asyncio.Event()
+
+        async def write(message: Any) -> None:
+            await reads.wait()
+            told.append("written")
+
+        async def stream() -> None:
+            try:
+                await subscribers.write_in_time(write, market_pb2.StreamTradesResponse())
+            except asyncio.CancelledError:
+                told.append("ended")
+
+        task = asyncio.create_task(stream())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        reads.set()
+        await task
+
+    asyncio.run(scenario())
+    assert told == ["written", "ended"]
