@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 LIVE = ("committed", "verified", "settled")
 DONE = ("verified", "settled")
+UNPAID = ("committed", "verified")
 
 
 class AuditLaws:
@@ -71,24 +72,27 @@ class AuditLaws:
             if job["buyer"] in (account, owner):
                 raise Broken("self-audit", f"audit {audit_id} is by the buyer's account")
             self._laws.seen[f"audit by another: {phase}"] += 1
-        if phase == "ended" and outcome == "EQUAL" and purpose != "canary":
-            self._opened(audit_id, question_id)
+        equal = purpose != "canary" and outcome == "EQUAL"
+        self._opened(audit_id, question_id, phase, equal)
 
-    def _opened(self, audit_id: str, question_id: int) -> None:
-        """Nobody is believed to have computed something who did not show it."""
+    def _opened(self, audit_id: str, question_id: int, phase: str, equal: bool) -> None:
+        """Nobody is believed to have computed something who did not show it. What was taken for an
+        opening is what was sealed, also where the roots differ."""
         index, secret, key_id, commitment = self._raw.execute(
             "SELECT segment_index, worker_secret, device_key_id, commitment FROM audit, segment "
             "WHERE audit_id = ? AND segment.segment_id = ?",
             (audit_id, question_id),
         ).fetchone()
-        self._shown(audit_id, secret, key_id, commitment)
+        # In other phases what is there may be of another auditor or another question.
+        if equal or (secret and phase == "dispute"):
+            self._shown(audit_id, secret, key_id, commitment)
         answer = self._raw.execute(
             "SELECT auditor_secret, auditor_key_id, commitment FROM audit "
             "JOIN audit_commitment USING (audit_id, lease_id) "
             "WHERE audit_id = ? AND segment_index = ?",
             (audit_id, index),
         ).fetchone()
-        if answer is not None:
+        if answer is not None and (equal or (answer[0] and phase in ("worker-opens", "dispute"))):
             self._shown(audit_id, *answer)
 
     def _shown(self, audit_id: str, secret: bytes, key_id: str, commitment: bytes) -> None:
@@ -118,6 +122,12 @@ class AuditLaws:
         end, last = row["first_step"] + row["steps"], lease["first_step"] + lease["step_count"]
         if row["first_step"] < lease["first_step"] or end > last:
             raise Broken("range", f"{name} ends at step {end}, its lease at {last}")
+        (done,) = self._raw.execute(
+            "SELECT coalesce(sum(steps), 0) FROM segment WHERE lease_id = ? AND segment_id < ?",
+            (row["lease_id"], row["segment_id"]),
+        ).fetchone()
+        if row["first_step"] != lease["first_step"] + done:
+            raise Broken("range", f"{name} begins at {row['first_step']}, {done} steps were done")
         most = self._laws.known("job")[row["job_id"]]["segment_steps"]
         if row["steps"] > most:
             raise Broken("range", f"{name} has {row['steps']} steps, at most {most}")
@@ -164,20 +174,25 @@ class AuditLaws:
         ).fetchone()[0]
         if streak:
             raise Broken("streak", f"{name} was wrong and its device's streak is {streak}")
-        for other in self._stored_segments(row["account_id"]):
-            segment_id, state, verdict, task, held = other
-            waits = state in DONE and verdict is None and held == "held"
-            if waits and task != "recompute":
-                raise Broken("look-back", f"segment {segment_id} of a cheat is not looked at")
+        self.looked_back(row["device_key_id"])
 
-    def _stored_segments(self, account: str) -> list[tuple[Any, ...]]:
-        return list(
-            self._raw.execute(
-                "SELECT segment_id, state, verdict, house_task, held_state FROM segment "
-                "WHERE account_id = ?",
-                (account,),
-            )
-        )
+    def looked_back(self, key_id: str) -> None:
+        """The house looks at all that the account of a faulty device has at stake and nobody of the
+        house recomputed. A slash takes held pay in the same tick, so what was at stake is
+        told by the rows before it."""
+        house = self._laws.place.key.key_id
+        for segment_id, state, verdict, auditor, task, held in self._raw.execute(
+            "SELECT segment_id, state, verdict, auditor, house_task, held_state FROM segment "
+            "WHERE account_id = (SELECT account_id FROM account_key WHERE key_id = ?)",
+            (key_id,),
+        ):
+            before = self._laws.one_tick_ago(segment_id)
+            if before is None or state not in LIVE or held == "released":
+                continue
+            at_stake = before["held_state"] in ("held", "waiting") or before["state"] in UNPAID
+            known = verdict is not None and (auditor == house or verdict != before["verdict"])
+            if at_stake and not known and task not in ("recompute", "steps"):
+                raise Broken("look-back", f"segment {segment_id} of a cheat is not looked at")
 
     def chain(self, job_id: str) -> None:
         """Live segments of a chain follow each other, each from where the one before ended."""

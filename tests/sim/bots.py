@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from flopmarket.trust.documents import Commitment
-from flopmarket.trust.envelope import Envelope
+from flopmarket.trust.encoding import decode
+from flopmarket.trust.envelope import Envelope, Header
+from flopmarket.trust.sealing import InnerSecret
 from flopmarket_coordinator.application.types import HeldLease, SegmentCommit
 from flopmarket_worker.core.events import LeaseTerms, SegmentRecord, UploadedFiles
 from flopmarket_worker.lease_offer import LeaseOffer
@@ -330,6 +332,37 @@ class Colluder(Bot):
         return Ran(after, named(f"{name} outputs"), named(f"{name} inner"))
 
 
+class Parrot(Bot):
+    """Has its roots from somebody who computed, and opens with what its auditor opened before it:
+    the steps between are of no worth where an opening is not held to its seal."""
+
+    share = 1.0
+
+    def compute(self, offer: LeaseOffer, before: bytes, first_step: int, steps: int) -> Ran:
+        """Everything but what only those know who did the steps."""
+        right = super().compute(offer, before, first_step, steps)
+        if not self.cheats():
+            return right
+        self.guilty = True
+        return replace(right, inner=named(f"not known {first_step}"))
+
+    def open(self, lease_id: str, index: int) -> None:
+        """Another's answer under its own name."""
+        row = self.place.raw.execute(
+            "SELECT auditor_secret FROM audit JOIN segment ON segment.segment_id = question_id "
+            "WHERE segment.lease_id = ? AND segment_index = ? AND phase = 'worker-opens'",
+            (lease_id, index),
+        ).fetchone()
+        own = self.secrets.get((lease_id, index))
+        if self.reformed or row is None or not row[0] or own is None:
+            super().open(lease_id, index)
+            return
+        heard = decode(InnerSecret, decode(Header, Envelope.from_bytes(row[0]).payload).body)
+        self.secrets[lease_id, index] = replace(own, inner=heard.inner)
+        super().open(lease_id, index)
+        self.secrets[lease_id, index] = own
+
+
 BOTS: tuple[type[Worker], ...] = (
     Skipper,
     Perturber,
@@ -351,4 +384,5 @@ BOTS: tuple[type[Worker], ...] = (
     LazyAuditor,
     Colluder,
 )
-"""Every way to misbehave; a run draws some."""
+"""Every way to misbehave; a run draws some. A :class:`Parrot` needs a leak that the market does not
+have, and is played where a hunt asks for it."""

@@ -8,7 +8,6 @@ knows the truth about every worker, so that also "nobody honest was accused" is 
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -29,6 +28,7 @@ from tests.sim import arithmetic
 from tests.sim.arithmetic import EMPTY, Ran
 from tests.sim.audit_laws import AuditLaws
 from tests.sim.broken import Broken
+from tests.sim.fault_laws import FaultLaws
 from tests.sim.place import Place
 from tests.sim.worker import Worker
 
@@ -52,7 +52,7 @@ class Laws:
         self._number = 0
         self._balances: Counter[str] = Counter()
         self._resolved: dict[str, str] = {}
-        self._pending: dict[str, sqlite3.Row] = {}
+        self._pending: dict[str, dict[str, Any]] = {}
         self._fences: Counter[tuple[str, bool]] = Counter()
         self.seen: Counter[str] = Counter()
         """What happened, for the summary of a run."""
@@ -68,9 +68,11 @@ class Laws:
         self._bans: set[str] = set()
         self._accepted: set[int] = set()
         self._afterwards: list[Callable[[], None]] = []
+        self._before: dict[int, dict[str, Any] | None] = {}
         self._found: Broken | None = None
         place.watch_commands(self._after_command)
         self.audits = AuditLaws(self)
+        self._faults = FaultLaws(place.raw, place.parameters.audit_rules.refund_ppm)
         self.follow()
         place.after_tick.append(self.follow)
 
@@ -123,7 +125,9 @@ class Laws:
             if not self._rows["job"][job_id]["stateless"]:
                 self.audits.chain(job_id)
         self.audits.follow()
+        self._faults.follow()
         self._keys()
+        self._before.clear()
         self._overdue()
         self._queues()
         if self.place.ticks % FULL_CHECK_TICKS == FULL_CHECK_TICKS - 1:
@@ -186,8 +190,9 @@ class Laws:
         kind, pending = row["kind"], row["pending_id"]
         if row["amount_nano"] < 0:
             raise Broken("money", f"transfer {row['transfer_id']} is of {row['amount_nano']}")
+        self._faults.entry(row, self._pending.get(pending))
         if kind == "pending":
-            self._pending[row["transfer_id"]] = row  # type: ignore[assignment]
+            self._pending[row["transfer_id"]] = row
             return
         if pending:
             if pending not in self._pending:
@@ -260,6 +265,7 @@ class Laws:
     def _segment(self, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
         name = f"segment {now['segment_id']}"
         state = SegmentState(now["state"])
+        self._before[now["segment_id"]] = before
         if before is None:
             self._committed(name, now)
         else:
@@ -340,6 +346,7 @@ class Laws:
             self.seen["ban"] += 1
             if worker is not None and not worker.guilty:
                 raise Broken("false-accusation", f"{worker.name} was banned and did nothing")
+            self.audits.looked_back(key_id)
         self._bans = revoked
 
     def _overdue(self) -> None:
@@ -379,6 +386,12 @@ class Laws:
             raise Broken("every-job-ends", f"{unfinished} in the quiet phase")
         self.check()
         self.audits.at_end()
+
+    def one_tick_ago(self, segment_id: int) -> dict[str, Any] | None:
+        """A segment before this tick; None if it was not there."""
+        if segment_id in self._before:
+            return self._before[segment_id]
+        return self._rows["segment"].get(segment_id)
 
     def known(self, table: str) -> dict[Any, dict[str, Any]]:
         """Rows of a table by their key, as they were after the last tick."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from flopmarket.market.price import PARTS_PER_MILLION
+from flopmarket.trust import sealing
 from flopmarket_coordinator.application import (
     Application,
     auditing,
@@ -25,8 +27,10 @@ from flopmarket_coordinator.core import escrow, faults
 from flopmarket_coordinator.core.leasing import CommitCode
 from flopmarket_coordinator.core.lifecycle import LeaseState
 from flopmarket_coordinator.core.verification import VerdictCode
-from flopmarket_coordinator.store import identity, jobs, work
+from flopmarket_coordinator.store import challenges, identity, jobs, work
+from tests.sim.bots import BOTS, FalseOpener, Parrot
 from tests.sim.scenario import play
+from tests.sim.worker import Worker
 
 Change = Callable[[contextlib.ExitStack], None]
 
@@ -37,6 +41,8 @@ class Mutant:
 
     name: str
     plant: Change
+    bots: tuple[type[Worker], ...] = BOTS
+    """Who misbehaves while it is hunted: of most bugs anybody can make use, of some only few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ def hunt(mutant: Mutant, seeds: Iterable[int]) -> Caught | None:
     with contextlib.ExitStack() as stack:
         mutant.plant(stack)
         for count, seed in enumerate(seeds, 1):
-            outcome = play(seed)
+            outcome = play(seed, bots=mutant.bots)
             if outcome.broken is not None:
                 return Caught(outcome.broken.law, count, outcome.broken.text)
     return None
@@ -164,6 +170,16 @@ def _to_available(item: Any) -> bool:
     return str(item.credit).endswith("/available")
 
 
+def _all_leaves(original: Any) -> Any:
+    """The buyer has the stake, whatever its damage was."""
+
+    def split(rules: Any, stake: int, void: int, owed: int = 0) -> Any:
+        most_ppm = PARTS_PER_MILLION - rules.auditor_ppm
+        return original(replace(rules, refund_ppm=most_ppm), stake, stake, owed)
+
+    return split
+
+
 # --- what follows ---------------------------------------------------------------------------------
 
 
@@ -223,9 +239,7 @@ def _own_draw(original: Any) -> Any:
 
 
 def _other_rate(original: Any) -> Any:
-    return lambda rules, level, streak, price, stake: original(
-        rules, level, streak + 100, price, stake
-    )
+    return lambda rules, level, streak, *more: original(rules, level, streak + 100, *more)
 
 
 def _anybody(original: Any) -> Any:
@@ -341,7 +355,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("checkpoint-rule-skipped", _instead(settling, "checked_run", _durable_already)),
     Mutant(
         "drawn-pays-without-verdict",
-        _instead(auditing.challenges, "record_of", _drawn_pass_on_files),
+        _instead(challenges, "record_of", _drawn_pass_on_files),
     ),
     Mutant("files-not-compared", _instead(auditing, "judge", _files_are_right)),
     Mutant("audit-says-yes", _instead(auditing, "judge", _all_equal)),
@@ -356,5 +370,16 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant("fence-stands-still", _instead(jobs, "update", _same_fence)),
+    Mutant("no-look-back", _instead(Application, "_look_back", _none_of)),
+    Mutant(
+        "opening-unchecked",
+        _instead(sealing, "_expect_opening", _nothing),
+        bots=(FalseOpener, Parrot),
+    ),
+    Mutant(
+        "follower-paid-unseen",
+        _instead(faults.Covered, "promised", lambda original: property(lambda self: False)),
+    ),
+    Mutant("whole-stake-leaves", _instead(faults, "split_slash", _all_leaves)),
 )
 """All of them must be caught within 200 seeds."""

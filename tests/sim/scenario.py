@@ -90,10 +90,16 @@ class Outcome:
 
 
 class Run:
-    """A market drawn from ``seed``."""
+    """A market drawn from ``seed``; whoever misbehaves is one of ``bots``."""
 
-    def __init__(self, seed: int, parameters: Parameters = PARAMETERS) -> None:
+    def __init__(
+        self,
+        seed: int,
+        parameters: Parameters = PARAMETERS,
+        bots: tuple[type[Worker], ...] = BOTS,
+    ) -> None:
         self.seed = seed
+        self._bots = bots
         self.dice = dice = Dice(seed, "scenario")
         self.schedule = schedule = Schedule(START_US)
         self.trace = trace = Trace(schedule)
@@ -158,7 +164,7 @@ class Run:
         kinds: list[type[Worker]] = [Worker] * count
         for at in range(1, count):
             if dice.chance(0.5):
-                kinds[at] = dice.choice(BOTS)
+                kinds[at] = dice.choice(self._bots)
         workers = []
         for at, number in enumerate(chosen):
             person = devices[number]
@@ -311,11 +317,15 @@ class Run:
         return sum(len(buyer.jobs) for buyer in self.buyers) == self._wanted
 
 
-def play(seed: int, prepare: Callable[[Run], None] | None = None) -> Outcome:
+def play(
+    seed: int,
+    prepare: Callable[[Run], None] | None = None,
+    bots: tuple[type[Worker], ...] = BOTS,
+) -> Outcome:
     """Play one seed. The collector of cycles waits until it is over."""
     gc.disable()
     try:
-        run = Run(seed)
+        run = Run(seed, bots=bots)
         if prepare is not None:
             prepare(run)
         return run.play()

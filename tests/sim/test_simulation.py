@@ -15,7 +15,7 @@ import pytest
 from tests.sim import cheats, flaky
 from tests.sim.audit_laws import audit_band
 from tests.sim.bots import BOTS
-from tests.sim.mutants import MUTANTS, hunt
+from tests.sim.mutants import MUTANTS, Mutant, hunt
 from tests.sim.people import people
 from tests.sim.quick import store_of
 from tests.sim.scenario import PARAMETERS, Outcome, play
@@ -26,6 +26,8 @@ QUICK_MUTANTS = (
     "hold-resolved-twice",
     "ban-ignored",
     "draw-ignores-the-chain",
+    "no-look-back",
+    "opening-unchecked",
 )
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +92,15 @@ def test_quick_connections_read_what_ordinary_ones_read(monkeypatch: pytest.Monk
 def test_a_planted_bug_is_found(name: str) -> None:
     mutant = next(item for item in MUTANTS if item.name == name)
     assert hunt(mutant, range(6)) is not None, f"{name} lives"
+
+
+@pytest.mark.parametrize(
+    "mutant", [it for it in MUTANTS if it.bots != BOTS], ids=lambda it: it.name
+)
+def test_the_bots_of_a_hunt_break_no_law_without_its_bug(mutant: Mutant) -> None:
+    for seed in range(3):
+        outcome = play(seed, bots=mutant.bots)
+        assert outcome.broken is None, outcome.story()
 
 
 def test_there_are_enough_mutants() -> None:
