@@ -222,7 +222,14 @@ class AuditOutcomeUseCases(StepAuditUseCases):
             silent = audit.outcome == Outcome.UNANSWERED_DIFFERENCE and not self._is_banned(tx, row)
             if right and audit.question_id != audit.segment_id:
                 # An auditor erred on its way: the segment it was for is the house's now.
-                audits.update(tx, audit.audit_id, question_id=audit.segment_id)
+                audits.update(
+                    tx,
+                    audit.audit_id,
+                    question_id=audit.segment_id,
+                    auditor_secret=b"",
+                    auditor_inner=b"",
+                    worker_secret=b"",
+                )
                 self._to_house(tx, self._audit(tx, audit.audit_id), Outcome.NO_AUDITOR)
             else:
                 self._close_audit(tx, audit, AuditEnd.CONFIRMED if right else AuditEnd.REFUTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from flopmarket.jobs.spec import Mode
 from flopmarket.trust.audit_policy import Consequence, Signature, after_silence, audit_debt_nano
 from flopmarket.trust.documents import SegmentVerdict
 from flopmarket.trust.envelope import Envelope, seal
@@ -12,7 +13,7 @@ from flopmarket.trust.receipt import Outcome, file_digest
 from flopmarket_coordinator.application.followers import FollowerUseCases
 from flopmarket_coordinator.application.predicting import learn_audit
 from flopmarket_coordinator.application.settling import ENDINGS
-from flopmarket_coordinator.application.types import AuditResult
+from flopmarket_coordinator.application.types import AuditKind, AuditResult
 from flopmarket_coordinator.core import faults
 from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import RevokeReason
@@ -47,6 +48,10 @@ class JudgingUseCases(FollowerUseCases):
         if row.state is not SegmentState.COMMITTED:
             self._found_right_again(tx, row, verdict, auditor)
             return
+        # What the house is to look at after a fault is not settled by another account's word.
+        exact = self._job(tx, row.job_id).mode == Mode.EXACT
+        awaited = exact and row.house_task == AuditKind.RECOMPUTE.value
+        left = row.house_task if awaited and auditor not in self._house_keys(tx) else ""
         jobs.move_segment(
             tx,
             row,
@@ -55,7 +60,7 @@ class JudgingUseCases(FollowerUseCases):
             verdict_accepted=verdict is not None,
             files_checked=True,
             auditor=auditor,
-            **({"house_task": ""} if verdict is not None else {}),
+            house_task=left,
         )
         found = "not drawn, its files hold what was committed"
         if verdict is not None:

@@ -17,7 +17,9 @@ from flopmarket_coordinator.core.auditing import AuditPhase
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.core.verification import VerdictCode
+from flopmarket_coordinator.store import audits, jobs
 from flopmarket_coordinator.store.engine import Transaction
+from flopmarket_coordinator.store.records import SegmentRow
 from tests.unit.coordinator.auditors import (
     DAY_US,
     Club,
@@ -225,3 +227,52 @@ def test_a_segment_that_ended_early_is_the_houses(club: Club) -> None:
     club.turn()
     assert club.audits()[0].phase is AuditPhase.HOUSE
     assert not leases(club)
+
+
+def test_an_audit_that_goes_on_keeps_no_opening_of_its_first_question(club: Club) -> None:
+    """The auditor of the second segment errs in the first, which it comes past."""
+    _, producer, _job = market(club, "first", "second", steps=9, checkpoint_segments=3)
+    lease = next(item for item in club.world.match() if isinstance(item, LeaseOffered))
+    producer.accept(lease)
+    producer.commit(lease, keep=False)
+    producer.commit(lease, keep=False)
+    club.silent.add(producer.key.key_id)
+    for name in ("first", "second"):
+        auditor(club, name).lie = lambda step: digest_of(f"slander {step}")
+
+    def drop_first(tx: Transaction) -> None:
+        row = next(row for row in club.audits() if row.created_at_us)
+        audits.update(tx, row.audit_id, deadline_us=tx.now_us + 10 * DAY_US)
+
+    club.world.do(drop_first)
+    before = until(club, AuditPhase.WORKER_OPENS)
+    assert before.question_id < before.segment_id and before.auditor_secret
+    club.world.now_us += DAY_US
+    club.turn()
+    club.world.audit_all()
+    after = club.world.see(lambda tx: audits.get(tx, before.audit_id))
+    assert after is not None and after.question_id == after.segment_id
+    assert (after.auditor_secret, after.auditor_inner, after.worker_secret) == (b"", b"", b"")
+
+
+def test_an_open_audit_does_not_end_the_look_that_the_house_takes_after_a_fault(club: Club) -> None:
+    """A friend may have been drawn for it before the fault was known."""
+    _, producer, _job = market(club, "first", steps=3)
+    club.silent.add(producer.key.key_id)
+    until(club, AuditPhase.WORKER_OPENS)
+    account = producer.session.account_id
+    assert club.world.do(lambda tx: club.world.application._look_back(tx, account, 0, "a fault"))
+    club.silent.clear()
+    asked = [item for item in producer.hello().again if isinstance(item, OpeningAsked)]
+    producer.open(asked[0])
+    (audit,) = club.audits()
+    assert audit.outcome == "EQUAL"
+
+    def segment() -> SegmentRow:
+        found = club.world.see(lambda tx: jobs.segment(tx, audit.segment_id))
+        assert found is not None
+        return found
+
+    assert segment().verdict_accepted and segment().house_task == "recompute"
+    club.world.audit_all()
+    assert segment().house_task == "" and segment().auditor == club.world.key.key_id
