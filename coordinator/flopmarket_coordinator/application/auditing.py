@@ -156,7 +156,8 @@ class AuditingUseCases(ExchangingUseCases):
             return AuditOutcome(True, False, code)
         record = challenges.record_of(tx, row.segment_id)
         in_dispute = self._in_house_dispute(tx, row)
-        if record is not None and not record.audited and not in_dispute:
+        undrawn = record is not None and not record.audited and not in_dispute
+        if undrawn and row.state is SegmentState.COMMITTED:
             self._accept(tx, row, None, auditor="")
         else:
             left = "" if row.house_task == AuditKind.FILES else row.house_task
