@@ -43,11 +43,12 @@ demo-market: $(STAMP)
 	$(BIN)/flop demo --market --board --minutes 1.2
 	$(BIN)/flop demo --market --board --minutes 1.2 --currency flopcoin
 
-# What talks over sockets and waits for clocks has the machine to itself; the rest runs side by side.
+# What talks over sockets and waits for clocks has the machine to itself; the rest runs side by side,
+# file by file, since some files count what their tests have seen.
 ALONE := tests/integration tests/browser
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(ALONE:%=--ignore=%) tests
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ALONE:%=--ignore=%) tests
 	$(BIN)/python -m pytest -q $(ALONE)
 
 SECONDS ?= 600
