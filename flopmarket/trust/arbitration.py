@@ -219,11 +219,6 @@ def handle(arbitration: Arbitration, event: Event) -> Step:
     )
 
 
-def most_questions(candidates: int) -> int:
-    """How many questions an arbitration asks at most."""
-    return candidates * MAX_ARBITER_PASSES
-
-
 def _go_on(arbitration: Arbitration) -> Step:
     """Ask whom it takes, or end. It ends only when nobody is being asked."""
     said: list[Instruction] = []

@@ -154,19 +154,13 @@ class PayingUseCases(UseCases):
             and row.state in (SegmentState.COMMITTED, SegmentState.VERIFIED)
         )
 
-    def _owe_followers(
-        self, tx: Transaction, job: JobRow, fallen: Sequence[SegmentRow], cheat: str = ""
-    ) -> None:
-        """Work that fell though nobody's stake answers for it: its buyer pays what was right. Out
-        of the reserve, a buyer and two workers of one mind could have it at will.
-
-        ``fallen`` as they were, but without those of account ``cheat``.
-        """
-        others = [row for row in fallen if row.account_id != cheat]
-        claims = self._follower_claims(tx, job, others)
+    def _pay_behind_gap(self, tx: Transaction, job: JobRow, rows: Sequence[SegmentRow]) -> None:
+        """Ranges that were right and end with their job: its hold pays. Out of the reserve, a buyer
+        and two workers of one mind could have it at will. ``rows`` as they were."""
+        claims = self._follower_claims(tx, job, rows)
         covered = faults.cover(claims, 0, self._charge_bound(job))
         self._charge(tx, job, 0, sum(item.from_buyer_nano for item in covered))
-        self._pay_claims(tx, job, covered, others)
+        self._pay_claims(tx, job, covered, rows)
 
     def _charge_bound(self, job: JobRow) -> Nano:
         """What followers may have of a job's hold; it covered their segments until now."""

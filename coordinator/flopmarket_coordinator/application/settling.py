@@ -152,7 +152,7 @@ class SettlingUseCases(PayingUseCases):
         why = VoidReason.OUT_OF_ORDER if job.stateless else VoidReason.NOT_DURABLE
         self._void(tx, rest, why)
         if rest and job.stateless:
-            self._owe_followers(tx, job, rest)
+            self._pay_behind_gap(tx, job, rest)
             job = self._job(tx, job.job_id)
         if job.hold is not None:
             ledger.execute(tx, escrow.close_hold(job.job_id, job.buyer, job.hold))

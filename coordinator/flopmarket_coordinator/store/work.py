@@ -145,25 +145,6 @@ def offers_of_account(tx: Transaction, account_id: str, limit: int) -> list[Offe
     return _OFFERS.all(tx, query, {})
 
 
-def fellows_of_class(tx: Transaction, device_class: str, without: Collection[str]) -> list[str]:
-    """Accounts, but for those in ``without``, that list a device of a class under a key that may
-    act; by id. House workers are found by their accounts as everybody else is."""
-    query = (
-        sa.select(_offer.c.account_id)
-        .distinct()
-        .join(_key, _key.c.key_id == _offer.c.device_key_id)
-        .where(
-            _offer.c.device_class == device_class,
-            _offer.c.listed,
-            _offer.c.device_class != "",
-            sa.not_(_key.c.revoked),
-            _offer.c.account_id.not_in(list(without)),
-        )
-        .order_by(_offer.c.account_id)
-    )
-    return list(tx.connection.execute(query).scalars())
-
-
 def count_listed_offers(tx: Transaction) -> int:
     """How many offers are listed."""
     query = sa.select(sa.func.count()).select_from(_offer).where(_offer.c.listed)

@@ -18,7 +18,7 @@ from flopmarket.trust.receipt import verify_receipt
 from flopmarket_coordinator.application.types import JobView, QuoteRequest
 from flopmarket_coordinator.application.types_market import OfferQuery
 from flopmarket_coordinator.core.lifecycle import JobState
-from flopmarket_coordinator.store import challenges, work
+from flopmarket_coordinator.store import challenges
 from tests.unit.coordinator.classed import FAST_ONLY, class_of_kind, fast_worker
 from tests.unit.coordinator.world import ASK, Buyer, World, program
 
@@ -114,10 +114,6 @@ def test_fast_only_devices_are_drawn_for_their_class_alone(world: World) -> None
     assert drawn() == {exact.key.key_id}
     assert drawn(named) == {fast.key.key_id}
     assert drawn(class_of_kind("slow card").hex()) == {other.key.key_id}
-    fellows = world.see(lambda tx: work.fellows_of_class(tx, named, ()))
-    assert fellows == [fast.account]
-    assert world.see(lambda tx: work.fellows_of_class(tx, named, (fast.account,))) == []
-    assert world.see(lambda tx: work.fellows_of_class(tx, "", ())) == []
 
 
 # --- quotes -------------------------------------------------------------------------------------
