@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flopmarket.bench import BENCHMARK_FORMAT
 from flopmarket.demo.processes import environment, flop
-from flopmarket.engine.exact import ADMISSION, PROFILE
 from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.cache import default_directory
 from flopmarket.jobs.prepared import PreparedJob, run_local
@@ -33,26 +31,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def calibration(cache: Path) -> Path:
-    """What a worker remembers of this machine's device, kept beside the kernels between runs.
-
-    Rates only decide prices here. A worker that cannot use the file measures again by itself, and
-    would ask another price than its neighbours: so the folder's name says what was admitted and
-    how it was measured.
-    """
-    work = default_directory().parent / f"test-worker-{PROFILE}-{ADMISSION}-{BENCHMARK_FORMAT}"
-    folder = work / "calibration"
-    if not folder.is_dir() or not any(folder.glob("*.json")):
-        subprocess.run(
-            flop(
-                *("worker", "bench", "--device", devices.find(None).index_name),
-                *("--work-dir", str(work), "--cache-dir", str(cache)),
-            ),
-            env=environment(),
-            check=True,
-            capture_output=True,
-        )
-    return folder
+def calibration(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a worker remembers of this machine's device, measured once for all workers: each would
+    ask another price than its neighbours, had it measured by itself."""
+    work = tmp_path_factory.mktemp("calibrated")
+    subprocess.run(
+        flop(
+            *("worker", "bench", "--device", devices.find(None).index_name),
+            *("--work-dir", str(work), "--cache-dir", str(cache)),
+        ),
+        env=environment(),
+        check=True,
+        capture_output=True,
+    )
+    return work / "calibration"
 
 
 @pytest.fixture(scope="session")

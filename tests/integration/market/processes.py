@@ -249,6 +249,8 @@ class Market:
 
         with self.client(None) as anyone:
             eventually(listed, f"offers of {', '.join(p.name for p in providers)}")
+        for provider in providers:
+            assert "measuring" not in provider.process.log, "its price is not its neighbours'"
 
     def dismiss_workers(self) -> None:
         """All workers leave in good order."""
