@@ -17,23 +17,19 @@ flipped, and must come to every checksum of the list, the committed state and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flopmarket.engine import dtypes
-from flopmarket.engine.program import Program
-from flopmarket.engine.runtime.session import Session
-from flopmarket.errors import Conflict, InvalidInput
+from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
 from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.checksums import ChecksumList, words_of
-from flopmarket.jobs.instrument import CHECKSUMS
-from flopmarket.jobs.order import RowSchedule
 from flopmarket.jobs.questions import Flip, FlipQuestion
-from flopmarket.jobs.spec import JobSpec
+from flopmarket.jobs.replay import Replay
 from flopmarket.limits import MAX_FLIP_ELEMENTS, MAX_FLIP_REPLAYS
 
 MOST_BITS = 2
@@ -135,24 +131,11 @@ def most_wrong(right: Tensors, end: Tensors, most: int) -> list[tuple[str, int]]
 
 
 class FlipSearch:
-    """One job on a session, which its caller closes, that runs the *instrumented* program."""
+    """Looks for a flip by running a segment again."""
 
-    def __init__(
-        self,
-        session: Session,
-        program: Program,
-        spec: JobSpec,
-        frozen: Tensors,
-        data: Tensors,
-        should_stop: Callable[[], bool],
-    ) -> None:
-        self._session = session
-        self._program = program
-        self._spec = spec
-        self._frozen = frozen
-        self._data = data
-        self._stop = should_stop
-        self._schedule = RowSchedule(spec.data_order, spec.seed)
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._program = replay.program
         self._from: Tensors = {}
 
     def find(self, asked: FlipQuestion) -> Flip | None:
@@ -162,15 +145,15 @@ class FlipSearch:
             raise InvalidInput("the list is of another segment", code="CHECKSUM_LIST")
         self._begin(asked)
         step = next(
-            (step for step in _steps(kept) if self._one_step(step)[1] != kept.entry(step)),
+            (step for step in _steps(kept) if self._replay.step(step)[1] != kept.entry(step)),
             None,
         )
         if step is None:  # the end is not what the worker itself computed: nothing excuses that
             return None
         wrong = self._wrong_at_the_end(asked)
         self._begin(asked)
-        outputs = [self._one_step(each)[0] for each in range(asked.first_step, step)]
-        before = self._session.read_state()
+        outputs = [self._replay.step(each)[0] for each in range(asked.first_step, step)]
+        before = self._replay.state()
         for flip in islice(self._in_what_a_step_made(kept, step, outputs, wrong), MAX_FLIP_REPLAYS):
             if self._leads_on(asked, kept, flip, outputs):
                 return flip
@@ -193,8 +176,8 @@ class FlipSearch:
         bundle.check_specs(end, self._program.state, "state")
         self._begin(asked)
         for each in range(asked.first_step, asked.first_step + asked.steps):
-            self._one_step(each)
-        return most_wrong(self._session.read_state(), end, MAX_FLIP_ELEMENTS)
+            self._replay.step(each)
+        return most_wrong(self._replay.state(), end, MAX_FLIP_ELEMENTS)
 
     def _in_what_a_step_made(
         self,
@@ -205,14 +188,14 @@ class FlipSearch:
     ) -> Iterator[Flip]:
         """Bits that flipped before their checksum: one word of one state tensor is another. Runs
         the step, whose outputs are right."""
-        found, entry = self._one_step(step)
+        found, entry = self._replay.step(step)
         outputs.append(found)
         ours, theirs = (np.frombuffer(words, "<u4") for words in (entry, kept.entry(step)))
         differing = np.flatnonzero(ours != theirs)
         if len(differing) != 1 or differing[0] >= len(self._program.state):
             return
         name = self._program.state[differing[0]].name
-        self._from = self._session.read_state()
+        self._from = self._replay.state()
         array, claimed = self._from[name], int(theirs[differing[0]])
         first = [element for tensor, element in wrong if tensor == name]
         for element, bits in candidates(array, claimed, first):
@@ -230,10 +213,10 @@ class FlipSearch:
         """Whether all that follows a flip is honest work, up to the committed end."""
         state = dict(self._from)
         state[flip.tensor] = flipped(state[flip.tensor], flip.element, flip.bits)
-        self._session.load(self._frozen, state)
+        self._replay.load(state)
         after = list(outputs)
         for step in range(flip.step, kept.end_step):
-            found, entry = self._one_step(step)
+            found, entry = self._replay.step(step)
             if entry != kept.entry(step):
                 return False
             after.append(found)
@@ -241,25 +224,12 @@ class FlipSearch:
             spec.name: np.stack([found[spec.name] for found in after])
             for spec in self._program.outputs
         }
-        ends = bundle.root(self._session.read_state()), bundle.root(stacked)
+        ends = self._replay.root(), bundle.root(stacked)
         return ends == (asked.state_root, asked.outputs_root)
 
     def _begin(self, asked: FlipQuestion) -> None:
         """The state before the segment."""
-        state = bundle.read(asked.path)
-        bundle.check_specs(state, self._program.state, "state")
-        self._session.load(self._frozen, state)
-        for step in range(asked.step, asked.first_step):
-            self._one_step(step)
-
-    def _one_step(self, step: int) -> tuple[Tensors, bytes]:
-        """Outputs and checksums of one step."""
-        if self._stop():
-            raise Conflict("nobody waits for this answer any more", code="TRACE_ABORTED")
-        rows = self._schedule.rows(step)
-        inputs = {name: array[rows] for name, array in self._data.items()}
-        outputs = dict(self._session.step(inputs, seed=self._spec.seed, step=step))
-        return outputs, outputs.pop(CHECKSUMS).tobytes()
+        self._replay.begin(asked.path, asked.step, asked.first_step)
 
 
 def _steps(kept: ChecksumList) -> range:

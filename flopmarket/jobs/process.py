@@ -219,6 +219,7 @@ class EngineServer:
     def _replay_steps(self, command: Command) -> Fields:
         """A segment again for a step audit; a job that is open is closed before."""
         self._close_job(command)
+        from flopmarket.jobs.replay import Replay
         from flopmarket.jobs.step_values import DeviceValues
         from flopmarket.jobs.stepping import StepReplay
 
@@ -226,8 +227,9 @@ class EngineServer:
         session = self.open_session(instrument(program), spec)
         values = DeviceValues(program, lambda own: self.open_session(own, spec, fusion=False))
         try:
-            replay = StepReplay(session, program, spec, frozen, data, self._stop.is_set, values)
-            for name, content in replay.answer(StepsQuestion.of_command(command)):
+            replay = Replay(session, program, spec, frozen, data, self._stop.is_set)
+            answer = StepReplay(replay, values).answer(StepsQuestion.of_command(command))
+            for name, content in answer:
                 _write(Path(command["target"]) / name, content)
         finally:
             values.close()
@@ -249,12 +251,13 @@ class EngineServer:
         """Look for a bit that flipped once; the job is closed before and after."""
         self._close_job(command)
         from flopmarket.jobs.flips import FlipSearch
+        from flopmarket.jobs.replay import Replay
 
         spec, program, frozen, data = self._job(command)
         session = self.open_session(instrument(program), spec)
         try:
-            search = FlipSearch(session, program, spec, frozen, data, self._stop.is_set)
-            found = search.find(FlipQuestion.of_command(command))
+            replay = Replay(session, program, spec, frozen, data, self._stop.is_set)
+            found = FlipSearch(replay).find(FlipQuestion.of_command(command))
         finally:
             session.close()
         return {"flip": None if found is None else found.to_fields()}

@@ -8,20 +8,16 @@ the replay to stop ends it after the present step with Conflict (TRACE_ABORTED).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from flopmarket.engine.program import Program
-from flopmarket.engine.runtime.session import Session
 from flopmarket.errors import Conflict, InvalidInput
 from flopmarket.jobs import bundle
 from flopmarket.jobs.bundle import Tensors
 from flopmarket.jobs.checksums import ListBuilder, entry_of
-from flopmarket.jobs.instrument import CHECKSUMS
 from flopmarket.jobs.judging_steps import StepInputs
 from flopmarket.jobs.operations import Part
-from flopmarket.jobs.order import RowSchedule
 from flopmarket.jobs.questions import StepsQuestion
-from flopmarket.jobs.spec import JobSpec
+from flopmarket.jobs.replay import Replay
 from flopmarket.jobs.step_values import DeviceValues
 
 CHECKSUMS_FILE = "checksums.bin"
@@ -41,27 +37,11 @@ def values_file(step: int) -> str:
 
 
 class StepReplay:
-    """One job run again with its checksums, on a session of its instrumented program; operations
-    of a step by ``values``."""
+    """Answers about steps of one job; operations of a step by ``values``."""
 
-    def __init__(
-        self,
-        session: Session,
-        program: Program,
-        spec: JobSpec,
-        frozen: Tensors,
-        data: Tensors,
-        should_stop: Callable[[], bool],
-        values: DeviceValues,
-    ) -> None:
-        self._session = session
-        self._program = program
-        self._spec = spec
-        self._frozen = frozen
-        self._data = data
-        self._stop = should_stop
+    def __init__(self, replay: Replay, values: DeviceValues) -> None:
+        self._replay = replay
         self._device_values = values
-        self._schedule = RowSchedule(spec.data_order, spec.seed)
 
     def answer(self, asked: StepsQuestion) -> Files:
         """Names and contents of the answer's files, one by one as the replay comes to them.
@@ -72,22 +52,18 @@ class StepReplay:
         if not 0 <= asked.step <= asked.first_step:
             raise InvalidInput("the replay starts after the segment", code="SEGMENT_START")
         inside = all(asked.first_step <= step < end for step in asked.drawn)
-        if asked.steps < 1 or end > self._spec.steps or not inside:
+        if asked.steps < 1 or end > self._replay.spec.steps or not inside:
             raise InvalidInput("no segment of this job, or no step of it", code="SEGMENT_LENGTH")
-        state = bundle.read(asked.path) if asked.path is not None else {}
-        bundle.check_specs(state, self._program.state, "state")
-        self._session.load(self._frozen, state)
-        for step in range(asked.step if state else asked.first_step, asked.first_step):
-            self._one_step(step)
+        self._replay.begin(asked.path, asked.step, asked.first_step)
         return self._drawn(asked) if asked.drawn else self._roots(asked)
 
     def _roots(self, asked: StepsQuestion) -> Files:
         """Roots of the state before the first step and after each."""
-        roots = [self._root()]
+        roots = [self._replay.root()]
         sums = ListBuilder(asked.first_step)
         for step in range(asked.first_step, asked.first_step + asked.steps):
-            sums.add(self._one_step(step))
-            roots.append(self._root())
+            sums.add(self._replay.step(step)[1])
+            roots.append(self._replay.root())
         yield ROOTS_FILE, b"".join(roots)
         yield CHECKSUMS_FILE, _file(sums)
 
@@ -97,11 +73,11 @@ class StepReplay:
         sums = ListBuilder(asked.first_step)
         for step in range(asked.first_step, max(wanted) + 1):
             if step not in wanted:
-                sums.add(self._one_step(step))
+                sums.add(self._replay.step(step)[1])
                 continue
-            state = self._session.read_state()
+            state = self._replay.state()
             yield state_file(step), bundle.save(state)
-            entry = self._one_step(step)
+            _, entry = self._replay.step(step)
             sums.add(entry)
             if asked.with_values:
                 yield values_file(step), bundle.save(self._values(step, state, entry))
@@ -113,11 +89,12 @@ class StepReplay:
         Conflict (STEP_NOT_REPEATED) where they do not lead to what the whole step came to: kernels
         that a compiler rounds otherwise when they are fused. To send these would be a lie.
         """
-        inputs = StepInputs(self._spec, step, self._frozen, self._data, state)
+        job = self._replay
+        inputs = StepInputs(job.spec, step, job.frozen, job.data, state)
         values, ends = self._device_values.of_step(inputs)
         tensors = (
-            (self._program.state, ends[Part.STATE]),
-            (self._program.outputs, ends[Part.OUTPUT]),
+            (job.program.state, ends[Part.STATE]),
+            (job.program.outputs, ends[Part.OUTPUT]),
         )
         if b"".join(entry_of(specs, found) for specs, found in tensors) != entry:
             raise Conflict(
@@ -125,21 +102,6 @@ class StepReplay:
                 code="STEP_NOT_REPEATED",
             )
         return {str(at): value for at, value in values.items()}
-
-    def _check(self) -> None:
-        if self._stop():
-            raise Conflict("nobody waits for this answer any more", code="TRACE_ABORTED")
-
-    def _one_step(self, step: int) -> bytes:
-        """Run one step; its checksums."""
-        self._check()
-        rows = self._schedule.rows(step)
-        inputs = {name: array[rows] for name, array in self._data.items()}
-        outputs = self._session.step(inputs, seed=self._spec.seed, step=step)
-        return outputs[CHECKSUMS].tobytes()
-
-    def _root(self) -> bytes:
-        return bundle.root(self._session.read_state())
 
 
 def _file(sums: ListBuilder) -> bytes:

@@ -22,6 +22,7 @@ from flopmarket.jobs.instrument import CHECKSUMS, instrument
 from flopmarket.jobs.order import RowSchedule
 from flopmarket.jobs.prepared import PreparedJob
 from flopmarket.jobs.questions import Flip, FlipQuestion
+from flopmarket.jobs.replay import Replay
 from flopmarket.jobs.spec import JobSpec
 from tests.unit.jobs.disputes import mlp_job
 
@@ -165,10 +166,9 @@ class Bench:
             claims.get("state", bundle.root(ran.state)), bundle.root(ran.outputs),
         )  # fmt: skip
         asked = FlipQuestion.of_command(asked.to_command(self.folder, b""))
-        search = FlipSearch(
-            self.session, self.job.program, self.spec, self.job.frozen, self.job.data, lambda: False
-        )
-        return search.find(asked)
+        job = self.job
+        replay = Replay(self.session, job.program, self.spec, job.frozen, job.data, lambda: False)
+        return FlipSearch(replay).find(asked)
 
 
 @pytest.fixture
