@@ -25,8 +25,9 @@ from flopmarket.demo import market_day_claims as evidence
 from flopmarket.demo.claims import Claims, print_claims
 from flopmarket.demo.market_day_board import check_board
 from flopmarket.demo.market_day_jobs import Jobs
+from flopmarket.demo.market_day_onlookers import OfferWatch, TapeListener
 from flopmarket.demo.market_day_plan import BUYERS, plan
-from flopmarket.demo.market_day_trading import Clock, TapeListener, Trading
+from flopmarket.demo.market_day_trading import Clock, Trading
 from flopmarket.demo.processes import Cast, run_flop, wait_for_file
 from flopmarket.engine.runtime import devices
 from flopmarket.engine.runtime.cache import default_directory
@@ -160,10 +161,13 @@ class MarketDay:
             f"\n[bold]The day[/]: an hour takes {hours:.1f} s, prices are for a PFLOP of dot-f32"
         )
         self._say("   hour     offers       ask      bid     last   trades  jobs")
+        watch = OfferWatch(Client(self._address))
+        self._stack.callback(watch.stop)
         trading.day(plan(self._options.seed, self._options.orders), self._cast.check)
         self._say("\n[bold]The market closes[/]: orders have expired, what runs may end")
         closed = trading.close(CLOSING_SECONDS)
-        self._check(trading, clients, onlooker, listener, jobs, closed)
+        watch.stop()
+        self._check(trading, clients, onlooker, watch, listener, jobs, closed)
         self._check_money(clients, heads)
 
     # ------------------------------------------------------------ acts
@@ -291,11 +295,12 @@ class MarketDay:
         trading: Trading,
         clients: dict[str, Client],
         onlooker: Client,
+        watch: OfferWatch,
         listener: TapeListener,
         jobs: Jobs,
         closed: bool,
     ) -> None:
-        claims, seen, key = self._claims, trading.seen, self._public
+        claims, key = self._claims, self._public
         self._say("\n[bold]Everything is derived again[/] from receipts, tape and list")
         listed = list(onlooker.trades())
         listener.wait_for(len(listed))
@@ -307,15 +312,15 @@ class MarketDay:
                 receipt = verify_receipt(client.receipt(purchase.job_id), key).receipt
                 events = list(client.watch(purchase.job_id))
                 found.append(evidence.bought(purchase, info, receipt, events))
-        self._check_supply(trading, listed)
+        self._check_supply(trading, watch, listed)
         evidence.check_jobs(claims, found, jobs, closed)
-        evidence.check_orders(claims, found, seen.offers)
-        evidence.check_trades(claims, found, listed, seen.offers, jobs)
+        evidence.check_orders(claims, found, watch.offers)
+        evidence.check_trades(claims, found, listed, watch.offers, jobs)
         classes = sorted({trade.work_class for trade in listed})
         histories = [onlooker.history(name, "1m") for name in classes]
         evidence.check_history(claims, listed, histories)
         evidence.check_stream(claims, listener.trades, listed, listener.gaps, listener.trouble)
-        evidence.check_times(claims, seen.as_of_us, listener.as_of_us)
+        evidence.check_times(claims, trading.looks, watch.as_of_us, listener.as_of_us)
         self._check_snapshot(onlooker, len(listed))
         overall = onlooker.accuracy().overall
         self._say(
@@ -327,15 +332,14 @@ class MarketDay:
             check_board(claims, self._board, onlooker, classes)
         self._fees_nano = sum(item.receipt.fee_nano for item in found)
 
-    def _check_supply(self, trading: Trading, listed: list[TradeInfo]) -> None:
+    def _check_supply(self, trading: Trading, seen: OfferWatch, listed: list[TradeInfo]) -> None:
         """That there was a market at all."""
-        seen = trading.seen
         changed = sum(len(asks) > 1 for asks in seen.asks.values())
         self._claims.check(
             "owners came, went and repriced by the hour",
             f"{len(seen.offers)} offers seen, {min(seen.counts)} to {max(seen.counts)} at once, "
-            f"{changed} changed their ask",
-            changed > 0 and min(seen.counts) < max(seen.counts),
+            f"{changed} changed their ask" + (f"; {seen.trouble}" if seen.trouble else ""),
+            not seen.trouble and changed > 0 and min(seen.counts) < max(seen.counts),
         )
         mine = {self._keys[provider.name].key_id for provider in PROVIDERS}
         real = sum(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 from flopmarket.client import Client
 from flopmarket.client.money import Money
 from flopmarket.client.orders import Order
 from flopmarket.client.results import JobState, Quote
-from flopmarket.client.results_prices import Offer, Spot, TradeInfo
+from flopmarket.client.results_prices import Spot
 from flopmarket.demo.market_day_jobs import Jobs
 from flopmarket.demo.market_day_plan import Planned, Wish, Work
 from flopmarket.errors import Conflict, FlopmarketError
@@ -21,7 +20,6 @@ from flopmarket.errors import Conflict, FlopmarketError
 HEADLINE_CLASS = "dot-f32"
 LOOK_SECONDS = 0.5
 SIXTEEN_GIBIBYTES = 16 << 30
-STREAM_END_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +56,6 @@ class Purchase:
     cancelled: bool = False
 
 
-@dataclass(slots=True)
-class Seen:
-    """What an onlooker without a key saw: nothing of it is asked again afterwards."""
-
-    as_of_us: list[int] = field(default_factory=list)
-    offers: dict[str, Offer] = field(default_factory=dict)
-    """The newest sight of every offer."""
-    asks: dict[str, set[int]] = field(default_factory=dict)
-    """Asks of an offer, nano-units an hour."""
-    counts: list[int] = field(default_factory=list)
-    """Offers on the list, look by look."""
-
-
 class Trading:
     """Buyers with their clients, from one thread."""
 
@@ -92,7 +77,9 @@ class Trading:
         self.purchases: list[Purchase] = []
         self.refused: dict[str, int] = {}
         """Orders that the market refused, by code."""
-        self.seen = Seen()
+        self.looks: list[int] = []
+        """The as_of of every answer, microseconds."""
+        self._offers = 0
         self._limits: dict[tuple[Work, Wish, int], Money] = {}
 
     def day(self, orders: tuple[Planned, ...], check: Callable[[], None]) -> None:
@@ -214,11 +201,8 @@ class Trading:
         page = self._onlooker.offers_page()
         spot = self._onlooker.spot()
         book = self._onlooker.book(HEADLINE_CLASS)
-        self.seen.as_of_us += [page.as_of_us, spot.as_of_us, book.as_of_us]
-        self.seen.counts.append(page.matching)
-        for offer in page.offers:
-            self.seen.offers[offer.offer_id] = offer
-            self.seen.asks.setdefault(offer.offer_id, set()).add(offer.ask_per_hour.nano)
+        self.looks += [page.as_of_us, spot.as_of_us, book.as_of_us]
+        self._offers = page.matching
         return spot
 
     def _tell(self, hour: int, spot: Spot) -> None:
@@ -227,49 +211,9 @@ class Trading:
         resting = states.count(JobState.QUEUED)
         ask, bid, last = (price.per_pflop, price.bid, price.last) if price else (None, None, None)
         self._say(
-            f"  {hour:02d}:00  {self.seen.counts[-1]:3d} offers  {_or_dash(ask)} {_or_dash(bid)} "
+            f"  {hour:02d}:00  {self._offers:3d} offers  {_or_dash(ask)} {_or_dash(bid)} "
             f"{_or_dash(last)}   {spot.trade_sequence:6d}   {len(states):3d} ({resting} rest)"
         )
-
-
-class TapeListener:
-    """Everything that the trade stream says, from a thread with a client of its own."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.trades: list[TradeInfo] = []
-        self.as_of_us: list[int] = []
-        self.gaps = 0
-        self.trouble = ""
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="tape", daemon=True)
-        self._thread.start()
-
-    def wait_for(self, number: int) -> bool:
-        """Whether the trade with this number has been heard, after a while at most."""
-        deadline = time.monotonic() + STREAM_END_SECONDS
-        while number and (not self.trades or self.trades[-1].number < number):
-            if time.monotonic() > deadline or self.trouble:
-                return False
-            time.sleep(0.1)
-        return True
-
-    def stop(self) -> None:
-        """No more. The thread ends with the connection."""
-        self._stopped.set()
-        self._client.close()
-
-    def _listen(self) -> None:
-        try:
-            for message in self._client.watch_trades():
-                if self._stopped.is_set():
-                    return
-                self.as_of_us.append(message.as_of_us)
-                self.gaps += message.gap
-                self.trades += message.trades
-        except (FlopmarketError, ValueError) as error:  # ValueError: of a channel that was closed
-            if not self._stopped.is_set():
-                self.trouble = str(error)
 
 
 def _or_dash(price: Money | None) -> str:
