@@ -39,7 +39,7 @@ def engine(device: str | None, cache_dir: Path | None, as_json: bool) -> None:
     from flopmarket.bench import benchmark
 
     out = output(as_json)
-    out.say("measuring, which takes up to 15 seconds")
+    out.say("measuring, which takes up to 20 seconds")
     result = benchmark(device, cache_dir=cache_dir)
     if as_json:
         out.record(result.to_json())

@@ -229,11 +229,13 @@ def plan_memory(
 
     ``copies`` is how many arrays the engine keeps for the walk: two sets of state, the fill and two
     sets of a loop's carry. A stage takes at most ``stage_us`` at an eighth of the advertised
-    bandwidth. Where not even the smallest array fits there is no memory stage.
+    bandwidth, and an array has at most MAX_BENCHMARK_ELEMENTS, whatever a device could allocate.
+    Where not even the smallest array fits there is no memory stage.
     """
     room = advertised.memory_bytes * 7 // 8 // (4 * copies)
     walked = _walk_bandwidth(advertised) * stage_us // _MICROSECONDS
     in_time = walked // (4 * (3 * _PASSES + 2))
+    most_elements = min(most_elements, MAX_BENCHMARK_ELEMENTS)
     elements = min(room, in_time, most_elements) // ELEMENT_GRAIN * ELEMENT_GRAIN
     return MemoryShape(stages, elements, _PASSES, reads) if elements else NO_MEMORY
 

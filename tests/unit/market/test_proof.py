@@ -48,13 +48,15 @@ def test_rates_are_cut_and_never_raised(
     assert all(more.flops_per_second[name] >= rate for name, rate in cut.flops_per_second.items())
 
 
-def test_what_no_challenge_measures_falls_by_the_same_share() -> None:
-    stated = {PROVED_CLASS: 3_000, "dot-int": 9_000, "elementwise-f32": 300}
+def test_what_no_challenge_measures_falls_by_what_its_own_work_does_not_explain() -> None:
+    stated = {PROVED_CLASS: 8_000, "dot-int": 9_000, "elementwise-f32": 300}
     offered = DeviceRates(MappingProxyType(stated), 10, 0, 0, 0, 0, 0)
-    cut = cut_rates(offered, Proof(1_000, 0, 0, 1))
-    assert dict(cut.flops_per_second) == {
-        PROVED_CLASS: 1_000, "dot-int": 3_000, "elementwise-f32": 100
-    }  # fmt: skip
+
+    def cut(proved: int) -> dict[str, int]:
+        return dict(cut_rates(offered, Proof(proved, 0, 0, 1)).flops_per_second)
+
+    assert cut(4_000) == stated | {PROVED_CLASS: 4_000}
+    assert cut(2_000) == {PROVED_CLASS: 2_000, "dot-int": 4_500, "elementwise-f32": 150}
 
 
 @given(rates, st.integers(0, ONE_PPM))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flopmarket.errors import Conflict, InvalidInput
+from flopmarket.limits import MAX_BENCHMARK_ELEMENTS
 from flopmarket.trust import benchmark, benchmark_verifier
 from flopmarket.trust.benchmark import (
     REMEDIES,
@@ -403,6 +404,14 @@ def test_memory_stages_fit_into_the_memory_and_the_time(memory: int, bandwidth: 
         assert 8 * shape.moved_bytes <= 4 * bandwidth
     else:
         assert memory * 7 // 8 < 5 << 20 or bandwidth < 8 * 38 << 18
+
+
+@given(st.integers(0, 1 << 40))
+def test_a_large_card_is_asked_for_no_more_than_an_array_may_have(most_elements: int) -> None:
+    card = Advertised(40 * 10**12, 4 * 10**12, 140 << 30)
+    shape = plan_memory(card, most_elements=most_elements)
+    assert shape.elements <= min(most_elements, MAX_BENCHMARK_ELEMENTS)
+    assert shape.elements == MAX_BENCHMARK_ELEMENTS or most_elements < MAX_BENCHMARK_ELEMENTS
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from flopmarket.bench import BenchmarkResult, benchmark
 from flopmarket.bench.device import REFERENCE_SIZES, STAGES, measure
+from flopmarket.bench.growing import Bench, Stage
 from flopmarket.bench.workloads import BANDWIDTH, LAUNCH, STEP, Sizes, Workload
 from flopmarket.engine.cost import WORK_CLASSES
 from flopmarket.engine.errors import EngineError
@@ -15,27 +16,34 @@ from flopmarket.engine.exact import PROFILE
 from flopmarket.engine.runtime.session import ReferenceSession, Session
 from flopmarket.errors import InvalidInput
 
-TINY = Sizes(gemm=8, elements=64, copy_elements=64, reduce_rows=2, chain=6, launches=2, build=8)
+TINY = Sizes(
+    gemm=8,
+    elements=64,
+    copy_elements=64,
+    reduce_rows=2,
+    chain=6,
+    launches=2,
+    network=8,
+)
 
 
 def test_there_is_a_stage_for_every_class_of_work() -> None:
-    assert {kind for kind, _, _ in STAGES} == {*WORK_CLASSES, BANDWIDTH, LAUNCH, STEP}
+    assert {stage.kind for stage in STAGES} == {*WORK_CLASSES, BANDWIDTH, LAUNCH, STEP}
 
 
-@pytest.mark.parametrize(("kind", "stage"), [(kind, stage) for kind, stage, _ in STAGES])
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.kind)
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_a_workload_is_mostly_its_own_class(kind: str, stage: object, repeats: int) -> None:
-    assert callable(stage)
-    workload = stage(REFERENCE_SIZES, repeats)
-    assert workload.kind == kind
+def test_a_workload_is_mostly_its_own_class(stage: Stage, repeats: int) -> None:
+    workload = stage.workload(REFERENCE_SIZES, repeats)
+    assert workload.kind == stage.kind
     assert workload.counted > 0
-    if kind in WORK_CLASSES:
+    if stage.kind in WORK_CLASSES:
         assert workload.counted >= 0.9 * workload.program.cost.total_flops
 
 
 def test_gemm_counts_two_operations_a_term() -> None:
-    stage = next(stage for kind, stage, _ in STAGES if kind == "dot-f32")
-    assert stage(TINY, 3).counted == 3 * 2 * 8**3
+    stage = next(stage for stage in STAGES if stage.kind == "dot-f32")
+    assert stage.workload(TINY, 3).counted == 3 * 2 * 8**3
 
 
 def test_the_reference_can_be_measured() -> None:
@@ -73,10 +81,11 @@ class SlowFirst:
 
 def test_building_kernels_is_never_counted_as_work() -> None:
     world = SlowFirst()
-    result = measure(world.open, world.open, TINY, budget_seconds=1000.0, monotonic=world.monotonic)
+    bench = Bench(world.open, world.monotonic, TINY)
+    result = measure(bench, world.open, budget_seconds=1000.0)
     assert result.flops_per_second["dot-f32"] == 2 * 8**3  # one second a step
     late = SlowFirst()
-    hurried = measure(late.open, late.open, TINY, budget_seconds=70.0, monotonic=late.monotonic)
+    hurried = measure(Bench(late.open, late.monotonic, TINY), late.open, budget_seconds=70.0)
     assert hurried.flops_per_second["dot-f32"] == 2 * 8**3
     assert "budget" in hurried.failures[LAUNCH]
 
@@ -88,7 +97,8 @@ def test_a_class_that_fails_is_rate_zero_with_its_reason() -> None:
         return ReferenceSession(workload.program)
 
     clock = itertools.count()
-    result = measure(opener, opener, TINY, budget_seconds=1e9, monotonic=lambda: float(next(clock)))
+    bench = Bench(opener, lambda: float(next(clock)), TINY)
+    result = measure(bench, opener, budget_seconds=1e9)
     assert result.flops_per_second["dot-int"] == 0
     assert "DEVICE_BUILD" in result.failures["dot-int"]
     assert result.flops_per_second["dot-f32"] > 0
