@@ -38,10 +38,11 @@ EMPTY_ROOT = merkle.state_root({})
 
 def root(tensors: Mapping[str, Array]) -> bytes:
     """Merkle root of canonical tensors, 32 bytes."""
-    return merkle.state_root({name: _tensor_root(array) for name, array in tensors.items()})
+    return merkle.state_root({name: tensor_root(array) for name, array in tensors.items()})
 
 
-def _tensor_root(array: Array) -> bytes:
+def tensor_root(array: Array) -> bytes:
+    """What a bundle's root is made of, beside the names; 32 bytes."""
     canonical = dtypes.canonical(array)
     dtype = dtypes.from_numpy(canonical.dtype)
     words = canonical.view(dtypes.unsigned_of(dtype).numpy)  # bfloat16 is no buffer to Python

@@ -1,242 +1,396 @@
-"""One bit that flipped in memory once: where it was, shown by the checksums kept since.
+"""Bits that flipped in memory once: where they were, shown by what was kept and uploaded since.
 
 A worker whose memory failed for a moment cannot show how it came to its end: run again, the segment
-ends right. But it kept the checksums of its steps, as they were, and its commitment binds them. At
-the first step where they are not the right ones, a flipped word of one state tensor leaves the
-difference ``delta * (2 i + 1)`` modulo 2^32 in one word of the list. An odd number has an inverse,
-so each element ``i`` has one ``delta``, and few of these are one or two bits of its value; each is
-tried. A bit that flipped after its checksum shows first in what the next step makes of it; then the
-element is looked for among those that are most wrong at the end, where that was uploaded.
+ends right. But it kept the checksums of its steps, as they were, and its commitment binds them. The
+segment is run again beside that list. Where they part, a state tensor flipped before its checksum
+(the difference names the few words that it can have been), or after it and before the next step
+read it: then every element is flipped at once where the step uses each for its own place alone, and
+elsewhere the element is looked for among those that are most wrong at the end. Outputs, and the end
+itself, are compared with what was uploaded, element by element. From what is found the search goes
+on, to a second flip at most.
 
-Where the whole list is right and the end is not, nothing that was kept speaks for the worker: it is
-no flip, though it may have been one after the last checksum.
-
-Nothing of this convicts or excuses by itself. The segment is run again from there with the bit
-flipped, and must come to every checksum of the list, the committed state and the committed outputs.
+All of that only guesses. What is guessed is then proved from the start of the segment: steps that
+are computed, with nothing but these bits flipped on the way, lead to every checksum of the list, to
+the committed state and to the committed outputs. Where a checksum is that of a wrong value, a step
+that was left out or computed in a lower precision could look the same if nearly all that the step
+makes came out right by chance; so the step must tell: rounded operands lead it elsewhere in many
+numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flopmarket.engine import dtypes
+from flopmarket.engine.program import TensorSpec
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
 from flopmarket.jobs.bundle import Array, Tensors
-from flopmarket.jobs.checksums import ChecksumList, words_of
+from flopmarket.jobs.checksums import ChecksumList, checksum, words_per_step
+from flopmarket.jobs.flip_words import (
+    Place,
+    alone,
+    candidates,
+    differences,
+    farthest,
+    flipped,
+    flipped_everywhere,
+    nearest,
+    rounded,
+    seen_by,
+    suspects,
+    telling,
+    width,
+)
 from flopmarket.jobs.questions import Flip, FlipQuestion
 from flopmarket.jobs.replay import Replay
-from flopmarket.limits import MAX_FLIP_ELEMENTS, MAX_FLIP_REPLAYS
+from flopmarket.limits import (
+    MAX_FLIP_ELEMENTS,
+    MAX_FLIP_PASSES,
+    MAX_FLIP_REPLAYS,
+    MAX_FLIP_SUSPECTS,
+    MAX_FLIPS,
+)
+from flopmarket.trust import merkle
 
-MOST_BITS = 2
-_CHUNK = 1 << 20
-_SUSPECTS = 1 << 16
+LEAST_TELLING = 32
+"""Numbers that a step must make otherwise from rounded operands, or no flip in it is believed."""
+_MOST_CANDIDATES = 1 << 14
+_FEW_WORDS = 3
 
 Words = NDArray[np.uint32]
+Sums = dict[str, tuple[int, int]]
+"""Of state tensors whose checksums after a step differ: ours, and the kept one."""
+Flips = tuple[Flip, ...]
 
 
-# --- one word -------------------------------------------------------------------------------------
+class _SpentError(Exception):
+    """As many steps were run as a search may."""
 
 
-def flipped(array: Array, element: int, bits: tuple[int, ...]) -> Array:
-    """A copy with these bits of one element, counted in row-major order, the other way round."""
-    copy = np.array(array, order="C")
-    words = copy.reshape(-1).view(dtypes.unsigned_of(dtypes.from_numpy(copy.dtype)).numpy)
-    for bit in bits:
-        words[element] ^= words.dtype.type(1 << bit)
-    return copy
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """What is supposed so far: these ``flips``, and after them this state before ``step``."""
 
-
-def candidates(
-    right: Array, claimed: int, among: Sequence[int] | None = None
-) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Elements and one or two bits of each that, flipped in ``right``, give the checksum
-    ``claimed``; in the order of elements, or of those ``among`` all.
-
-    For a low bit there is one. A high one is known by fewer bits of the difference: bit ``b`` of a
-    word has a candidate in every ``2^(31 - b)`` elements.
-    """
-    flat = np.ascontiguousarray(dtypes.canonical(np.asarray(right))).reshape(-1)
-    dtype = dtypes.from_numpy(flat.dtype)
-    words = words_of(flat)
-    weights = (2 * np.arange(words.size, dtype=np.uint64) + 1).astype(np.uint32)
-    difference = np.uint32((claimed - int(np.sum(words * weights, dtype=np.uint32))) % 2**32)
-    if not difference:
-        return
-    every = np.arange(words.size) if among is None else np.array(among, np.int64)
-    for start in range(0, len(every), _CHUNK):
-        places = every[start : start + _CHUNK]
-        old = words[places]
-        new = old + difference * _inverse(weights[places])
-        changed = old ^ new
-        if dtype.bits < 32:
-            changed = _narrow(dtype, new, changed)
-        count = np.bitwise_count(changed)
-        for at in np.flatnonzero((count > 0) & (count <= MOST_BITS)):
-            for bits in _bits_of(int(changed[at]), dtype.bits):
-                yield int(places[at]), bits
-
-
-def _inverse(odd: Words) -> Words:
-    """Inverses modulo 2^32, by Newton's iteration: each turn doubles the right bits."""
-    found = (np.uint32(3) * odd) ^ np.uint32(2)
-    for _ in range(3):
-        found *= np.uint32(2) - odd * found
-    return found
-
-
-def _narrow(dtype: dtypes.DType, new: Words, changed: Words) -> Words:
-    """Which bits of values below 32 bits changed; zero where no value has the new word."""
-    mask = np.uint32((1 << dtype.bits) - 1)
-    low = new & mask
-    valid = new == low
-    if dtype.kind == "i":
-        sign = np.uint32(1 << (dtype.bits - 1))
-        valid = new == (low ^ sign) - sign
-    elif dtype.kind == "b":
-        valid = new <= 1
-    return np.where(valid, changed & mask, np.uint32(0))
-
-
-def _bits_of(changed: int, width: int) -> Iterator[tuple[int, ...]]:
-    """The bits of an element that change its word so; a word of 64 bits folds onto 32."""
-    bits = [bit for bit in range(32) if changed >> bit & 1]
-    if width < 64:
-        yield tuple(bits)
-        return
-    for high in range(1 << len(bits)):
-        yield tuple(sorted(bit + 32 * (high >> at & 1) for at, bit in enumerate(bits)))
-
-
-def most_wrong(right: Tensors, end: Tensors, most: int) -> list[tuple[str, int]]:
-    """Tensors and elements in which two states differ most, first the most; none that are equal."""
-    found: list[tuple[float, str, int]] = []
-    for name, ours in right.items():
-        bits = dtypes.unsigned_of(dtypes.from_numpy(ours.dtype)).numpy
-        flat, theirs = (np.ascontiguousarray(it).reshape(-1) for it in (ours, end[name]))
-        differ = flat.view(bits) != theirs.view(bits)
-        with np.errstate(all="ignore"):
-            size = np.abs(flat.astype(np.float64) - theirs.astype(np.float64))
-        size = np.where(differ, np.nan_to_num(size, nan=np.inf), -1.0)
-        first = np.argsort(-size, kind="stable")[:most]
-        found += [(-float(size[at]), name, int(at)) for at in first if size[at] >= 0]
-    return [(name, at) for _, name, at in sorted(found)[:most]]
-
-
-# --- the replay -----------------------------------------------------------------------------------
+    step: int
+    state: Tensors
+    flips: Flips = ()
 
 
 class FlipSearch:
-    """Looks for a flip by running a segment again."""
+    """Looks for the flips of one segment by running it again."""
 
-    def __init__(self, replay: Replay) -> None:
+    def __init__(self, replay: Replay, asked: FlipQuestion) -> None:
+        """InvalidInput (CHECKSUM_LIST, BUNDLE_*) when what was kept or uploaded is of another
+        segment."""
+        program = replay.program
         self._replay = replay
-        self._program = replay.program
-        self._from: Tensors = {}
-
-    def find(self, asked: FlipQuestion) -> Flip | None:
-        """The flip after which honest work comes to exactly what was kept and committed, if any."""
-        kept = ChecksumList.from_bytes(asked.kept_path.read_bytes())
-        if (kept.first_step, kept.steps) != (asked.first_step, asked.steps):
+        self._asked = asked
+        self._state = program.state
+        self._kept = ChecksumList.from_bytes(asked.kept_path.read_bytes())
+        wanted = asked.first_step, asked.steps, words_per_step(program)
+        if (self._kept.first_step, self._kept.steps, self._kept.words) != wanted:
             raise InvalidInput("the list is of another segment", code="CHECKSUM_LIST")
-        self._begin(asked)
-        step = next(
-            (step for step in _steps(kept) if self._replay.step(step)[1] != kept.entry(step)),
-            None,
+        stacked = tuple(
+            TensorSpec(spec.name, spec.dtype, (asked.steps, *spec.shape))
+            for spec in program.outputs
         )
-        if step is None:  # the end is not what the worker itself computed: nothing excuses that
-            return None
-        wrong = self._wrong_at_the_end(asked)
-        self._begin(asked)
-        outputs = [self._replay.step(each)[0] for each in range(asked.first_step, step)]
-        before = self._replay.state()
-        for flip in islice(self._in_what_a_step_made(kept, step, outputs, wrong), MAX_FLIP_REPLAYS):
-            if self._leads_on(asked, kept, flip, outputs):
-                return flip
-        del outputs[step - asked.first_step :]
-        self._from = before
-        for name, element in wrong:  # flipped after its checksum: any bit of it
-            for bit in range(_width(before[name])):
-                flip = Flip(step, name, element, (bit,))
-                if self._leads_on(asked, kept, flip, outputs):
-                    return flip
-        return None
+        self._outputs = _uploaded(asked.outputs_path, stacked, "outputs")
+        self._end = _uploaded(asked.end_path, program.state, "state") if program.state else {}
+        self._places = {
+            name: at
+            for at, name in enumerate(
+                [(False, spec.name) for spec in program.state]
+                + [(True, spec.name) for spec in program.outputs]
+            )
+        }
+        self._left = MAX_FLIP_REPLAYS + MAX_FLIP_PASSES * asked.steps
+        self._start: Tensors = {}
 
-    # --- suspects -----------------------------------------------------------------------------
+    @property
+    def _steps(self) -> range:
+        return range(self._kept.first_step, self._kept.end_step)
 
-    def _wrong_at_the_end(self, asked: FlipQuestion) -> list[tuple[str, int]]:
-        """Elements that are most wrong in the uploaded end; none without it. Runs the segment."""
-        if asked.end_path is None:
-            return []
-        end = bundle.read(asked.end_path)
-        bundle.check_specs(end, self._program.state, "state")
-        self._begin(asked)
-        for each in range(asked.first_step, asked.first_step + asked.steps):
-            self._replay.step(each)
-        return most_wrong(self._replay.state(), end, MAX_FLIP_ELEMENTS)
+    def find(self) -> Flips:
+        """The flips after which honest work comes to exactly what was kept and committed; none
+        where there are no such, or they are not found within the limits."""
+        asked = self._asked
+        self._replay.begin(asked.path, asked.step, asked.first_step)
+        self._start = self._replay.state()
+        try:
+            for flips in self._explanations(_Branch(asked.first_step, self._start)):
+                if flips and self._lead_there(flips) and self._show_work(flips):
+                    return flips
+        except _SpentError:
+            pass
+        return ()
 
-    def _in_what_a_step_made(
-        self,
-        kept: ChecksumList,
-        step: int,
-        outputs: list[Tensors],
-        wrong: Sequence[tuple[str, int]],
-    ) -> Iterator[Flip]:
-        """Bits that flipped before their checksum: one word of one state tensor is another. Runs
-        the step, whose outputs are right."""
-        found, entry = self._replay.step(step)
-        outputs.append(found)
-        ours, theirs = (np.frombuffer(words, "<u4") for words in (entry, kept.entry(step)))
-        differing = np.flatnonzero(ours != theirs)
-        if len(differing) != 1 or differing[0] >= len(self._program.state):
+    # --- proof --------------------------------------------------------------------------------
+
+    def _lead_there(self, flips: Flips) -> bool:
+        """Whether honest work with these flips comes to everything that was kept and committed."""
+        replay, collected = self._replay, []
+        replay.load(self._start)
+        for step in self._steps:
+            self._flip_state([it for it in _of_state(flips, step) if not it.summed])
+            outputs, entry = self._step(step)
+            words = _words(entry)
+            summed = [it for it in _of_state(flips, step + 1) if it.summed]
+            words = self._summed(words, summed, self._flip_state(summed))
+            own = sorted(
+                (it for it in flips if it.output and it.step == step), key=lambda it: not it.summed
+            )
+            for flip in own:
+                outputs[flip.tensor] = flipped(outputs[flip.tensor], flip.element, flip.bits)
+                words = self._summed(words, [flip] if flip.summed else [], outputs)
+            if words.tobytes() != self._kept.entry(step):
+                return False
+            collected.append(outputs)
+        self._flip_state([it for it in _of_state(flips, self._kept.end_step) if not it.summed])
+        stacked = {
+            spec.name: np.stack([outputs[spec.name] for outputs in collected])
+            for spec in replay.program.outputs
+        }
+        ends = replay.root(), bundle.root(stacked)
+        return ends == (self._asked.state_root, self._asked.outputs_root)
+
+    def _flip_state(self, flips: Sequence[Flip]) -> Tensors:
+        """Flip bits of the present state, which is returned where there are some."""
+        if not flips:
+            return {}
+        state = _with(self._replay.state(), flips)
+        self._replay.load(state)
+        return state
+
+    def _summed(self, words: Words, flips: Sequence[Flip], tensors: Tensors) -> Words:
+        """Checksums of a step in which these flips were there when theirs were taken."""
+        words = words.copy()
+        for flip in flips:
+            words[self._places[flip.output, flip.tensor]] = checksum(tensors[flip.tensor])
+        return words
+
+    def _show_work(self, flips: Flips) -> bool:
+        """Whether each step whose kept checksums are not the right ones tells cheaper work."""
+        end = self._kept.end_step
+        doubted = {step for flip in flips for step in _doubted(flip) if step < end}
+        self._replay.load(self._start)
+        for step in self._steps:
+            if step > max(doubted, default=-1):
+                break
+            before = self._replay.state() if step in doubted else {}
+            outputs, _ = self._step(step)
+            if step in doubted and not self._tells(step, before, outputs):
+                return False
+        return True
+
+    def _tells(self, step: int, before: Tensors, outputs: Tensors) -> bool:
+        """Whether rounded operands lead this step elsewhere; the state stays that after it."""
+        replay, after = self._replay, self._replay.state()
+        rough = rounded(before)
+        replay.load(rough, rounded(replay.frozen))
+        roughly, _ = self._step(step)
+        ended = replay.state()
+        count = sum(telling(outputs[name], roughly[name], None, None) for name in outputs)
+        count += sum(telling(after[it], ended[it], before[it], rough[it]) for it in after)
+        replay.load(after)
+        return count >= LEAST_TELLING
+
+    # --- guesses ------------------------------------------------------------------------------
+
+    def _explanations(self, branch: _Branch) -> Iterator[Flips]:
+        """Flips that may explain all that was kept and claimed, if those of the branch are true."""
+        self._replay.load(branch.state)
+        flips = branch.flips
+        for step in range(branch.step, self._kept.end_step):
+            outputs, entry = self._step(step)
+            ours, kept = _words(entry), _words(self._kept.entry(step))
+            room = MAX_FLIPS - len(flips)
+            wrong = {
+                spec.name: (int(ours[at]), int(kept[at]))
+                for at, spec in enumerate(self._state)
+                if ours[at] != kept[at]
+            }
+            there = self._in_outputs(step, outputs, ours, kept, room)
+            if there is not None:
+                room -= len(there)
+                if step + 1 == self._kept.end_step and self._end is not None:
+                    last = self._in_the_end(ours, kept, room)
+                    if last is not None:
+                        yield (*flips, *there, *last)
+                elif not wrong:
+                    flips = (*flips, *there)
+                    continue
+                elif len(wrong) <= room:
+                    yield from self._in_what_it_made(step, (*flips, *there), wrong)
+            if len(flips) < MAX_FLIPS and (step > branch.step or not branch.flips):
+                few = {} if there is None or len(wrong) > _FEW_WORDS else wrong
+                yield from self._in_what_it_read(branch, step, flips, few)
             return
-        name = self._program.state[differing[0]].name
-        self._from = self._replay.state()
-        array, claimed = self._from[name], int(theirs[differing[0]])
-        first = [element for tensor, element in wrong if tensor == name]
-        for element, bits in candidates(array, claimed, first):
-            yield Flip(step + 1, name, element, bits)
-        others = islice(candidates(array, claimed), _SUSPECTS)
-        for element, bits in sorted(others, key=lambda item: (len(item[1]), item[0])):
-            if element not in first:
-                yield Flip(step + 1, name, element, bits)
+        yield flips
+
+    def _in_outputs(
+        self, step: int, outputs: Tensors, ours: Words, kept: Words, most: int
+    ) -> list[Flip] | None:
+        """Flips of a step's outputs, by what was uploaded; None where they are otherwise wrong."""
+        at, first = step - self._kept.first_step, len(self._state)
+        claimed = None if self._outputs is None else {n: a[at] for n, a in self._outputs.items()}
+        found: list[Flip] = []
+        for place, spec in enumerate(self._replay.program.outputs, first):
+            sums = int(ours[place]), int(kept[place])
+            theirs = None if claimed is None else claimed[spec.name]
+            more = _between(outputs[spec.name], theirs, sums, most - len(found))
+            if more is None:
+                return None
+            found += [Flip(step, spec.name, *it[0], output=True, summed=it[1]) for it in more]
+        return found
+
+    def _in_the_end(self, ours: Words, kept: Words, most: int) -> list[Flip] | None:
+        """Flips of the end state, likewise."""
+        assert self._end is not None, "it was uploaded"
+        state, step = self._replay.state(), self._kept.end_step
+        found: list[Flip] = []
+        for place, spec in enumerate(self._state):
+            sums = int(ours[place]), int(kept[place])
+            more = _between(state[spec.name], self._end[spec.name], sums, most - len(found))
+            if more is None:
+                return None
+            found += [Flip(step, spec.name, *it[0], summed=it[1]) for it in more]
+        return found
+
+    def _in_what_it_made(self, step: int, flips: Flips, wrong: Sums) -> Iterator[Flips]:
+        """Bits that flipped before their checksums: one word each of these state tensors."""
+        after = self._replay.state()
+        ends = step + 1 == self._kept.end_step
+        roots = {name: bundle.tensor_root(array) for name, array in after.items() if ends}
+        options = [self._ranked(step, name, after, kept) for name, (_, kept) in wrong.items()]
+        for places in product(*options):
+            made = [
+                Flip(step + 1, name, *place, summed=True)
+                for name, place in zip(wrong, places, strict=True)
+            ]
+            state = _with(after, made)
+            if not ends:
+                yield from self._explanations(_Branch(step + 1, state, (*flips, *made)))
+                continue
+            self._spend()
+            roots |= {name: bundle.tensor_root(state[name]) for name in wrong}
+            if merkle.state_root(roots) == self._asked.state_root:
+                yield (*flips, *made)
+
+    def _ranked(self, step: int, name: str, after: Tensors, claimed: int) -> list[Place]:
+        """Flips that give a checksum; where they are many, first those that fit the end."""
+        array = after[name]
+        found = list(islice(candidates(array, claimed), _MOST_CANDIDATES))
+        if self._end is None or len(found) <= MAX_FLIP_ELEMENTS:
+            return sorted(found, key=lambda place: (len(place[1]), place[0]))
+        self._replay.load(after)
+        right, end = self._run_on(step + 1)[name], self._end[name]
+        if len(found) == _MOST_CANDIDATES:
+            found = list(candidates(array, claimed, farthest(right, end, _MOST_CANDIDATES)))
+        return nearest(array, right, end, found)
+
+    def _in_what_it_read(
+        self, branch: _Branch, step: int, flips: Flips, wrong: Sums
+    ) -> Iterator[Flips]:
+        """A bit that flipped after its checksum, in the state before a step."""
+        self._replay.load(branch.state)
+        for each in range(branch.step, step):
+            self._step(each)
+        before = self._replay.state()
+        if wrong:
+            self._step(step)
+            after = self._replay.state()
+            for flip in self._in_its_own_place(step, before, after, wrong):
+                yield from self._explanations(_Branch(step, _with(before, [flip]), (*flips, flip)))
+            self._replay.load(before)
+        if not self._end:
+            return
+        right = self._run_on(step)
+        looked_at = suspects(before, right, self._end, MAX_FLIP_ELEMENTS)
+        for name, element, bits in islice(looked_at, MAX_FLIP_SUSPECTS):
+            flip = Flip(step, name, element, bits)
+            yield from self._explanations(_Branch(step, _with(before, [flip]), (*flips, flip)))
+
+    def _in_its_own_place(
+        self, step: int, before: Tensors, after: Tensors, wrong: Sums
+    ) -> Iterator[Flip]:
+        """Of a tensor of which a step uses every element for the same place alone, like an
+        optimizer's: all of them are flipped at once, and each has a difference of its own."""
+        if len({after[name].size for name in wrong}) > 1:
+            return
+        for name in wrong:
+            for bit in range(width(before[name])):
+                self._replay.load({**before, name: flipped_everywhere(before[name], bit)})
+                self._step(step)
+                moved = self._replay.state()
+                fits = [
+                    alone(after[it], moved[it], (kept - ours) % 2**32)
+                    for it, (ours, kept) in wrong.items()
+                ]
+                for element in np.flatnonzero(np.logical_and.reduce(fits)):
+                    yield Flip(step, name, int(element), (bit,))
 
     # --- work ---------------------------------------------------------------------------------
 
-    def _leads_on(
-        self, asked: FlipQuestion, kept: ChecksumList, flip: Flip, outputs: list[Tensors]
-    ) -> bool:
-        """Whether all that follows a flip is honest work, up to the committed end."""
-        state = dict(self._from)
-        state[flip.tensor] = flipped(state[flip.tensor], flip.element, flip.bits)
-        self._replay.load(state)
-        after = list(outputs)
-        for step in range(flip.step, kept.end_step):
-            found, entry = self._replay.step(step)
-            if entry != kept.entry(step):
-                return False
-            after.append(found)
-        stacked = {
-            spec.name: np.stack([found[spec.name] for found in after])
-            for spec in self._program.outputs
-        }
-        ends = self._replay.root(), bundle.root(stacked)
-        return ends == (asked.state_root, asked.outputs_root)
+    def _run_on(self, step: int) -> Tensors:
+        """The end that the present state, before a step, leads to."""
+        for each in range(step, self._kept.end_step):
+            self._step(each)
+        return self._replay.state()
 
-    def _begin(self, asked: FlipQuestion) -> None:
-        """The state before the segment."""
-        self._replay.begin(asked.path, asked.step, asked.first_step)
+    def _step(self, step: int) -> tuple[Tensors, bytes]:
+        self._spend()
+        return self._replay.step(step)
+
+    def _spend(self) -> None:
+        if not self._left:
+            raise _SpentError
+        self._left -= 1
 
 
-def _steps(kept: ChecksumList) -> range:
-    return range(kept.first_step, kept.end_step)
+def _uploaded(path: Path | None, specs: tuple[TensorSpec, ...], what: str) -> Tensors | None:
+    """The tensors of a file; None without one."""
+    if path is None:
+        return None
+    found = bundle.read(path)
+    bundle.check_specs(found, specs, what)
+    return found
 
 
-def _width(array: Array) -> int:
-    """Bits of an element that can flip; of a bool, one has a meaning."""
-    dtype = dtypes.from_numpy(array.dtype)
-    return 1 if dtype.kind == "b" else dtype.bits
+def _between(
+    ours: Array, claimed: Array | None, sums: tuple[int, int], most: int
+) -> list[tuple[Place, bool]] | None:
+    """The flips that make ``claimed`` of ``ours``, and whether each was there when the kept
+    checksum was taken; ``sums`` are ours and that. None where nothing explains both."""
+    places = [] if claimed is None else differences(ours, claimed, most)
+    if not places:
+        return [] if places is not None and sums[0] == sums[1] else None
+    seen = seen_by(ours, places, sums[1])
+    return None if seen is None else [(place, place in seen) for place in places]
+
+
+def _with(tensors: Tensors, flips: Sequence[Flip]) -> Tensors:
+    changed = dict(tensors)
+    for flip in flips:
+        changed[flip.tensor] = flipped(changed[flip.tensor], flip.element, flip.bits)
+    return changed
+
+
+def _of_state(flips: Flips, step: int) -> list[Flip]:
+    return [flip for flip in flips if not flip.output and flip.step == step]
+
+
+def _doubted(flip: Flip) -> tuple[int, ...]:
+    """The step of the job whose kept checksums a flip made wrong, if it made any."""
+    if flip.output:
+        return (flip.step,) if flip.summed else ()
+    return (flip.step - 1,) if flip.summed else (flip.step,)
+
+
+def _words(entry: bytes) -> Words:
+    return np.frombuffer(entry, "<u4").astype(np.uint32)

@@ -189,12 +189,23 @@ class StepVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """Bits of one element of the state after ``step`` steps of the job."""
+    """Bits of one element that flipped in memory once.
+
+    Of a state: that after ``step`` steps of the job. Of an output (``output``): that of the step
+    ``step``. ``summed``: before its checksum was taken, which is that of the wrong value.
+    """
 
     step: int
     tensor: str
     element: int
     bits: tuple[int, ...]
+    output: bool = False
+    summed: bool = False
+
+    def __str__(self) -> str:
+        bits = " and ".join(map(str, self.bits))
+        where = f"of {self.tensor} after" if not self.output else f"of output {self.tensor} in"
+        return f"bit {bits} of element {self.element} {where} step {self.step}"
 
     def to_fields(self) -> dict[str, Any]:
         """As members of an event."""
@@ -203,44 +214,55 @@ class Flip:
             "tensor": self.tensor,
             "element": self.element,
             "bits": list(self.bits),
+            "output": self.output,
+            "summed": self.summed,
         }
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Flip:
         """The inverse."""
-        bits = tuple(int(bit) for bit in fields["bits"])
-        return cls(int(fields["step"]), str(fields["tensor"]), int(fields["element"]), bits)
+        return cls(
+            int(fields["step"]),
+            str(fields["tensor"]),
+            int(fields["element"]),
+            tuple(int(bit) for bit in fields["bits"]),
+            bool(fields["output"]),
+            bool(fields["summed"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class FlipQuestion:
     """A segment whose end is wrong: where its replay starts, what was kept and what was claimed.
 
-    ``path`` is the state after ``step`` steps; ``kept_path`` the file of the list; ``end_path`` the
-    committed end state, None where it was not uploaded.
+    ``path`` is the state after ``step`` steps, None for a program without a state; ``kept_path``
+    the file of the list; ``end_path`` and ``outputs_path`` the committed end state and outputs,
+    None where they were not uploaded.
     """
 
-    path: Path
+    path: Path | None
     step: int
     first_step: int
     steps: int
     kept_path: Path
     end_path: Path | None
+    outputs_path: Path | None
     state_root: bytes
     outputs_root: bytes
 
     def to_command(self, folder: Path, spec: bytes) -> dict[str, Any]:
         """The command about the job in ``folder``."""
         return {
-            "op": "find_flip",
+            "op": "find_flips",
             "folder": str(folder),
             "spec": spec.hex(),
-            "state_path": str(self.path),
+            "state_path": str(self.path or ""),
             "state_step": self.step,
             "first_step": self.first_step,
             "steps": self.steps,
             "kept_path": str(self.kept_path),
             "end_path": str(self.end_path or ""),
+            "outputs_path": str(self.outputs_path or ""),
             "state_root": self.state_root.hex(),
             "outputs_root": self.outputs_root.hex(),
         }
@@ -250,12 +272,13 @@ class FlipQuestion:
         """The inverse; InvalidInput (ENGINE_COMMAND) when it is none."""
         try:
             return cls(
-                Path(fields["state_path"]),
+                Path(fields["state_path"]) if fields["state_path"] else None,
                 int(fields["state_step"]),
                 int(fields["first_step"]),
                 int(fields["steps"]),
                 Path(fields["kept_path"]),
                 Path(fields["end_path"]) if fields["end_path"] else None,
+                Path(fields["outputs_path"]) if fields["outputs_path"] else None,
                 bytes.fromhex(fields["state_root"]),
                 bytes.fromhex(fields["outputs_root"]),
             )

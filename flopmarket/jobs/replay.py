@@ -51,9 +51,9 @@ class Replay:
         for each in range(step if state else first_step, first_step):
             self.step(each)
 
-    def load(self, state: Tensors) -> None:
-        """Go on from ``state``."""
-        self._session.load(self.frozen, state)
+    def load(self, state: Tensors, frozen: Tensors | None = None) -> None:
+        """Go on from ``state``, with the job's frozen tensors or others."""
+        self._session.load(self.frozen if frozen is None else frozen, state)
 
     def step(self, step: int) -> tuple[Tensors, bytes]:
         """Outputs of one step, and its checksums: 4 bytes for each state tensor and output."""

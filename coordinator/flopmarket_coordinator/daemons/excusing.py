@@ -1,4 +1,4 @@
-"""Whether a party that cannot show how it came to its own end had a bit flip in its memory once.
+"""Whether a party that cannot show how it came to its own end had bits flip in its memory once.
 
 What it kept when the segment ran is held to its commitment; the house's engine does the rest
 (:mod:`flopmarket.jobs.flips`). No answer of either is a verdict: the party has lost, and what is
@@ -23,8 +23,7 @@ from flopmarket.trust.dispute_documents import (
     Reason,
 )
 from flopmarket.trust.documents import Commitment
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Header, open_envelope
+from flopmarket.trust.envelope import open_envelope, unverified_body
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.sealing import InnerSecret, seal_inner
 from flopmarket_coordinator.application.types_disputes import FlipClaim
@@ -41,12 +40,13 @@ _LOSERS = {
 
 
 class FindsFlips(Protocol):
-    """Port: the house's engine looks for the bit."""
+    """Port: the house's engine looks for the bits."""
 
-    async def find_flip(
-        self, row: DisputeRow, spec: bytes, party: Party, kept: bytes, end_artifact: str
-    ) -> Flip | None:
-        """The flip after which honest work comes to all that a party kept and committed to."""
+    async def find_flips(
+        self, row: DisputeRow, spec: bytes, party: Party, kept: bytes, claim: FlipClaim
+    ) -> tuple[Flip, ...]:
+        """The flips after which honest work comes to all that a party kept and committed to; none
+        where there are no such."""
         ...
 
 
@@ -57,33 +57,33 @@ async def excused(
     signatures: dict[Party, Signature] = {}
     notes = []
     for party in _LOSERS.get(verdict.outcome, ()) if verdict.reason is Reason.WRONG_END else ():
-        flip = await _flip_of(backend, engine, row, spec, party)
-        if flip is not None:
-            signatures[party] = Signature(1, len(flip.bits), follows=True)
+        flips = await _flips_of(backend, engine, row, spec, party)
+        if flips:
+            most = max(len(flip.bits) for flip in flips)
+            signatures[party] = Signature(len(flips), most, follows=True)
             notes.append(
-                f"the {party}: bit {' and '.join(map(str, flip.bits))} of element {flip.element} "
-                f"of {flip.tensor} flipped after step {flip.step}; what follows from that is what "
-                "was kept and committed, so no work was saved"
+                f"the {party}: flipped in memory: {' and '.join(map(str, flips))}; what follows "
+                "from that is what was kept and committed, so no work was saved"
             )
     return signatures, tuple(notes)
 
 
-async def _flip_of(
+async def _flips_of(
     backend: Backend, engine: FindsFlips, row: DisputeRow, spec: bytes, party: Party
-) -> Flip | None:
+) -> tuple[Flip, ...]:
     application = backend.application
     claim = await backend.query(lambda tx: application.flip_claim(tx, row.dispute_id, party))
     if claim is None:
-        return None
+        return ()
     try:
         data = claim.kept.checksums
         if claim.kept.artifact:
             data = backend.artifacts.read(claim.kept.artifact, MAX_CHECKSUM_LIST_BYTES + 1)
         check_kept(row.question, party, claim, data)
-        return await engine.find_flip(row, spec, party, data, claim.checkpoint_artifact)
+        return await engine.find_flips(row, spec, party, data, claim)
     except FlopmarketError as error:
         _log.warning("dispute %s: no flip of the %s: %s", row.dispute_id, party, error)
-        return None
+        return ()
 
 
 def check_kept(opening: DisputeOpening, party: Party, claim: FlipClaim, data: bytes) -> None:
@@ -97,7 +97,7 @@ def check_kept(opening: DisputeOpening, party: Party, claim: FlipClaim, data: by
         now_us=None,
         replay=None,
     ).body
-    committed = decode(Commitment, decode(Header, claim.commitment.payload).body)
+    committed = unverified_body(claim.commitment, Commitment)
     if secret.device_key_id != key.key_id or seal_inner(secret) != committed.sealed_inner:
         raise InvalidInput("the secret is not what was sealed", code="OPENING_DIFFERS")
     if ChecksumList.from_bytes(data).inner() != secret.inner:

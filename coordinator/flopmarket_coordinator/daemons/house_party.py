@@ -21,7 +21,7 @@ from flopmarket.limits import MAX_INLINE_DISPUTE_BYTES
 from flopmarket.trust.dispute_documents import Party
 from flopmarket.trust.dispute_port import Place
 from flopmarket.trust.transcript import payload_digest
-from flopmarket_coordinator.application.types_disputes import DisputeAsked
+from flopmarket_coordinator.application.types_disputes import DisputeAsked, FlipClaim
 from flopmarket_coordinator.auditor import StartEngine
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.daemons.referee import chunks_of
@@ -81,10 +81,10 @@ class HouseParty:
                 await self._close()
                 raise
 
-    async def find_flip(
-        self, row: DisputeRow, spec: bytes, party: Party, kept: bytes, end_artifact: str
-    ) -> Flip | None:
-        """The flip after which honest work comes to all that a party kept and committed to."""
+    async def find_flips(
+        self, row: DisputeRow, spec: bytes, party: Party, kept: bytes, claim: FlipClaim
+    ) -> tuple[Flip, ...]:
+        """The flips after which honest work comes to all that a party kept and committed to."""
         async with self._turn:
             job = await self._backend.query(
                 lambda tx: self._backend.application.dispute_files(tx, row)
@@ -93,23 +93,24 @@ class HouseParty:
             state = await asyncio.to_thread(self._place, job, row.replay_artifact)
             if self._engine is None:
                 self._engine = await self._start_engine()
-            if state is None or not isinstance(self._engine, FlipFinder):
-                return None
+            if not isinstance(self._engine, FlipFinder):
+                return ()
             path, opening = self._folder / _KEPT_FILE, row.question
             await asyncio.to_thread(path.write_bytes, kept)
-            claim = opening.claim(party)
+            committed, path_of = opening.claim(party), self._backend.artifacts.path
             asked = FlipQuestion(
                 state,
                 row.replay_step,
                 opening.first_step,
                 opening.steps,
                 path,
-                self._backend.artifacts.path(end_artifact) if end_artifact else None,
-                claim.state_root_after,
-                claim.outputs_root,
+                path_of(claim.checkpoint_artifact) if claim.checkpoint_artifact else None,
+                path_of(claim.outputs_artifact) if claim.outputs_artifact else None,
+                committed.state_root_after,
+                committed.outputs_root,
             )
             try:
-                return await self._engine.find_flip(self._folder, spec, asked)
+                return await self._engine.find_flips(self._folder, spec, asked)
             except BaseException:
                 await self._close()
                 raise

@@ -32,7 +32,7 @@ ASK = "0.0002"
 
 _STATE = ("STATE_DIFFERS",)
 LIARS = (
-    Liar("wrong-weights", (1,), "all the work, one weight off by one bit at the end", _STATE),
+    Liar("wrong-weights", (1,), "all the work, eight weights off by one bit at the end", _STATE),
     Liar("skipped-step", (1,), "leaves one step out", _STATE),
     Liar("stale-state", (1, 5), "commits to the state of the step before", _STATE),
     Liar("lower-precision", (2,), "float16 inputs to its matrix products", _STATE),
