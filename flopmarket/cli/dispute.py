@@ -1,10 +1,9 @@
-"""``flop dispute``: disputes of our jobs and devices; a transcript's verdict again, offline."""
+"""``flop dispute``: disputes and rulings of our jobs and devices; their files replayed offline."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -12,11 +11,12 @@ from flopmarket.cli.options import connect, connection_options, json_option, out
 from flopmarket.cli.output import Output, instant
 
 if TYPE_CHECKING:
+    from flopmarket.client.disputes import DisputeInfo
+    from flopmarket.client.rulings import RulingInfo
     from flopmarket.jobs.dispute_replay import Explained
     from flopmarket.trust.dispute_documents import Claim
 
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-_ID = re.compile(r"[0-9a-f]{64}")
 
 _FOLLOWS = {
     "producer-wrong": "the segment is not paid and somebody else computes it; the worker's bond "
@@ -30,38 +30,29 @@ _FOLLOWS = {
 
 @click.group()
 def dispute() -> None:
-    """Disputed segments: list them, fetch a transcript, explain it, replay it."""
+    """Disputed and rejected segments: list them, fetch what proves it, explain it, replay it.
+
+    A dispute compares lists down to one tile. Other rulings have a kind of their own: arbitration
+    (a class of devices decided), steps (drawn steps of a segment), house (the operator alone).
+    """
 
 
 @dispute.command("list")
 @json_option
 @connection_options
 def list_disputes(as_json: bool, **connection: Any) -> None:
-    """Disputes about jobs that we bought or computed, newest first."""
+    """Disputes and rulings about jobs that we bought or computed, newest first."""
+    from flopmarket.cli.ruling import LISTED, listed_cells, listed_json
+
     out = output(as_json)
     with connect(connection) as client:
-        found = client.disputes()
+        found: list[DisputeInfo | RulingInfo] = [*client.disputes(), *client.rulings()]
+    found.sort(key=lambda item: item.opened_at_us, reverse=True)
     if as_json:
         for item in found:
-            out.record(item)
-        return
-    rows = [
-        (
-            item.dispute_id[:16],
-            instant(item.opened_at_us),
-            item.job_id[:12],
-            str(item.segment_index),
-            ",".join(item.roles),
-            item.outcome or f"asked: {item.level}",
-            item.reason,
-        )
-        for item in found
-    ]
-    out.table(
-        ["dispute", "opened", "job", ">segment", "we are", "outcome", "reason"],
-        rows,
-        empty="no disputes",
-    )
+            out.record(listed_json(item))
+    else:
+        out.table(LISTED, [listed_cells(item) for item in found], empty="no disputes")
 
 
 @dispute.command()
@@ -70,11 +61,12 @@ def list_disputes(as_json: bool, **connection: Any) -> None:
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @connection_options
 def fetch(dispute_id: str, target: Path | None, force: bool, **connection: Any) -> None:
-    """Save the transcript of dispute ID; whoever has the file can replay it."""
+    """Save the transcript of dispute ID, or the signed words behind a ruling; whoever has the file
+    can replay it."""
     with connect(connection) as client:
-        full = _full_id(client, dispute_id)
-        data = client.dispute_transcript(full)
-    target = target or Path(f"{full[:16]}.dispute")
+        found = _named(client, dispute_id)
+        data = _file_of(client, found)
+    target = target or Path(f"{found.name[:16]}.dispute")
     write_file(target, data, force=force)
     out = output()
     out.line(str(target))
@@ -83,11 +75,22 @@ def fetch(dispute_id: str, target: Path | None, force: bool, **connection: Any) 
 
 @dispute.command()
 @_FILE
+@click.option(
+    "--key",
+    metavar="FILE|HEX",
+    help="The coordinator's public key, for a ruling; without it the key inside is used.",
+)
 @json_option
-def replay(file: Path, as_json: bool) -> None:
+def replay(file: Path, key: str | None, as_json: bool) -> None:
     """Reach the verdict of FILE again; exit code 2 when its records do not lead to it."""
-    found = _replayed(file)
+    from flopmarket.cli.ruling import print_replayed, read_ruling
+
     out = output(as_json)
+    ruling = read_ruling(file, key)
+    if ruling is not None:
+        print_replayed(out, ruling)
+        return
+    found = _replayed(file)
     if as_json:
         out.record(_as_json(found))
         return
@@ -101,48 +104,75 @@ def replay(file: Path, as_json: bool) -> None:
 @json_option
 @connection_options
 def show(what: str, as_json: bool, **connection: Any) -> None:
-    """Explain a dispute: who said what, where they part, who is right, what follows.
+    """Explain a dispute or a ruling: who said what, where they part, who is right, what follows.
 
     A FILE is replayed on this machine; an ID is fetched from the coordinator and replayed here.
     """
+    from flopmarket.cli.ruling import print_ruling, read_ruling, ruling_of
+
     out = output(as_json)
     if Path(what).is_file():
+        ruling = read_ruling(Path(what), None)
+        if ruling is not None:
+            print_ruling(out, ruling)
+            return
         found = _replayed(Path(what))
     else:
         from flopmarket.jobs.dispute_replay import replay_file
 
         with connect(connection) as client:
-            full = _full_id(client, what)
-            info = client.dispute(full)
+            named = _named(client, what)
+            if named.is_ruling:
+                print_ruling(out, ruling_of(client, named.name))
+                return
+            info = client.dispute(named.name)
             if not info.transcript:
                 if as_json:
                     out.record(info)
                 else:
                     _print_unfinished(out, info)
                 return
-            found = replay_file(client.dispute_transcript(full))
+            found = replay_file(client.dispute_transcript(named.name))
     if as_json:
         out.record(_as_json(found))
     else:
         _print(out, found)
 
 
-def _full_id(client: Any, given: str) -> str:
-    """The id, or the one of our disputes that begins like this."""
+class _Named(NamedTuple):
+    """What a person named: its whole id, and whether it is a ruling."""
+
+    name: str
+    is_ruling: bool
+
+
+def _named(client: Any, given: str) -> _Named:
+    """The one of our disputes and rulings whose id begins like this."""
     from flopmarket.errors import NotFound
 
-    if _ID.fullmatch(given):
-        return given
-    matching = [
-        item.dispute_id for item in client.disputes() if given and item.dispute_id.startswith(given)
-    ]
+    known = [_Named(item.dispute_id, False) for item in client.disputes()]
+    known += [_Named(item.ruling_id, True) for item in client.rulings()]
+    matching = [item for item in known if given and item.name.startswith(given)]
     if len(matching) != 1:
         raise NotFound(
             f"{len(matching)} of our disputes begin with {given[:80]!r}, and no file is called so",
             code="UNKNOWN_DISPUTE",
             hint="flop dispute list",
         )
-    return str(matching[0])
+    return matching[0]
+
+
+def _file_of(client: Any, found: _Named) -> bytes:
+    """What proves it; NotFound (DISPUTE_NO_TRANSCRIPT) while there is nothing."""
+    from flopmarket.errors import NotFound
+    from flopmarket.trust.ruling_records import to_file
+
+    if not found.is_ruling:
+        return bytes(client.dispute_transcript(found.name))
+    _, record = client.ruling(found.name)
+    if record is None:
+        raise NotFound("others are asked, or it was dropped", code="DISPUTE_NO_TRANSCRIPT")
+    return to_file(record, client.coordinator().public_key.raw)
 
 
 def _replayed(file: Path) -> Explained:

@@ -8,7 +8,7 @@ from flopmarket.client.artifacts import Artifacts
 from flopmarket.client.failures import AnswerRefused, clean_text
 from flopmarket.client.session import Session
 from flopmarket.errors import NotFound
-from flopmarket.limits import CLIENT_PAGE_SIZE, MAX_CLIENT_PAGES, MAX_DISPUTE_TRANSCRIPT_BYTES
+from flopmarket.limits import MAX_DISPUTE_TRANSCRIPT_BYTES
 from flopmarket.trust.dispute_documents import DisputeVerdict
 from flopmarket.trust.envelope import open_envelope
 from flopmarket.trust.errors import EnvelopeError
@@ -46,16 +46,9 @@ class DisputeCalls:
 
     def disputes(self) -> tuple[DisputeInfo, ...]:
         """Disputes about jobs that we bought or computed, newest first."""
-        found: list[DisputeInfo] = []
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = dispute_pb2.ListDisputesRequest(page_size=CLIENT_PAGE_SIZE, page_token=token)
-            answer = self._session.call(self._dispute_service.ListDisputes, request)
-            found += [_info(item) for item in answer.disputes]
-            token = answer.next_page_token
-            if not token:
-                break
-        return tuple(found)
+        service, request = self._dispute_service, dispute_pb2.ListDisputesRequest()
+        pages = self._session.pages(service.ListDisputes, request, "disputes")
+        return tuple(_info(item) for page in pages for item in page.disputes)
 
     def dispute(self, dispute_id: str) -> DisputeInfo:
         """One of them; its verdict is checked against the coordinator's signature."""

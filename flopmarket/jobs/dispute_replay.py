@@ -29,7 +29,7 @@ from flopmarket.trust.dispute_documents import (
 )
 from flopmarket.trust.dispute_port import Agreed
 from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header
+from flopmarket.trust.envelope import unverified_body
 from flopmarket.trust.transcript import Move, RecordKind, Transcript, replay
 
 _SHOWN_ELEMENTS = 8
@@ -99,8 +99,7 @@ def _shown(transcript: Transcript, move: Move) -> MoveShown:
     after_us = record.at_us - transcript.opening.opened_at_us
     if record.kind is not RecordKind.MOVE:
         return MoveShown(after_us, "", _REFEREE_SAYS[record.kind], 0)
-    header = decode(Header, Envelope.from_bytes(record.envelope).payload)
-    level = decode(DisputeMove, header.body).level
+    level = unverified_body(record.envelope, DisputeMove).level
     return MoveShown(after_us, record.party.value, level.value, len(move.payload))
 
 

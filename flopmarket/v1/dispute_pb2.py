@@ -23,25 +23,40 @@ _sym_db = _symbol_database.Default()
 
 
 from flopmarket.v1 import common_pb2 as flopmarket_dot_v1_dot_common__pb2
+from flopmarket.v1 import job_pb2 as flopmarket_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66lopmarket/v1/dispute.proto\x12\rflopmarket.v1\x1a\x1a\x66lopmarket/v1/common.proto\"\xcb\x02\n\x07\x44ispute\x12\x12\n\ndispute_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x15\n\rsegment_index\x18\x03 \x01(\r\x12\x12\n\nfirst_step\x18\x04 \x01(\x04\x12\r\n\x05steps\x18\x05 \x01(\x04\x12\r\n\x05roles\x18\x06 \x03(\t\x12\x14\n\x0copened_at_us\x18\x07 \x01(\x03\x12\x13\n\x0b\x65nded_at_us\x18\x08 \x01(\x03\x12\r\n\x05level\x18\t \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_us\x18\n \x01(\x03\x12\x0f\n\x07outcome\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x0c\n\x04seen\x18\r \x01(\t\x12\x0e\n\x06remedy\x18\x0e \x01(\t\x12\x1b\n\x13transcript_artifact\x18\x0f \x01(\t\x12(\n\x07verdict\x18\x10 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\"<\n\x13ListDisputesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x14ListDisputesResponse\x12(\n\x08\x64isputes\x18\x01 \x03(\x0b\x32\x16.flopmarket.v1.Dispute\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetDisputeRequest\x12\x12\n\ndispute_id\x18\x01 \x01(\t\"=\n\x12GetDisputeResponse\x12\'\n\x07\x64ispute\x18\x01 \x01(\x0b\x32\x16.flopmarket.v1.Dispute2\xbc\x01\n\x0e\x44isputeService\x12W\n\x0cListDisputes\x12\".flopmarket.v1.ListDisputesRequest\x1a#.flopmarket.v1.ListDisputesResponse\x12Q\n\nGetDispute\x12 .flopmarket.v1.GetDisputeRequest\x1a!.flopmarket.v1.GetDisputeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66lopmarket/v1/dispute.proto\x12\rflopmarket.v1\x1a\x1a\x66lopmarket/v1/common.proto\x1a\x17\x66lopmarket/v1/job.proto\"\xcb\x02\n\x07\x44ispute\x12\x12\n\ndispute_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x15\n\rsegment_index\x18\x03 \x01(\r\x12\x12\n\nfirst_step\x18\x04 \x01(\x04\x12\r\n\x05steps\x18\x05 \x01(\x04\x12\r\n\x05roles\x18\x06 \x03(\t\x12\x14\n\x0copened_at_us\x18\x07 \x01(\x03\x12\x13\n\x0b\x65nded_at_us\x18\x08 \x01(\x03\x12\r\n\x05level\x18\t \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_us\x18\n \x01(\x03\x12\x0f\n\x07outcome\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x0c\n\x04seen\x18\r \x01(\t\x12\x0e\n\x06remedy\x18\x0e \x01(\t\x12\x1b\n\x13transcript_artifact\x18\x0f \x01(\t\x12(\n\x07verdict\x18\x10 \x01(\x0b\x32\x17.flopmarket.v1.Envelope\"<\n\x13ListDisputesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x14ListDisputesResponse\x12(\n\x08\x64isputes\x18\x01 \x03(\x0b\x32\x16.flopmarket.v1.Dispute\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetDisputeRequest\x12\x12\n\ndispute_id\x18\x01 \x01(\t\"=\n\x12GetDisputeResponse\x12\'\n\x07\x64ispute\x18\x01 \x01(\x0b\x32\x16.flopmarket.v1.Dispute\"\x96\x02\n\x06Ruling\x12\x11\n\truling_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x15\n\rsegment_index\x18\x04 \x01(\r\x12\x12\n\nfirst_step\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\r\n\x05roles\x18\x07 \x03(\t\x12\x14\n\x0copened_at_us\x18\x08 \x01(\x03\x12\x13\n\x0b\x65nded_at_us\x18\t \x01(\x03\x12\x0f\n\x07outcome\x18\n \x01(\t\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x0c\n\x04seen\x18\x0c \x01(\t\x12\'\n\x07unheard\x18\r \x03(\x0b\x32\x16.flopmarket.v1.Unheard\x12\x0f\n\x07\x66ollows\x18\x0e \x03(\t\"\'\n\x07Unheard\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04word\x18\x02 \x01(\t\"\xc9\x01\n\x0cRulingRecord\x12/\n\x07segment\x18\x01 \x01(\x0b\x32\x1e.flopmarket.v1.DrawnCommitment\x12/\n\twitnesses\x18\x02 \x03(\x0b\x32\x1c.flopmarket.v1.AuditorAnswer\x12(\n\x05\x64raws\x18\x03 \x01(\x0b\x32\x19.flopmarket.v1.LeaseDraws\x12-\n\x05\x64rawn\x18\x04 \x01(\x0b\x32\x1e.flopmarket.v1.DrawnCommitment\";\n\x12ListRulingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x13ListRulingsResponse\x12&\n\x07rulings\x18\x01 \x03(\x0b\x32\x15.flopmarket.v1.Ruling\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x10GetRulingRequest\x12\x11\n\truling_id\x18\x01 \x01(\t\"g\n\x11GetRulingResponse\x12%\n\x06ruling\x18\x01 \x01(\x0b\x32\x15.flopmarket.v1.Ruling\x12+\n\x06record\x18\x02 \x01(\x0b\x32\x1b.flopmarket.v1.RulingRecord2\xe2\x02\n\x0e\x44isputeService\x12W\n\x0cListDisputes\x12\".flopmarket.v1.ListDisputesRequest\x1a#.flopmarket.v1.ListDisputesResponse\x12Q\n\nGetDispute\x12 .flopmarket.v1.GetDisputeRequest\x1a!.flopmarket.v1.GetDisputeResponse\x12T\n\x0bListRulings\x12!.flopmarket.v1.ListRulingsRequest\x1a\".flopmarket.v1.ListRulingsResponse\x12N\n\tGetRuling\x12\x1f.flopmarket.v1.GetRulingRequest\x1a .flopmarket.v1.GetRulingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'flopmarket.v1.dispute_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DISPUTE']._serialized_start=75
-  _globals['_DISPUTE']._serialized_end=406
-  _globals['_LISTDISPUTESREQUEST']._serialized_start=408
-  _globals['_LISTDISPUTESREQUEST']._serialized_end=468
-  _globals['_LISTDISPUTESRESPONSE']._serialized_start=470
-  _globals['_LISTDISPUTESRESPONSE']._serialized_end=559
-  _globals['_GETDISPUTEREQUEST']._serialized_start=561
-  _globals['_GETDISPUTEREQUEST']._serialized_end=600
-  _globals['_GETDISPUTERESPONSE']._serialized_start=602
-  _globals['_GETDISPUTERESPONSE']._serialized_end=663
-  _globals['_DISPUTESERVICE']._serialized_start=666
-  _globals['_DISPUTESERVICE']._serialized_end=854
+  _globals['_DISPUTE']._serialized_start=100
+  _globals['_DISPUTE']._serialized_end=431
+  _globals['_LISTDISPUTESREQUEST']._serialized_start=433
+  _globals['_LISTDISPUTESREQUEST']._serialized_end=493
+  _globals['_LISTDISPUTESRESPONSE']._serialized_start=495
+  _globals['_LISTDISPUTESRESPONSE']._serialized_end=584
+  _globals['_GETDISPUTEREQUEST']._serialized_start=586
+  _globals['_GETDISPUTEREQUEST']._serialized_end=625
+  _globals['_GETDISPUTERESPONSE']._serialized_start=627
+  _globals['_GETDISPUTERESPONSE']._serialized_end=688
+  _globals['_RULING']._serialized_start=691
+  _globals['_RULING']._serialized_end=969
+  _globals['_UNHEARD']._serialized_start=971
+  _globals['_UNHEARD']._serialized_end=1010
+  _globals['_RULINGRECORD']._serialized_start=1013
+  _globals['_RULINGRECORD']._serialized_end=1214
+  _globals['_LISTRULINGSREQUEST']._serialized_start=1216
+  _globals['_LISTRULINGSREQUEST']._serialized_end=1275
+  _globals['_LISTRULINGSRESPONSE']._serialized_start=1277
+  _globals['_LISTRULINGSRESPONSE']._serialized_end=1363
+  _globals['_GETRULINGREQUEST']._serialized_start=1365
+  _globals['_GETRULINGREQUEST']._serialized_end=1402
+  _globals['_GETRULINGRESPONSE']._serialized_start=1404
+  _globals['_GETRULINGRESPONSE']._serialized_end=1507
+  _globals['_DISPUTESERVICE']._serialized_start=1510
+  _globals['_DISPUTESERVICE']._serialized_end=1864
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Disputes about segments: for their parties and the buyer of the job."""
 
 from collections import abc as _abc
 from flopmarket.v1 import common_pb2 as _common_pb2
+from flopmarket.v1 import job_pb2 as _job_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -176,3 +177,227 @@ class GetDisputeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetDisputeResponse: _TypeAlias = GetDisputeResponse  # noqa: Y015
+
+@_typing.final
+class Ruling(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULING_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    SEGMENT_INDEX_FIELD_NUMBER: _builtins.int
+    FIRST_STEP_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    OPENED_AT_US_FIELD_NUMBER: _builtins.int
+    ENDED_AT_US_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    UNHEARD_FIELD_NUMBER: _builtins.int
+    FOLLOWS_FIELD_NUMBER: _builtins.int
+    ruling_id: _builtins.str
+    kind: _builtins.str
+    """arbitration, steps, house."""
+    job_id: _builtins.str
+    segment_index: _builtins.int
+    first_step: _builtins.int
+    steps: _builtins.int
+    opened_at_us: _builtins.int
+    ended_at_us: _builtins.int
+    """0 while further accounts of a class are asked."""
+    outcome: _builtins.str
+    """producer-wrong, auditor-wrong, undecided; void where the segment fell meanwhile."""
+    reason: _builtins.str
+    """A reason code, and what was seen."""
+    seen: _builtins.str
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the caller's account is in it: producer, auditor, arbiter, buyer."""
+
+    @_builtins.property
+    def unheard(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unheard]:
+        """Who of a class was asked and gave no answer that counts."""
+
+    @_builtins.property
+    def follows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What became of the unit, and what was decided because of it."""
+
+    def __init__(
+        self,
+        *,
+        ruling_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+        segment_index: _builtins.int = ...,
+        first_step: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        opened_at_us: _builtins.int = ...,
+        ended_at_us: _builtins.int = ...,
+        outcome: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        seen: _builtins.str = ...,
+        unheard: _abc.Iterable[Global___Unheard] | None = ...,
+        follows: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at_us", b"ended_at_us", "first_step", b"first_step", "follows", b"follows", "job_id", b"job_id", "kind", b"kind", "opened_at_us", b"opened_at_us", "outcome", b"outcome", "reason", b"reason", "roles", b"roles", "ruling_id", b"ruling_id", "seen", b"seen", "segment_index", b"segment_index", "steps", b"steps", "unheard", b"unheard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ruling: _TypeAlias = Ruling  # noqa: Y015
+
+@_typing.final
+class Unheard(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    WORD_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    word: _builtins.str
+    """passed, silent."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        word: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unheard: _TypeAlias = Unheard  # noqa: Y015
+
+@_typing.final
+class RulingRecord(_message.Message):
+    """The signed words behind a ruling."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    DRAWS_FIELD_NUMBER: _builtins.int
+    DRAWN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def segment(self) -> _job_pb2.DrawnCommitment:
+        """The segment, with the answers of its class or about its steps; without its draw."""
+
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.AuditorAnswer]:
+        """Answers of audits that had found it right before."""
+
+    @_builtins.property
+    def draws(self) -> _job_pb2.LeaseDraws:
+        """The draw that chose who or what was looked at, and its one commitment; once the job has ended."""
+
+    @_builtins.property
+    def drawn(self) -> _job_pb2.DrawnCommitment: ...
+    def __init__(
+        self,
+        *,
+        segment: _job_pb2.DrawnCommitment | None = ...,
+        witnesses: _abc.Iterable[_job_pb2.AuditorAnswer] | None = ...,
+        draws: _job_pb2.LeaseDraws | None = ...,
+        drawn: _job_pb2.DrawnCommitment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drawn", b"drawn", "draws", b"draws", "segment", b"segment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drawn", b"drawn", "draws", b"draws", "segment", b"segment", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RulingRecord: _TypeAlias = RulingRecord  # noqa: Y015
+
+@_typing.final
+class ListRulingsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRulingsRequest: _TypeAlias = ListRulingsRequest  # noqa: Y015
+
+@_typing.final
+class ListRulingsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULINGS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def rulings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ruling]: ...
+    def __init__(
+        self,
+        *,
+        rulings: _abc.Iterable[Global___Ruling] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rulings", b"rulings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRulingsResponse: _TypeAlias = ListRulingsResponse  # noqa: Y015
+
+@_typing.final
+class GetRulingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULING_ID_FIELD_NUMBER: _builtins.int
+    ruling_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        ruling_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ruling_id", b"ruling_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRulingRequest: _TypeAlias = GetRulingRequest  # noqa: Y015
+
+@_typing.final
+class GetRulingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULING_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ruling(self) -> Global___Ruling: ...
+    @_builtins.property
+    def record(self) -> Global___RulingRecord:
+        """Absent while it lasts, and where it was dropped."""
+
+    def __init__(
+        self,
+        *,
+        ruling: Global___Ruling | None = ...,
+        record: Global___RulingRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "ruling", b"ruling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "ruling", b"ruling"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRulingResponse: _TypeAlias = GetRulingResponse  # noqa: Y015

@@ -44,6 +44,16 @@ class DisputeServiceStub(object):
                 request_serializer=flopmarket_dot_v1_dot_dispute__pb2.GetDisputeRequest.SerializeToString,
                 response_deserializer=flopmarket_dot_v1_dot_dispute__pb2.GetDisputeResponse.FromString,
                 _registered_method=True)
+        self.ListRulings = channel.unary_unary(
+                '/flopmarket.v1.DisputeService/ListRulings',
+                request_serializer=flopmarket_dot_v1_dot_dispute__pb2.ListRulingsRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_dispute__pb2.ListRulingsResponse.FromString,
+                _registered_method=True)
+        self.GetRuling = channel.unary_unary(
+                '/flopmarket.v1.DisputeService/GetRuling',
+                request_serializer=flopmarket_dot_v1_dot_dispute__pb2.GetRulingRequest.SerializeToString,
+                response_deserializer=flopmarket_dot_v1_dot_dispute__pb2.GetRulingResponse.FromString,
+                _registered_method=True)
 
 
 class DisputeServiceServicer(object):
@@ -62,6 +72,20 @@ class DisputeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRulings(self, request, context):
+        """What was decided without a dispute of lists: by a class, by drawn steps, by the house alone.
+        For owners of the devices that took part, and the buyer; newest first, without records.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRuling(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DisputeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +98,16 @@ def add_DisputeServiceServicer_to_server(servicer, server):
                     servicer.GetDispute,
                     request_deserializer=flopmarket_dot_v1_dot_dispute__pb2.GetDisputeRequest.FromString,
                     response_serializer=flopmarket_dot_v1_dot_dispute__pb2.GetDisputeResponse.SerializeToString,
+            ),
+            'ListRulings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRulings,
+                    request_deserializer=flopmarket_dot_v1_dot_dispute__pb2.ListRulingsRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_dispute__pb2.ListRulingsResponse.SerializeToString,
+            ),
+            'GetRuling': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRuling,
+                    request_deserializer=flopmarket_dot_v1_dot_dispute__pb2.GetRulingRequest.FromString,
+                    response_serializer=flopmarket_dot_v1_dot_dispute__pb2.GetRulingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +164,60 @@ class DisputeService(object):
             '/flopmarket.v1.DisputeService/GetDispute',
             flopmarket_dot_v1_dot_dispute__pb2.GetDisputeRequest.SerializeToString,
             flopmarket_dot_v1_dot_dispute__pb2.GetDisputeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRulings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.DisputeService/ListRulings',
+            flopmarket_dot_v1_dot_dispute__pb2.ListRulingsRequest.SerializeToString,
+            flopmarket_dot_v1_dot_dispute__pb2.ListRulingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRuling(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flopmarket.v1.DisputeService/GetRuling',
+            flopmarket_dot_v1_dot_dispute__pb2.GetRulingRequest.SerializeToString,
+            flopmarket_dot_v1_dot_dispute__pb2.GetRulingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,11 @@ class DisputeServiceStub:
     ListDisputes: _grpc.UnaryUnaryMultiCallable[_dispute_pb2.ListDisputesRequest, _dispute_pb2.ListDisputesResponse]
     """Disputes about jobs that the account bought, and those its devices are parties of; newest first."""
     GetDispute: _grpc.UnaryUnaryMultiCallable[_dispute_pb2.GetDisputeRequest, _dispute_pb2.GetDisputeResponse]
+    ListRulings: _grpc.UnaryUnaryMultiCallable[_dispute_pb2.ListRulingsRequest, _dispute_pb2.ListRulingsResponse]
+    """What was decided without a dispute of lists: by a class, by drawn steps, by the house alone.
+    For owners of the devices that took part, and the buyer; newest first, without records.
+    """
+    GetRuling: _grpc.UnaryUnaryMultiCallable[_dispute_pb2.GetRulingRequest, _dispute_pb2.GetRulingResponse]
 
 @_typing.type_check_only
 class DisputeServiceAsyncStub(DisputeServiceStub):
@@ -41,6 +46,11 @@ class DisputeServiceAsyncStub(DisputeServiceStub):
     ListDisputes: _aio.UnaryUnaryMultiCallable[_dispute_pb2.ListDisputesRequest, _dispute_pb2.ListDisputesResponse]  # type: ignore[assignment]
     """Disputes about jobs that the account bought, and those its devices are parties of; newest first."""
     GetDispute: _aio.UnaryUnaryMultiCallable[_dispute_pb2.GetDisputeRequest, _dispute_pb2.GetDisputeResponse]  # type: ignore[assignment]
+    ListRulings: _aio.UnaryUnaryMultiCallable[_dispute_pb2.ListRulingsRequest, _dispute_pb2.ListRulingsResponse]  # type: ignore[assignment]
+    """What was decided without a dispute of lists: by a class, by drawn steps, by the house alone.
+    For owners of the devices that took part, and the buyer; newest first, without records.
+    """
+    GetRuling: _aio.UnaryUnaryMultiCallable[_dispute_pb2.GetRulingRequest, _dispute_pb2.GetRulingResponse]  # type: ignore[assignment]
 
 class DisputeServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -57,5 +67,22 @@ class DisputeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispute_pb2.GetDisputeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dispute_pb2.GetDisputeResponse, _abc.Awaitable[_dispute_pb2.GetDisputeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListRulings(
+        self,
+        request: _dispute_pb2.ListRulingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dispute_pb2.ListRulingsResponse, _abc.Awaitable[_dispute_pb2.ListRulingsResponse]]:
+        """What was decided without a dispute of lists: by a class, by drawn steps, by the house alone.
+        For owners of the devices that took part, and the buyer; newest first, without records.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRuling(
+        self,
+        request: _dispute_pb2.GetRulingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dispute_pb2.GetRulingResponse, _abc.Awaitable[_dispute_pb2.GetRulingResponse]]: ...
 
 def add_DisputeServiceServicer_to_server(servicer: DisputeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

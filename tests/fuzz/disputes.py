@@ -42,8 +42,9 @@ from flopmarket.trust.transcript import (
 from flopmarket.v1 import worker_pb2
 from flopmarket_worker.disputing import read_question
 from tests.fuzz.target import Target, check_same
-from tests.integration.worker.fakes import COORDINATOR as COORDINATOR_OF_WORK
-from tests.integration.worker.fakes import FakeCoordinator, spec_for
+from tests.integration.worker.fake_job import COORDINATOR as COORDINATOR_OF_WORK
+from tests.integration.worker.fake_job import spec_for
+from tests.integration.worker.fakes import FakeCoordinator
 from tests.unit.jobs.disputes import Case, Flip, case_of, send, sign_move
 from tests.unit.jobs.jobs import small_job
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flopmarket.errors import Forbidden, LimitExceeded
 from flopmarket.limits import MAX_DISPUTE_MOVE_BYTES
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.store import disputes, identity, jobs
 from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction

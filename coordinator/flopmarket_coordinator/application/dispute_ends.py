@@ -19,11 +19,11 @@ from flopmarket.trust.envelope import seal
 from flopmarket.trust.keys import PublicKey
 from flopmarket_coordinator.application.dispute_questions import DisputeQuestionUseCases
 from flopmarket_coordinator.application.judging import VERDICT_LIFETIME_US
-from flopmarket_coordinator.application.types import AuditKind, AuditResult
+from flopmarket_coordinator.application.types_auditing import AuditKind, AuditResult
 from flopmarket_coordinator.application.types_disputes import RefereeFinding
 from flopmarket_coordinator.core.events import EventKind
 from flopmarket_coordinator.core.verification import VerdictCode
-from flopmarket_coordinator.store import disputes, jobs
+from flopmarket_coordinator.store import disputes, jobs, segments
 from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
@@ -95,7 +95,7 @@ class DisputeEndUseCases(DisputeQuestionUseCases):
         )
         lost = disputes.lost_by(tx, row.segment_id, self._key.key_id)
         if lost < MAX_HOUSE_DISPUTES:
-            jobs.update_segment(tx, row, house_task=AuditKind.RECOMPUTE.value)
+            segments.update(tx, row, house_task=AuditKind.RECOMPUTE.value)
         else:
             self._believe_worker(tx, row)
 

@@ -16,13 +16,13 @@ from flopmarket.trust.dispute_port import Place
 from flopmarket.trust.encoding import digest, encode
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.keys import PublicKey
-from flopmarket_coordinator.application.types import AuditKind, AuditResult
+from flopmarket_coordinator.application.types_auditing import AuditKind, AuditResult
 from flopmarket_coordinator.application.types_disputes import DisputeAsked, FlipClaim, KeptList
 from flopmarket_coordinator.application.views import lease_offer
 from flopmarket_coordinator.application.voiding import VoidingUseCases
 from flopmarket_coordinator.core.events import EventKind
 from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, SegmentState
-from flopmarket_coordinator.store import audits, disputes, identity, jobs, work
+from flopmarket_coordinator.store import audits, disputes, identity, jobs, segments, work
 from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
@@ -128,7 +128,7 @@ class DisputeQuestionUseCases(VoidingUseCases):
             ),
         )
         if opened:
-            jobs.update_segment(tx, row, house_task=AuditKind.RECOMPUTE.value)
+            segments.update(tx, row, house_task=AuditKind.RECOMPUTE.value)
         return opened
 
     # ------------------------------------------------------------ questions
@@ -153,7 +153,7 @@ class DisputeQuestionUseCases(VoidingUseCases):
         )
 
     def _question(self, tx: Transaction, row: DisputeRow, party: Party) -> DisputeAsked:
-        job, segment = self._job(tx, row.job_id), jobs.segment(tx, row.segment_id)
+        job, segment = self._job(tx, row.job_id), segments.get(tx, row.segment_id)
         assert segment is not None, "a dispute refers to a segment"
         lease = work.lease(tx, segment.lease_id)
         assert lease is not None, "a segment refers to a lease"
@@ -190,7 +190,7 @@ class DisputeQuestionUseCases(VoidingUseCases):
     def _committed_under(self, tx: Transaction, row: DisputeRow, party: Party) -> str:
         """The lease of a party's commitment; empty for the house."""
         if party is Party.PRODUCER:
-            segment = jobs.segment(tx, row.segment_id)
+            segment = segments.get(tx, row.segment_id)
             return "" if segment is None else segment.lease_id
         audit = audits.get(tx, row.audit_id) if row.audit_id else None
         return "" if audit is None else audit.lease_id
@@ -199,18 +199,20 @@ class DisputeQuestionUseCases(VoidingUseCases):
         """What a party that did not come to its own end kept of the segment, if it sent it."""
         row = self._dispute(tx, dispute_id)
         kept = disputes.kept(tx, dispute_id, party.value)
-        segment = jobs.segment(tx, row.segment_id)
+        segment = segments.get(tx, row.segment_id)
         if kept is None or segment is None:
             return None
         found = KeptList(Envelope.from_bytes(kept.envelope), kept.payload, kept.payload_artifact)
         if party is Party.PRODUCER:
             commitment = Envelope.from_bytes(segment.commitment)
-            return FlipClaim(commitment, found, segment.checkpoint_artifact)
+            files = segment.checkpoint_artifact, segment.outputs_artifact
+            return FlipClaim(commitment, found, *files)
         lease_id = self._committed_under(tx, row, party)
         for answer in audits.commitments(tx, lease_id) if lease_id else ():
             if answer.segment_index == segment.segment_index:
                 commitment = Envelope.from_bytes(answer.commitment)
-                return FlipClaim(commitment, found, answer.checkpoint_artifact)
+                files = answer.checkpoint_artifact, answer.outputs_artifact
+                return FlipClaim(commitment, found, *files)
         return None
 
     # ------------------------------------------------------------ rows
@@ -223,7 +225,7 @@ class DisputeQuestionUseCases(VoidingUseCases):
 
     def _disputed(self, tx: Transaction, row: DisputeRow) -> SegmentRow | None:
         """The segment, unless it fell meanwhile."""
-        segment = jobs.segment(tx, row.segment_id)
+        segment = segments.get(tx, row.segment_id)
         if segment is None:
             return None
         claimed = segment.state is SegmentState.VOID and segment.house_task != ""

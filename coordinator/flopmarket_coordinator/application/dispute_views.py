@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from flopmarket.trust.dispute_documents import DisputeVerdict
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header
+from flopmarket.trust.envelope import unverified_body
 from flopmarket_coordinator.application.context import page_size
 from flopmarket_coordinator.application.dispute_access import roles_of
 from flopmarket_coordinator.application.dispute_questions import (
     DisputeQuestionUseCases,
     unknown_dispute,
 )
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.application.types_disputes import DisputePage, DisputeView
 from flopmarket_coordinator.store import disputes
 from flopmarket_coordinator.store.disputes import DisputeRow
@@ -48,8 +47,7 @@ class DisputeViewUseCases(DisputeQuestionUseCases):
         opening, job = row.question, self._job(tx, row.job_id)
         verdict = None
         if row.verdict is not None:
-            header = decode(Header, Envelope.from_bytes(row.verdict).payload)
-            verdict = decode(DisputeVerdict, header.body)
+            verdict = unverified_body(row.verdict, DisputeVerdict)
         return DisputeView(
             row,
             opening.segment_index,

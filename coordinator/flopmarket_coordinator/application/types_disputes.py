@@ -18,8 +18,11 @@ from flopmarket.trust.dispute_documents import (
 from flopmarket.trust.dispute_port import Place
 from flopmarket.trust.encoding import digest
 from flopmarket.trust.envelope import Envelope
-from flopmarket_coordinator.application.types import LeaseOffered
+from flopmarket.trust.ruling_records import RulingRecord
+from flopmarket_coordinator.application.types_working import LeaseOffered
+from flopmarket_coordinator.core.auditing import RulingKind
 from flopmarket_coordinator.store.disputes import DisputeRow, EventRow
+from flopmarket_coordinator.store.records import SegmentRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,14 @@ class DisputeMove:
 class FlipClaim:
     """What a party kept, beside what it is held to: an excuse that the house may check.
 
-    ``checkpoint_artifact`` is the end state as the party uploaded it, or empty.
+    ``checkpoint_artifact`` is the end state as the party uploaded it, or empty;
+    ``outputs_artifact`` the outputs likewise.
     """
 
     commitment: Envelope
     kept: KeptList
     checkpoint_artifact: str
+    outputs_artifact: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +152,36 @@ class DisputePage:
     """Newest first."""
 
     disputes: tuple[DisputeView, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class RulingView:
+    """What was decided without a dispute of lists, as those it concerns see it.
+
+    ``reason`` is a code of :mod:`flopmarket.trust.reason_codes`; ``ended_at_us`` is 0 and
+    ``record`` is None while others of a class are asked. ``unheard`` are those of them who were
+    asked and gave no answer that counts: key and word. ``follows`` is what was decided because of
+    it.
+    """
+
+    ruling_id: str
+    kind: RulingKind
+    row: SegmentRow
+    roles: tuple[str, ...]
+    opened_at_us: int
+    ended_at_us: int
+    outcome: str
+    reason: str
+    seen: str
+    unheard: tuple[tuple[str, str], ...] = ()
+    follows: tuple[str, ...] = ()
+    record: RulingRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RulingPage:
+    """Newest first, without records."""
+
+    rulings: tuple[RulingView, ...]
     next_page_token: str

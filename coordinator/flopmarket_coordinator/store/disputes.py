@@ -13,7 +13,6 @@ from flopmarket.trust.encoding import decode
 from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import to_record
 from flopmarket_coordinator.store.rows import Rows, constant, constants, given
 
 KEPT_LIST = "kept"
@@ -110,6 +109,7 @@ _IS_DISPUTED_BY = (
     )
     .limit(1)
 )
+_EVENTS = Rows(EventRow, _event)
 
 
 def add(tx: Transaction, values: dict[str, Any]) -> None:
@@ -119,9 +119,8 @@ def add(tx: Transaction, values: dict[str, Any]) -> None:
 
 def get(tx: Transaction, dispute_id: str) -> DisputeRow | None:
     """The dispute with this id."""
-    query = sa.select(_dispute).where(_dispute.c.dispute_id == dispute_id)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(DisputeRow, row)
+    query = _DISPUTES.select.where(_dispute.c.dispute_id == dispute_id)
+    return _DISPUTES.first(tx, query)
 
 
 def count_open(tx: Transaction) -> int:
@@ -178,8 +177,7 @@ def won_by_producer(tx: Transaction, job_id: str) -> frozenset[int]:
 def page(tx: Transaction, account_id: str, before: int, limit: int) -> list[DisputeRow]:
     """Disputes of an account as a party or as the buyer of the job, newest first."""
     query = (
-        sa.select(_dispute)
-        .join(_job, _job.c.job_id == _dispute.c.job_id)
+        _DISPUTES.select.join(_job, _job.c.job_id == _dispute.c.job_id)
         .where(
             _dispute.c.number < before,
             sa.or_(
@@ -191,7 +189,7 @@ def page(tx: Transaction, account_id: str, before: int, limit: int) -> list[Disp
         .order_by(_dispute.c.number.desc())
         .limit(limit)
     )
-    return [to_record(DisputeRow, row) for row in tx.connection.execute(query).mappings()]
+    return _DISPUTES.all(tx, query)
 
 
 def update(tx: Transaction, dispute_id: str, **values: Any) -> None:
@@ -231,12 +229,10 @@ def add_event(
 
 def events(tx: Transaction, dispute_id: str, first: int = 0) -> list[EventRow]:
     """Events from a sequence number on, in order."""
-    query = (
-        sa.select(_event)
-        .where(_event.c.dispute_id == dispute_id, _event.c.sequence >= first)
-        .order_by(_event.c.sequence)
-    )
-    return [to_record(EventRow, row) for row in tx.connection.execute(query).mappings()]
+    query = _EVENTS.select.where(
+        _event.c.dispute_id == dispute_id, _event.c.sequence >= first
+    ).order_by(_event.c.sequence)
+    return _EVENTS.all(tx, query)
 
 
 def moves(tx: Transaction, dispute_id: str) -> list[tuple[int, str]]:
@@ -252,15 +248,13 @@ def moves(tx: Transaction, dispute_id: str) -> list[tuple[int, str]]:
 def kept(tx: Transaction, dispute_id: str, party: str) -> EventRow | None:
     """What a party kept of its segment, as it sent it first."""
     query = (
-        sa.select(_event)
-        .where(
+        _EVENTS.select.where(
             _event.c.dispute_id == dispute_id, _event.c.party == party, _event.c.kind == KEPT_LIST
         )
         .order_by(_event.c.sequence)
         .limit(1)
     )
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(EventRow, row)
+    return _EVENTS.first(tx, query)
 
 
 def refuse_events(tx: Transaction, dispute_id: str, sequences: Sequence[int]) -> None:

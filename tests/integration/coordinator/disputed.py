@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 from flopmarket.engine.cost import WORK_CLASSES
 from flopmarket.jobs.dispute_problem import JobProblem
 from flopmarket.jobs.dispute_replay import Explained, replay_file
@@ -28,12 +26,14 @@ from flopmarket.trust.dispute_documents import Claim, DisputeOpening
 from flopmarket.trust.encoding import digest
 from flopmarket.trust.keys import KeyPair
 from flopmarket.v1 import dispute_pb2, dispute_pb2_grpc, job_pb2
-from flopmarket_coordinator.application.types import AuditResult
-from flopmarket_coordinator.store import disputes, jobs, schema
+from flopmarket_coordinator.application.types_auditing import AuditResult
+from flopmarket_coordinator.store import disputes, schema, segments
 from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import SegmentRow, to_record
-from flopmarket_worker.agent import Agent, AgentDevice
+from flopmarket_coordinator.store.records import SegmentRow
+from flopmarket_coordinator.store.rows import Rows
+from flopmarket_worker.agent import Agent
+from flopmarket_worker.agent_device import AgentDevice
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import Journal
 from flopmarket_worker.link import CoordinatorLink, Credentials
@@ -44,7 +44,7 @@ from flopmarket_worker.simulated_engine import SharedEngine
 from flopmarket_worker.telemetry.ports import DeclaredPower
 from flopmarket_worker.transfers import Transfers
 from tests.integration.coordinator.market import HOUR_US, Market, Person, eventually
-from tests.integration.coordinator.test_job import Buyer, buyer_of
+from tests.integration.coordinator.scripted import Buyer, buyer_of
 
 WAIT_SECONDS = 60.0
 CALIBRATION = Calibration(b"a" * 32, dict.fromkeys(WORK_CLASSES, 10**9), 10**9, 1000, 0, 0)
@@ -257,7 +257,7 @@ class Scene:
         return await self.market.coordinator.backend.query(run)
 
     async def segment(self, segment_id: int) -> SegmentRow:
-        row = await self.query(lambda tx: jobs.segment(tx, segment_id))
+        row = await self.query(lambda tx: segments.get(tx, segment_id))
         assert isinstance(row, SegmentRow)
         return row
 
@@ -270,8 +270,8 @@ class Scene:
 
 
 def _segments(tx: Transaction) -> list[SegmentRow]:
-    query = sa.select(schema.segment).order_by(schema.segment.c.segment_id)
-    return [to_record(SegmentRow, row) for row in tx.connection.execute(query).mappings()]
+    rows = Rows(SegmentRow, schema.segment)
+    return rows.all(tx, rows.select.order_by(schema.segment.c.segment_id))
 
 
 @contextlib.asynccontextmanager

@@ -24,7 +24,7 @@ from flopmarket.trust.dispute import DisputeWaits
 from flopmarket.trust.dispute_documents import NOWHERE, Level, Outcome, Reason
 from flopmarket.trust.keys import KeyRole
 from flopmarket.trust.transcript import payload_digest, seal_move
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.application.types_disputes import DisputeMove
 from flopmarket_coordinator.config import ListenAddress
 from flopmarket_coordinator.core.lifecycle import SegmentState
@@ -242,10 +242,18 @@ def test_what_the_houses_own_audit_finds_its_worker_answers_for(tmp_path: Path, 
     play(tmp_path, story, audit=True, parameters=parameters)
 
 
-@pytest.mark.parametrize("fault", ["flipped-memory", "flipped-memory-late"])
+@pytest.mark.parametrize(
+    ("fault", "place"),
+    [
+        ("flipped-memory", "after step"),
+        ("flipped-memory-late", "after step"),
+        ("flipped-memory-end", "after step"),
+        ("flipped-output", "of output loss in step"),
+    ],
+)
 @pytest.mark.parametrize("by_house", [True, False])
 def test_a_bit_that_flipped_once_is_shown_by_what_was_kept(
-    tmp_path: Path, fault: str, by_house: bool
+    tmp_path: Path, fault: str, place: str, by_house: bool
 ) -> None:
     """Run again, the segment ends right: the worker loses, and keeps its stake."""
 
@@ -270,7 +278,8 @@ def test_a_bit_that_flipped_once_is_shown_by_what_was_kept(
         kinds = await built.query(lambda tx: penalties.strikes(tx, [worker.key.key_id], -1))
         assert [item.kind for item in kinds] == [StrikeKind.FLIP]
         events = await built.query(lambda tx: jobs.events(tx, row.job_id, 0, 100))
-        assert any("flipped after step" in event.text for event in events)
+        (text,) = [event.text for event in events if "flipped in memory" in event.text]
+        assert place in text and "no work was saved" in text
         assert (await built.explained(dispute_id)).verdict.reason is Reason.WRONG_END
 
     play(tmp_path, story, audit=True, start_engine=only_disputes)

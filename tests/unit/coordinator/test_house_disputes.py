@@ -18,23 +18,25 @@ from flopmarket.trust.dispute_documents import (
 )
 from flopmarket.trust.dispute_port import Place
 from flopmarket.trust.encoding import digest
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_auditing import (
     AuditKind,
     AuditTask,
     FilesResult,
     JobRefusedByAuditor,
-    LeaseOffered,
 )
 from flopmarket_coordinator.application.types_disputes import RefereeFinding
+from flopmarket_coordinator.application.types_working import LeaseOffered
 from flopmarket_coordinator.core.auditing import AuditPhase
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
 from flopmarket_coordinator.core.verification import VerdictCode
-from flopmarket_coordinator.store import disputes, identity, jobs
+from flopmarket_coordinator.store import disputes, identity, segments
 from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
 from tests.unit.coordinator.auditors import Club, auditor, club_parameters, market, until
 from tests.unit.coordinator.judged import FLIP, STAKE, lie_at, made, rows, staked
-from tests.unit.coordinator.world import Buyer, Worker, World, digest_of, outputs, state
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import digest_of, outputs, state
 
 SAVED_WORK = Signature(differing_elements=400, most_flipped_bits=12, follows=False)
 
@@ -93,9 +95,9 @@ def put_up(world: World, segment_id: int) -> None:
     """The house is to compute a segment again."""
 
     def put(tx: Transaction) -> None:
-        row = jobs.segment(tx, segment_id)
+        row = segments.get(tx, segment_id)
         assert row is not None
-        jobs.update_segment(tx, row, house_task="recompute")
+        segments.update(tx, row, house_task="recompute")
 
     world.do(put)
 
@@ -298,7 +300,7 @@ def test_a_dispute_whose_job_ended_ends_with_it(world: World) -> None:
     put_up(world, rows(world, job_id)[0].segment_id)
 
     def reject(tx: Transaction) -> None:
-        row = jobs.segment(tx, rows(world, job_id)[0].segment_id)
+        row = segments.get(tx, rows(world, job_id)[0].segment_id)
         assert row is not None
         world.application._reject(
             tx, row, VerdictCode.STATE_DIFFERS, None, auditor=world.key.key_id, signature=FLIP
