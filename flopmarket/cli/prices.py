@@ -14,8 +14,10 @@ from flopmarket.cli.output import instant, plain, scaled, size
 from flopmarket.cli.tape import snapshot, trades, verify, watch
 from flopmarket.cli.tape_options import (
     amount,
+    any_mode_option,
     class_option,
     csv_option,
+    mode_option,
     range_of,
     range_options,
     write_csv,
@@ -57,17 +59,18 @@ for command in (accuracy, trades, watch, snapshot, verify):
 
 @prices.command()
 @class_option
+@mode_option
 @json_option
 @connection_options
-def spot(work_class: str, as_json: bool, **connection: Any) -> None:
-    """Cheapest ask, best bid, mid and last trade of each class of work."""
+def spot(work_class: str, mode: str, as_json: bool, **connection: Any) -> None:
+    """Cheapest ask, best bid, mid and last trade of each class of work in a mode."""
     with connect(connection, with_key=False) as client:
-        found = client.spot(work_class)
+        found = client.spot(work_class, mode)
     out = output(as_json)
     if as_json:
         out.record(_spot_json(found))
         return
-    out.say(f"as of {instant(found.as_of_us)} UTC")
+    out.say(f"{found.mode} mode as of {instant(found.as_of_us)} UTC")
     unit = _unit(found.currency)
     columns = (
         "class",
@@ -106,6 +109,7 @@ def spot(work_class: str, as_json: bool, **connection: Any) -> None:
 )
 @click.option("--min-memory", type=click.FloatRange(min=0), default=0.0, metavar="GIB")
 @click.option("--work-class", "--class", "work_class", default="", help="Class of the figures.")
+@any_mode_option
 @json_option
 @connection_options
 def offers(
@@ -113,10 +117,12 @@ def offers(
     filters: tuple[str, ...],
     min_memory: float,
     work_class: str,
+    mode: str | None,
     as_json: bool,
     **connection: Any,
 ) -> None:
     """Live offers, sorted and filtered."""
+    filters = filters if mode is None else (*filters, f"mode={mode}")
     out = output(as_json)
     with connect(connection, with_key=False) as client:
         found = client.offers(
@@ -153,19 +159,20 @@ def offers(
 
 @prices.command()
 @class_option
+@mode_option
 @click.option("--levels", type=click.IntRange(0, 200), default=10, help="Prices of each side.")
 @json_option
 @connection_options
-def book(work_class: str, levels: int, as_json: bool, **connection: Any) -> None:
-    """The order book of a class: what is asked and what is bid, best first."""
+def book(work_class: str, mode: str, levels: int, as_json: bool, **connection: Any) -> None:
+    """The order book of a class in a mode: what is asked and what is bid, best first."""
     with connect(connection, with_key=False) as client:
-        found = client.book(work_class, levels)
+        found = client.book(work_class, levels, mode)
     out = output(as_json)
     if as_json:
         out.record(found)
         return
     out.say(
-        f"{found.work_class} as of {instant(found.as_of_us)} UTC: "
+        f"{found.work_class}, {found.mode} mode, as of {instant(found.as_of_us)} UTC: "
         f"{found.offers} offers, {found.orders} open orders; prices per PFLOP"
     )
     asks = [("ask", *_level_row(level, "offers")) for level in reversed(found.asks)]
@@ -176,6 +183,7 @@ def book(work_class: str, levels: int, as_json: bool, **connection: Any) -> None
 
 @prices.command()
 @class_option
+@mode_option
 @click.option("--resolution", type=click.Choice(RESOLUTIONS), default="1h", show_default=True)
 @range_options
 @csv_option
@@ -183,6 +191,7 @@ def book(work_class: str, levels: int, as_json: bool, **connection: Any) -> None
 @connection_options
 def history(
     work_class: str,
+    mode: str,
     resolution: str,
     since: str,
     until: str,
@@ -190,10 +199,11 @@ def history(
     as_json: bool,
     **connection: Any,
 ) -> None:
-    """Prices, volume and energy of a class over time; periods without a trade are left out."""
+    """Prices, volume and energy of a class in a mode over time; periods without a trade are left
+    out."""
     since_us, until_us = range_of(since, until)
     with connect(connection, with_key=False) as client:
-        found = client.history(work_class, resolution, since_us, until_us)
+        found = client.history(work_class, resolution, since_us, until_us, mode)
     out = output(as_json)
     if as_csv:
         write_csv(_csv_header(found), (_csv_row(candle) for candle in found.candles))
@@ -202,7 +212,8 @@ def history(
         out.record(found)
         return
     out.say(
-        f"{found.work_class} as of {instant(found.as_of_us)} UTC, prices per PFLOP"
+        f"{found.work_class}, {found.mode} mode, as of {instant(found.as_of_us)} UTC, "
+        "prices per PFLOP"
         + (f"; kept since {instant(found.kept_since_us)}" if found.kept_since_us else "")
     )
     figures = ("open", "high", "low", "close", "p10", "p50", "p90", "PFLOP", "paid", "trades")

@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flopmarket.cli.options import connect, connection_options, json_option, output, write_file
+from flopmarket.cli.mode_options import DEFAULT_MODE, MODES
+from flopmarket.cli.options import (
+    connect,
+    connection_options,
+    json_option,
+    output,
+    trusted_key_option,
+    write_file,
+)
 from flopmarket.cli.output import Output, instant, scaled
 from flopmarket.cli.tape_options import (
     amount,
+    any_mode_option,
     class_option,
     csv_option,
     range_of,
@@ -34,11 +43,13 @@ _COLUMNS = (
     ">paid",
     ">joules",
     "device",
+    "mode",
 )
 
 
 @click.command()
 @class_option
+@any_mode_option
 @click.option("--offer", "offer_id", default="", metavar="ID", help="Only trades of this offer.")
 @range_options
 @csv_option
@@ -46,6 +57,7 @@ _COLUMNS = (
 @connection_options
 def trades(
     work_class: str,
+    mode: str | None,
     offer_id: str,
     since: str,
     until: str,
@@ -58,18 +70,21 @@ def trades(
     out = output(as_json)
     with connect(connection, with_key=False) as client:
         currency = client.coordinator().currency
-        found = client.trades(work_class, offer_id, since_us, until_us)
+        found = client.trades(work_class, offer_id, since_us, until_us, mode or "")
         if as_csv:
             write_csv(_csv_header(currency), map(_csv_row, found))
-        elif as_json:
-            for trade in found:
-                out.record(trade)
-        else:
-            out.table(_COLUMNS, map(_row, found), "no trades in this time")
+            return
+        out.listing(found, _COLUMNS, _row, "no trades in this time")
 
 
 @click.command()
 @class_option
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default=None,
+    help="Only trades in this mode, all by default; or its book, exact by default.",
+)
 @click.option("--book", "of_book", is_flag=True, help="Follow the order book, not the trades.")
 @click.option("--resume", "resume_token", default="", metavar="TOKEN", help="Go on behind it.")
 @click.option("--count", type=click.IntRange(1), help="End after so many messages.")
@@ -77,6 +92,7 @@ def trades(
 @connection_options
 def watch(
     work_class: str,
+    mode: str | None,
     of_book: bool,
     resume_token: str,
     count: int | None,
@@ -90,15 +106,15 @@ def watch(
     out = output(as_json)
     with connect(connection, with_key=False) as client:
         if of_book:
-            _watch_book(client, out, work_class, resume_token, count)
+            _watch_book(client, out, work_class, mode or DEFAULT_MODE, resume_token, count)
         else:
-            _watch_trades(client, out, work_class, resume_token, count)
+            _watch_trades(client, out, work_class, mode or "", resume_token, count)
 
 
 def _watch_trades(
-    client: Client, out: Output, work_class: str, token: str, count: int | None
+    client: Client, out: Output, work_class: str, mode: str, token: str, count: int | None
 ) -> None:
-    for message in islice(client.watch_trades(work_class, token), count):
+    for message in islice(client.watch_trades(work_class, token, mode), count):
         if out.as_json:
             out.record(message)
             continue
@@ -109,16 +125,16 @@ def _watch_trades(
 
 
 def _watch_book(
-    client: Client, out: Output, work_class: str, token: str, count: int | None
+    client: Client, out: Output, work_class: str, mode: str, token: str, count: int | None
 ) -> None:
     book: Book | None = None
-    for message in islice(client.watch_book(work_class, token), count):
+    for message in islice(client.watch_book(work_class, token, mode), count):
         if out.as_json:
             out.record(message)
             continue
         if book is None:
             # A resumed stream begins with changes: what they change is asked for once.
-            book = client.book(work_class)
+            book = client.book(work_class, mode=mode)
         book = book.after(message)
         if message.is_snapshot or message.is_change:
             out.line(_top(book, message))
@@ -128,8 +144,8 @@ def _top(book: Book, message: BookMessage) -> str:
     ask = str(book.asks[0].per_pflop) if book.asks else "-"
     bid = str(book.bids[0].per_pflop) if book.bids else "-"
     return (
-        f"{instant(book.as_of_us)}  #{message.sequence}  {book.work_class}  bid {bid}  ask {ask}  "
-        f"{book.offers} offers  {book.orders} orders"
+        f"{instant(book.as_of_us)}  #{message.sequence}  {book.work_class}  {book.mode}  "
+        f"bid {bid}  ask {ask}  {book.offers} offers  {book.orders} orders"
     )
 
 
@@ -166,12 +182,7 @@ def snapshot(
     metavar="FILE...",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
 )
-@click.option(
-    "--key",
-    "key",
-    metavar="FILE|HEX|ID",
-    help="The coordinator's public key (PEM file or 64 hex digits) or its key id.",
-)
+@trusted_key_option
 @json_option
 def verify(files: tuple[Path, ...], key: str | None, as_json: bool) -> None:
     """Check signed price snapshots offline, and that they follow one another.
@@ -283,6 +294,7 @@ def _row(trade: TradeInfo) -> tuple[str, ...]:
         str(trade.price),
         scaled(trade.joules, "J") if trade.joules else "unknown",
         trade.device_name,
+        trade.mode,
     )
 
 
@@ -301,6 +313,7 @@ def _csv_header(currency: str) -> list[str]:
         "offer",
         "device",
         "commitment_digest",
+        "mode",
     ]
 
 
@@ -319,6 +332,7 @@ def _csv_row(trade: TradeInfo) -> Sequence[str]:
         trade.offer_id,
         _harmless(trade.device_name),
         trade.commitment_digest.hex(),
+        trade.mode,
     ]
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flopmarket.cli.mode_options import DEFAULT_MODE, MODES
+
 if TYPE_CHECKING:
     from flopmarket.client.money import Money
 
@@ -23,6 +25,16 @@ _TIME = "TIME"
 
 class_option = click.option(
     "--class", "--work-class", "work_class", default="", help="Class of work, such as dot-f32."
+)
+mode_option = click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default=DEFAULT_MODE,
+    show_default=True,
+    help="Prices and orders of this mode.",
+)
+any_mode_option = click.option(
+    "--mode", type=click.Choice(MODES), default=None, help="Only this mode; all by default."
 )
 csv_option = click.option("--csv", "as_csv", is_flag=True, help="RFC 4180, units in the header.")
 

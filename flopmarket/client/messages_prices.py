@@ -38,6 +38,7 @@ def spot_from_proto(message: market_pb2.GetSpotResponse) -> Spot:
         currency=currency,
         prices=tuple(_spot_price(price, currency) for price in message.prices),
         trade_sequence=message.trade_sequence,
+        mode=clean_text(message.mode),
     )
 
 
@@ -122,6 +123,7 @@ def book_from_proto(message: market_pb2.GetBookResponse) -> Book:
         bids=_levels(message.bids, currency),
         offers=message.offers,
         orders=message.orders,
+        mode=clean_text(message.mode),
     )
 
 
@@ -161,6 +163,7 @@ def trade_from_proto(message: market_pb2.Trade, currency: str) -> TradeInfo:
         offer_id=clean_text(message.offer_id),
         device_name=clean_text(message.device_name),
         commitment_digest=message.commitment_digest,
+        mode=clean_text(message.mode),
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from flopmarket.client import messages_prices
-from flopmarket.client.failures import AnswerRefused
-from flopmarket.client.following import too_many_pages
+from flopmarket.client.failures import AnswerRefused, clean_text
 from flopmarket.client.offer_filters import filter_to_proto
+from flopmarket.client.paging import pages
 from flopmarket.client.results_prices import (
     Book,
     BookMessage,
@@ -23,20 +23,13 @@ from flopmarket.client.results_prices import (
 from flopmarket.client.resuming import resumed
 from flopmarket.client.session import Session
 from flopmarket.errors import InvalidInput
-from flopmarket.limits import CLIENT_PAGE_SIZE, MAX_CLIENT_PAGES
+from flopmarket.limits import CLIENT_PAGE_SIZE
 from flopmarket.market.snapshot import PriceSnapshot, verify_snapshot
+from flopmarket.trust.modes import Mode
 from flopmarket.v1 import market_pb2, market_pb2_grpc
 
 RESOLUTIONS = {"1m": 60, "5m": 300, "1h": 3_600, "1d": 86_400}
 """Names of the periods of history, and their seconds."""
-
-
-class _Paged(Protocol):
-    @property
-    def next_page_token(self) -> str: ...
-
-
-_Page = TypeVar("_Page", bound=_Paged)
 
 
 class PriceCalls:
@@ -45,9 +38,9 @@ class PriceCalls:
     _session: Session
     _market: market_pb2_grpc.MarketServiceStub
 
-    def spot(self, work_class: str = "") -> Spot:
-        """Ask, bid, mid and last trade of each class of work, or of one."""
-        request = market_pb2.GetSpotRequest(work_class=work_class)
+    def spot(self, work_class: str = "", mode: str = Mode.EXACT) -> Spot:
+        """Ask, bid, mid and last trade of each class of work, or of one, in a mode."""
+        request = market_pb2.GetSpotRequest(work_class=work_class, mode=mode)
         answer = self._session.call(self._market.GetSpot, request, authenticated=False)
         return messages_prices.spot_from_proto(answer)
 
@@ -76,7 +69,7 @@ class PriceCalls:
                 page_token=token,
             )
 
-        for answer in _pages(page, "offers"):
+        for answer in pages(page, "offers"):
             yield from answer.offers
 
     def offers_page(
@@ -109,16 +102,23 @@ class PriceCalls:
             matching=answer.matching,
         )
 
-    def book(self, work_class: str = "", levels: int = 0) -> Book:
-        """Depth of a class of work (dot-f32 by default): ``levels`` prices of each side."""
-        request = market_pb2.GetBookRequest(work_class=work_class, levels=levels)
+    def book(self, work_class: str = "", levels: int = 0, mode: str = Mode.EXACT) -> Book:
+        """Depth of a class of work (dot-f32 by default) in a mode: ``levels`` prices of each
+        side."""
+        request = market_pb2.GetBookRequest(work_class=work_class, levels=levels, mode=mode)
         answer = self._session.call(self._market.GetBook, request, authenticated=False)
         return messages_prices.book_from_proto(answer)
 
     def history(
-        self, work_class: str = "", resolution: str = "1h", since_us: int = 0, until_us: int = 0
+        self,
+        work_class: str = "",
+        resolution: str = "1h",
+        since_us: int = 0,
+        until_us: int = 0,
+        mode: str = Mode.EXACT,
     ) -> History:
-        """Candles of a class that start in ``[since_us, until_us)``; 0 leaves a side open.
+        """Candles of a class in a mode that start in ``[since_us, until_us)``; 0 leaves a side
+        open.
 
         ``resolution`` is one of :data:`RESOLUTIONS`.
         """
@@ -128,20 +128,17 @@ class PriceCalls:
                 code="RESOLUTION_UNKNOWN",
                 hint=f"one of {', '.join(RESOLUTIONS)}",
             )
-
-        def page(token: str) -> market_pb2.GetHistoryResponse:
-            request = market_pb2.GetHistoryRequest(
-                work_class=work_class,
-                resolution_seconds=RESOLUTIONS[resolution],
-                from_us=since_us,
-                to_us=until_us,
-                page_size=CLIENT_PAGE_SIZE,
-                page_token=token,
-            )
-            return self._session.call(self._market.GetHistory, request, authenticated=False)
-
+        request = market_pb2.GetHistoryRequest(
+            work_class=work_class,
+            resolution_seconds=RESOLUTIONS[resolution],
+            from_us=since_us,
+            to_us=until_us,
+            mode=mode,
+        )
         candles: list[Candle] = []
-        for answer in _pages(page, "history"):
+        for answer in self._session.pages(
+            self._market.GetHistory, request, "history", authenticated=False
+        ):
             currency = messages_prices.currency_of(answer.currency)
             candles += [
                 messages_prices.candle_from_proto(candle, currency) for candle in answer.candles
@@ -153,50 +150,59 @@ class PriceCalls:
             resolution_seconds=answer.resolution_seconds,
             candles=tuple(candles),
             kept_since_us=answer.kept_since_us,
+            mode=clean_text(answer.mode),
         )
 
     def trades(
-        self, work_class: str = "", offer_id: str = "", since_us: int = 0, until_us: int = 0
+        self,
+        work_class: str = "",
+        offer_id: str = "",
+        since_us: int = 0,
+        until_us: int = 0,
+        mode: str = "",
     ) -> Iterator[TradeInfo]:
-        """Trades settled in ``[since_us, until_us)``, oldest first, page by page."""
-
-        def page(token: str) -> market_pb2.ListTradesResponse:
-            request = market_pb2.ListTradesRequest(
-                work_class=work_class,
-                offer_id=offer_id,
-                from_us=since_us,
-                to_us=until_us,
-                page_size=CLIENT_PAGE_SIZE,
-                page_token=token,
-            )
-            return self._session.call(self._market.ListTrades, request, authenticated=False)
-
-        for answer in _pages(page, "trades"):
+        """Trades settled in ``[since_us, until_us)``, oldest first, page by page; in all modes by
+        default."""
+        request = market_pb2.ListTradesRequest(
+            work_class=work_class, offer_id=offer_id, from_us=since_us, to_us=until_us, mode=mode
+        )
+        for answer in self._session.pages(
+            self._market.ListTrades, request, "trades", authenticated=False
+        ):
             currency = messages_prices.currency_of(answer.currency)
             for trade in answer.trades:
                 yield messages_prices.trade_from_proto(trade, currency)
 
-    def watch_trades(self, work_class: str = "", resume_token: str = "") -> Iterator[TradeMessage]:
+    def watch_trades(
+        self, work_class: str = "", resume_token: str = "", mode: str = ""
+    ) -> Iterator[TradeMessage]:
         """Trades as they are settled, without end; goes on by itself after a lost connection.
 
         The first message is a snapshot of the newest trades, or what was missed behind
-        ``resume_token``. A message without trades says that nothing happened.
+        ``resume_token``. A message without trades says that nothing happened. All modes by default.
         """
         currency = self._session.coordinator().currency
 
         def connect(token: str) -> Iterator[TradeMessage]:
-            request = market_pb2.StreamTradesRequest(work_class=work_class, resume_token=token)
+            request = market_pb2.StreamTradesRequest(
+                work_class=work_class, resume_token=token, mode=mode
+            )
             for answer in self._listen(self._market.StreamTrades, request):
                 yield messages_prices.trade_message_from_proto(answer, currency)
 
         return resumed(connect, self._session.ports, resume_token)
 
-    def watch_book(self, work_class: str = "", resume_token: str = "") -> Iterator[BookMessage]:
-        """The depth of a class, then every change of it, without end; as :meth:`watch_trades`."""
+    def watch_book(
+        self, work_class: str = "", resume_token: str = "", mode: str = Mode.EXACT
+    ) -> Iterator[BookMessage]:
+        """The depth of a class in a mode, then every change of it, without end; resumed as in
+        :meth:`watch_trades`."""
         currency = self._session.coordinator().currency
 
         def connect(token: str) -> Iterator[BookMessage]:
-            request = market_pb2.StreamBookRequest(work_class=work_class, resume_token=token)
+            request = market_pb2.StreamBookRequest(
+                work_class=work_class, resume_token=token, mode=mode
+            )
             for answer in self._listen(self._market.StreamBook, request):
                 yield messages_prices.book_message_from_proto(answer, currency)
 
@@ -218,14 +224,3 @@ class PriceCalls:
             method, request, timeout_seconds=None, authenticated=False
         ) as answers:
             yield from answers
-
-
-def _pages(page: Callable[[str], _Page], what: str) -> Iterator[_Page]:
-    token = ""
-    for _ in range(MAX_CLIENT_PAGES):
-        answer = page(token)
-        yield answer
-        token = answer.next_page_token
-        if not token:
-            return
-    raise too_many_pages(what)

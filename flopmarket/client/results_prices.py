@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flopmarket.client.money import Money
+from flopmarket.trust.modes import Mode
 
 
 @dataclass(frozen=True, slots=True)
 class SpotPrice:
-    """Where one class of work stands; a price that does not exist now is None.
+    """Where one class of work stands in a mode; a price that does not exist now is None.
 
     ``per_pflop`` is the cheapest ask; ``flops_per_dollar_hour`` is the sustained rate that one
     currency unit an hour rents; ``flop_per_dollar`` is operations per currency unit. ``mid`` is
@@ -45,7 +46,8 @@ class Spot:
     currency: str
     prices: tuple[SpotPrice, ...]
     trade_sequence: int
-    """Number of the newest trade."""
+    """Number of the newest trade, of all modes."""
+    mode: str = Mode.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,8 @@ class BookLevel:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """Depth of one class, best first; the totals count levels that are not shown, too."""
+    """Depth of one class in one mode, best first; the totals count levels that are not shown,
+    too."""
 
     as_of_us: int
     currency: str
@@ -139,6 +142,7 @@ class Book:
     bids: tuple[BookLevel, ...]
     offers: int
     orders: int
+    mode: str = Mode.EXACT
 
     def after(self, message: BookMessage) -> Book:
         """The book once a message of :meth:`Client.watch_book` has been heard."""
@@ -182,7 +186,7 @@ class Candle:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Candles of one class, oldest first; periods without a trade have none.
+    """Candles of one class in one mode, oldest first; periods without a trade have none.
 
     Candles that start before ``kept_since_us`` are no longer kept.
     """
@@ -193,6 +197,7 @@ class History:
     resolution_seconds: int
     candles: tuple[Candle, ...]
     kept_since_us: int
+    mode: str = Mode.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,8 @@ class TradeInfo:
     offer_id: str
     device_name: str
     commitment_digest: bytes
+    mode: str = Mode.EXACT
+    """That its job was signed in."""
 
 
 @dataclass(frozen=True, slots=True)

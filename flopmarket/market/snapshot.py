@@ -39,7 +39,8 @@ class SnapshotError(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPrice:
-    """Where one class of work stood; nano-units per PFLOP, None where there was no such price."""
+    """Where one class of work stood in exact mode; nano-units per PFLOP, None where there was no
+    such price."""
 
     work_class: str
     ask_nano: Nano | None

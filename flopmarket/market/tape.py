@@ -7,12 +7,14 @@ price snapshot names the digest of the tape: a history that was changed later no
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Annotated
 
 from flopmarket.market.headline import PFLOP
 from flopmarket.trust.documents import Identifier, Label, WattsSource
 from flopmarket.trust.encoding import I64, Digest, MaxLength, Natural, digest, document, tagged_hash
+from flopmarket.trust.modes import Mode
 
 EMPTY_TAPE = bytes(32)
 """Digest of the tape before the first trade."""
@@ -21,8 +23,8 @@ MICROJOULES_PER_JOULE = 1_000_000
 
 
 @document("flopmarket.trade.v1")
-class Trade:
-    """One trade as everybody may see it.
+class ExactTrade:
+    """One trade in exact mode as everybody may see it.
 
     ``flops`` are the counted operations of ``work_class``, the segment's headline class;
     ``per_pflop_nano`` is ``price_nano`` for 10^15 of them, rounded up. ``microjoules`` are
@@ -43,6 +45,13 @@ class Trade:
     device_name: Label
     commitment_digest: Digest
 
+
+@document("flopmarket.trade.v2")
+class Trade(ExactTrade):
+    """One trade, and the mode that its job was signed in."""
+
+    mode: Mode = Mode.EXACT
+
     @property
     def pflop(self) -> float:
         """Volume in 10^15 operations, for people and charts."""
@@ -55,8 +64,14 @@ class Trade:
 
 
 def tape_digest(before: bytes, trade: Trade) -> bytes:
-    """Digest of the tape that ends with ``trade``, from the digest of the tape before it."""
-    return tagged_hash(_TAPE_DOMAIN, before, digest(trade))
+    """Digest of the tape that ends with ``trade``, from the digest of the tape before it.
+
+    A trade in exact mode counts as an :class:`ExactTrade`: so it was when there was no other mode.
+    """
+    if trade.mode is not Mode.EXACT:
+        return tagged_hash(_TAPE_DOMAIN, before, digest(trade))
+    fields = {field.name: getattr(trade, field.name) for field in dataclasses.fields(ExactTrade)}
+    return tagged_hash(_TAPE_DOMAIN, before, digest(ExactTrade(**fields)))
 
 
 def digest_of_tape(trades: Iterable[Trade], before: bytes = EMPTY_TAPE) -> bytes:

@@ -7,6 +7,10 @@ Prices are nano-units of the coordinator's currency per PFLOP: 1e15 counted oper
 of work, all overheads included. Counts of operations are exact decimal texts named `flops` (a busy
 day does not fit 64 bits); `pflop` beside one is the same figure as a float, for charts.
 Instants are microseconds since the Unix epoch. Every answer says as of when it is true.
+
+Prices, depth and history are those of one mode (exact, class or tolerance): exact unless a request
+names another. In class mode they are of all classes of devices together, of which a job is bound to
+one; offers are those of classes that several accounts list. Trades are of all modes and name theirs.
 """
 
 from collections import abc as _abc
@@ -30,16 +34,20 @@ class GetSpotRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORK_CLASS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     work_class: _builtins.str
     """Only this class; empty for all."""
+    mode: _builtins.str
+    """Empty for exact."""
     def __init__(
         self,
         *,
         work_class: _builtins.str = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -88,7 +96,9 @@ class SpotPrice(_message.Message):
 
     @_builtins.property
     def mid_per_pflop(self) -> _common_pb2.Money:
-        """Halfway between bid and ask, rounded up; absent unless both are there."""
+        """Halfway between bid and ask, rounded up; absent unless both are there, and in class mode, where
+        the two may be of different classes of devices.
+        """
 
     @_builtins.property
     def last_per_pflop(self) -> _common_pb2.Money:
@@ -128,10 +138,12 @@ class GetSpotResponse(_message.Message):
     CURRENCY_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
     TRADE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     as_of_us: _builtins.int
     currency: _builtins.str
     trade_sequence: _builtins.int
-    """Number of the newest trade."""
+    """Number of the newest trade, of all modes."""
+    mode: _builtins.str
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpotPrice]: ...
     def __init__(
@@ -141,10 +153,11 @@ class GetSpotResponse(_message.Message):
         currency: _builtins.str = ...,
         prices: _abc.Iterable[Global___SpotPrice] | None = ...,
         trade_sequence: _builtins.int = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "currency", b"currency", "prices", b"prices", "trade_sequence", b"trade_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "currency", b"currency", "mode", b"mode", "prices", b"prices", "trade_sequence", b"trade_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,18 +476,22 @@ class GetBookRequest(_message.Message):
 
     WORK_CLASS_FIELD_NUMBER: _builtins.int
     LEVELS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     work_class: _builtins.str
     levels: _builtins.int
     """Prices of each side, best first; 0 for the default."""
+    mode: _builtins.str
+    """Empty for exact."""
     def __init__(
         self,
         *,
         work_class: _builtins.str = ...,
         levels: _builtins.int = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["levels", b"levels", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["levels", b"levels", "mode", b"mode", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,12 +508,14 @@ class GetBookResponse(_message.Message):
     BIDS_FIELD_NUMBER: _builtins.int
     OFFERS_FIELD_NUMBER: _builtins.int
     ORDERS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     as_of_us: _builtins.int
     currency: _builtins.str
     work_class: _builtins.str
     offers: _builtins.int
-    """All offers and orders of the class, whether a level shown has them or not."""
+    """All offers and orders of the class and mode, whether a level shown has them or not."""
     orders: _builtins.int
+    mode: _builtins.str
     @_builtins.property
     def asks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BookLevel]: ...
     @_builtins.property
@@ -511,10 +530,11 @@ class GetBookResponse(_message.Message):
         bids: _abc.Iterable[Global___BookLevel] | None = ...,
         offers: _builtins.int = ...,
         orders: _builtins.int = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "asks", b"asks", "bids", b"bids", "currency", b"currency", "offers", b"offers", "orders", b"orders", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "asks", b"asks", "bids", b"bids", "currency", b"currency", "mode", b"mode", "offers", b"offers", "orders", b"orders", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,6 +626,7 @@ class GetHistoryRequest(_message.Message):
     TO_US_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     work_class: _builtins.str
     resolution_seconds: _builtins.int
     """60, 300, 3600 or 86400; 0 for 3600."""
@@ -614,6 +635,8 @@ class GetHistoryRequest(_message.Message):
     to_us: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
+    mode: _builtins.str
+    """Empty for exact."""
     def __init__(
         self,
         *,
@@ -623,10 +646,11 @@ class GetHistoryRequest(_message.Message):
         to_us: _builtins.int = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_us", b"from_us", "page_size", b"page_size", "page_token", b"page_token", "resolution_seconds", b"resolution_seconds", "to_us", b"to_us", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_us", b"from_us", "mode", b"mode", "page_size", b"page_size", "page_token", b"page_token", "resolution_seconds", b"resolution_seconds", "to_us", b"to_us", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,6 +667,7 @@ class GetHistoryResponse(_message.Message):
     CANDLES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     KEPT_SINCE_US_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     as_of_us: _builtins.int
     currency: _builtins.str
     work_class: _builtins.str
@@ -650,6 +675,7 @@ class GetHistoryResponse(_message.Message):
     next_page_token: _builtins.str
     kept_since_us: _builtins.int
     """Candles of this resolution that start before this instant are no longer kept."""
+    mode: _builtins.str
     @_builtins.property
     def candles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candle]: ...
     def __init__(
@@ -662,10 +688,11 @@ class GetHistoryResponse(_message.Message):
         candles: _abc.Iterable[Global___Candle] | None = ...,
         next_page_token: _builtins.str = ...,
         kept_since_us: _builtins.int = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "candles", b"candles", "currency", b"currency", "kept_since_us", b"kept_since_us", "next_page_token", b"next_page_token", "resolution_seconds", b"resolution_seconds", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "candles", b"candles", "currency", b"currency", "kept_since_us", b"kept_since_us", "mode", b"mode", "next_page_token", b"next_page_token", "resolution_seconds", b"resolution_seconds", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -689,6 +716,7 @@ class Trade(_message.Message):
     OFFER_ID_FIELD_NUMBER: _builtins.int
     DEVICE_NAME_FIELD_NUMBER: _builtins.int
     COMMITMENT_DIGEST_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Trades are numbered from 1 in the order of settlement, without gaps."""
     time_us: _builtins.int
@@ -707,6 +735,8 @@ class Trade(_message.Message):
     device_name: _builtins.str
     commitment_digest: _builtins.bytes
     """Of the worker's signed commitment, which the job's receipt names too."""
+    mode: _builtins.str
+    """That the job was signed in: exact, class, tolerance."""
     @_builtins.property
     def per_pflop(self) -> _common_pb2.Money: ...
     @_builtins.property
@@ -726,10 +756,11 @@ class Trade(_message.Message):
         offer_id: _builtins.str = ...,
         device_name: _builtins.str = ...,
         commitment_digest: _builtins.bytes = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["per_pflop", b"per_pflop", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment_digest", b"commitment_digest", "device_name", b"device_name", "flops", b"flops", "joules", b"joules", "joules_source", b"joules_source", "number", b"number", "offer_id", b"offer_id", "per_pflop", b"per_pflop", "pflop", b"pflop", "price", b"price", "time_us", b"time_us", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment_digest", b"commitment_digest", "device_name", b"device_name", "flops", b"flops", "joules", b"joules", "joules_source", b"joules_source", "mode", b"mode", "number", b"number", "offer_id", b"offer_id", "per_pflop", b"per_pflop", "pflop", b"pflop", "price", b"price", "time_us", b"time_us", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -745,6 +776,7 @@ class ListTradesRequest(_message.Message):
     TO_US_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     work_class: _builtins.str
     """Only this class, only this offer; empty for all."""
     offer_id: _builtins.str
@@ -753,6 +785,8 @@ class ListTradesRequest(_message.Message):
     to_us: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
+    mode: _builtins.str
+    """Only this mode; empty for all."""
     def __init__(
         self,
         *,
@@ -762,10 +796,11 @@ class ListTradesRequest(_message.Message):
         to_us: _builtins.int = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_us", b"from_us", "offer_id", b"offer_id", "page_size", b"page_size", "page_token", b"page_token", "to_us", b"to_us", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_us", b"from_us", "mode", b"mode", "offer_id", b"offer_id", "page_size", b"page_size", "page_token", b"page_token", "to_us", b"to_us", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -806,19 +841,23 @@ class StreamTradesRequest(_message.Message):
 
     WORK_CLASS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     work_class: _builtins.str
     """Only this class; empty for all."""
     resume_token: _builtins.str
     """The token of the last message that was received: continue behind it. Empty: from now on."""
+    mode: _builtins.str
+    """Only this mode; empty for all."""
     def __init__(
         self,
         *,
         work_class: _builtins.str = ...,
         resume_token: _builtins.str = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "resume_token", b"resume_token", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -937,18 +976,22 @@ class StreamBookRequest(_message.Message):
 
     WORK_CLASS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     work_class: _builtins.str
     resume_token: _builtins.str
     """The token of the last message that was received: continue behind it."""
+    mode: _builtins.str
+    """Empty for exact."""
     def __init__(
         self,
         *,
         work_class: _builtins.str = ...,
         resume_token: _builtins.str = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "resume_token", b"resume_token", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -966,7 +1009,9 @@ class StreamBookResponse(_message.Message):
     ALIVE_FIELD_NUMBER: _builtins.int
     as_of_us: _builtins.int
     sequence: _builtins.int
-    """Rises by one from message to message of a class, whoever listens; `alive` repeats the last."""
+    """Rises by one from message to message of a class and mode, whoever listens; `alive` repeats the
+    last.
+    """
     resume_token: _builtins.str
     @_builtins.property
     def snapshot(self) -> Global___BookSnapshot: ...
@@ -1009,12 +1054,14 @@ class BookSnapshot(_message.Message):
     OFFERS_FIELD_NUMBER: _builtins.int
     ORDERS_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     currency: _builtins.str
     work_class: _builtins.str
     offers: _builtins.int
     orders: _builtins.int
     gap: _builtins.bool
     """true: a token was given and is too old, or of another run of the coordinator."""
+    mode: _builtins.str
     @_builtins.property
     def asks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BookLevel]: ...
     @_builtins.property
@@ -1029,10 +1076,11 @@ class BookSnapshot(_message.Message):
         offers: _builtins.int = ...,
         orders: _builtins.int = ...,
         gap: _builtins.bool = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "bids", b"bids", "currency", b"currency", "gap", b"gap", "offers", b"offers", "orders", b"orders", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "bids", b"bids", "currency", b"currency", "gap", b"gap", "mode", b"mode", "offers", b"offers", "orders", b"orders", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

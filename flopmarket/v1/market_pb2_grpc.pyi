@@ -7,6 +7,10 @@ Prices are nano-units of the coordinator's currency per PFLOP: 1e15 counted oper
 of work, all overheads included. Counts of operations are exact decimal texts named `flops` (a busy
 day does not fit 64 bits); `pflop` beside one is the same figure as a float, for charts.
 Instants are microseconds since the Unix epoch. Every answer says as of when it is true.
+
+Prices, depth and history are those of one mode (exact, class or tolerance): exact unless a request
+names another. In class mode they are of all classes of devices together, of which a job is bound to
+one; offers are those of classes that several accounts list. Trades are of all modes and name theirs.
 """
 
 from collections import abc as _abc

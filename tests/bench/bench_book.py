@@ -33,10 +33,10 @@ from flopmarket.market.order import Constraints
 from flopmarket.market.predict import DeviceRates, JobWork, StepWork
 from flopmarket.trust.keys import KeyPair
 from flopmarket_coordinator.application import Application
-from flopmarket_coordinator.application.types import OfferFilter
 from flopmarket_coordinator.application.types_market import DepthQuery, OfferQuery
 from flopmarket_coordinator.core.book.book import Book
 from flopmarket_coordinator.core.book.clearing import Cleared
+from flopmarket_coordinator.core.book.listing import OfferFilter
 from flopmarket_coordinator.core.book.orders import OpenOrder, Piece
 from flopmarket_coordinator.core.book.table import Listing
 from flopmarket_coordinator.core.leasing import StartPoint

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web.board import Board
 from flopmarket_coordinator.web.model import JobEvent
 from flopmarket_coordinator.web.serve import server
@@ -25,9 +26,12 @@ class Served:
     board: Board
     loop: asyncio.AbstractEventLoop
 
-    def trade_now(self, work_class: str, pflop: float, device_name: str) -> None:
+    def trade_now(
+        self, work_class: str, pflop: float, device_name: str, mode: Mode = Mode.EXACT
+    ) -> None:
         """Print a trade on the tape from another thread."""
-        self.loop.call_soon_threadsafe(self.market.trade_now, work_class, pflop, device_name)
+        trade = work_class, pflop, device_name, mode
+        self.loop.call_soon_threadsafe(self.market.trade_now, *trade)
 
     def job_event(self, event: JobEvent) -> None:
         """Let something happen to the sample market's running job."""

@@ -8,6 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web.model import JobEvent
 from tests.browser.conftest import PHONE, OpenTab
 from tests.browser.serving import Served, served
@@ -18,6 +19,8 @@ PATHS = (
     "/",
     "/class/dot-f32",
     "/class/integer?resolution=1m",
+    "/?mode=class",
+    "/class/dot-f32?mode=tolerance",
     "/offers",
     "/jobs",
     f"/jobs/{JOB}",
@@ -234,6 +237,20 @@ def test_a_class_page_hears_of_its_class_only(tab: OpenTab, board: Served) -> No
     board.trade_now("dot-f32", 2.0, "This class")
     expect(page.locator("#trades tbody tr").first).to_contain_text("This class")
     assert "Another class" not in page.locator("#trades").inner_text()
+
+
+def test_a_page_hears_of_its_mode_only(tab: OpenTab, board: Served) -> None:
+    opened = tab()
+    page = opened.open("/")
+    page.get_by_role("navigation", name="Mode").get_by_role("link", name="class").click()
+    expect(page.locator("#pulse")).to_have_attribute("data-live", "on")
+    board.trade_now("dot-f32", 1.0, "Exact card")
+    board.trade_now("dot-f32", 2.0, "Fast card", Mode.CLASS)
+    first = page.locator("#trades tbody tr").first
+    expect(first).to_contain_text("Fast card")
+    expect(first.locator("a")).to_have_attribute("href", "/class/dot-f32?mode=class")
+    assert "Exact card" not in page.locator("#trades").inner_text()
+    opened.check()
 
 
 def test_a_job_goes_on_while_the_page_is_open(tab: OpenTab) -> None:

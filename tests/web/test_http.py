@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 from flopmarket.limits import MAX_BOARD_QUERY_CHARACTERS
 from flopmarket_coordinator.web import assets
 from flopmarket_coordinator.web.security import CONTENT_SECURITY_POLICY, host_name
-from tests.web.sample import CLASSES, HOSTILE_NAMES, NOTICE, NOW_US, Mood, SampleMarket
+from tests.web.sample import CLASSES, NOTICE, NOW_US, Mood, SampleMarket
+from tests.web.sample_offers import HOSTILE_NAMES
 
 Open = Callable[..., TestClient]
 JOB, WAITING, NO_JOB = "5f" * 32, "a1" * 32, "0" * 64

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from flopmarket.limits import MAX_BOARD_LISTENERS
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web.model import JobEvent
 from tests.browser.serving import Served, served
 from tests.web.sample import NOW_US, SampleMarket
@@ -51,6 +52,20 @@ def test_a_trade_reaches_every_follower_of_its_class(board: Served) -> None:
         assert fresh["trades"][0]["pflop"] == 3.5
         assert next(nothing)[1]["trades"] == [], "only its as_of moved on"
     assert board.market.calls["trades"] == 1
+
+
+def test_a_mode_is_followed_alone(board: Served) -> None:
+    def follow(mode: Mode) -> Any:
+        address = f"{board.address}/api/v1/trades?mode={mode}"
+        return httpx.stream("GET", address, timeout=10)
+
+    with follow(Mode.CLASS) as one, follow(Mode.EXACT) as other:
+        classed, exact = events(one), events(other)
+        assert {trade["mode"] for trade in next(classed)[1]["trades"]} == {"class"}
+        assert {trade["mode"] for trade in next(exact)[1]["trades"]} == {"exact"}
+        board.trade_now("dot-int", 3.5, "Fast card", Mode.CLASS)
+        assert [trade["device_name"] for trade in next(classed)[1]["trades"]] == ["Fast card"]
+        assert next(exact)[1]["trades"] == [], "only its as_of moved on"
 
 
 def test_a_job_is_followed(board: Served) -> None:

@@ -23,6 +23,7 @@ from flopmarket.market.headline import PFLOP, unit_price_nano
 from flopmarket.market.money import MAX_NANO, Nano
 from flopmarket.market.tape import Trade
 from flopmarket.trust.documents import WattsSource
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core import sketch
 from flopmarket_coordinator.core.sketch import Sketch
 
@@ -34,7 +35,7 @@ KEPT_CANDLES: Mapping[int, int] = {
     3_600: MAX_HOUR_CANDLES,
     86_400: MAX_DAY_CANDLES,
 }
-"""Resolutions in seconds, and how many candles of each one class keeps: the newest."""
+"""Resolutions in seconds, and how many candles of each a class keeps in a mode: the newest."""
 _PICOSECOND_MILLIWATTS_PER_MICROJOULE = 10**9
 
 
@@ -59,6 +60,7 @@ class Settlement:
     offer_id: str
     device_name: str
     commitment_digest: bytes
+    mode: Mode = Mode.EXACT
 
 
 def trade_of(item: Settlement) -> Trade | None:
@@ -83,14 +85,16 @@ def trade_of(item: Settlement) -> Trade | None:
         offer_id=item.offer_id,
         device_name=item.device_name,
         commitment_digest=item.commitment_digest,
+        mode=item.mode,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Candle:
-    """One period of one class of work. Prices are nano-units per PFLOP; volumes are operations.
+    """One period of one class of work in one mode.
 
-    10, 50 and 90 % of the volume were sold at or below the quantiles, which are 0.4 % off at most.
+    Prices are nano-units per PFLOP; volumes are operations. 10, 50 and 90 % of the volume were sold
+    at or below the quantiles, which are 0.4 % off at most.
     """
 
     work_class: str
@@ -111,10 +115,11 @@ class Candle:
     microjoules_declared: int
     spread: Sketch = field(repr=False)
     """Volume by price: what the quantiles are of. Empty where a candle is only shown."""
+    mode: Mode = Mode.EXACT
 
 
-CandleKey = tuple[str, int, int]
-"""Class of work, resolution in seconds, start."""
+CandleKey = tuple[str, int, int, Mode]
+"""Class of work, resolution in seconds, start, mode."""
 
 
 def start_of(time_us: int, resolution_seconds: int) -> int:
@@ -147,6 +152,7 @@ def with_trade(candle: Candle | None, trade: Trade, resolution_seconds: int) -> 
             microjoules_measured=measured,
             microjoules_declared=declared,
             spread=sketch.added({}, price, trade.flops),
+            mode=trade.mode,
         )
     high, low = max(candle.high_nano, price), min(candle.low_nano, price)
     spread = sketch.added(candle.spread, price, trade.flops)
@@ -176,16 +182,34 @@ def candles_of(
     found: dict[CandleKey, Candle] = {}
     for trade in trades:
         for resolution in kept:
-            key = (trade.work_class, resolution, start_of(trade.time_us, resolution))
+            key = key_at(trade, resolution)
             found[key] = with_trade(found.get(key), trade, resolution)
-    starts: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for work_class, resolution, start_us in found:
-        starts[work_class, resolution].append(start_us)
+    starts: dict[tuple[str, int, Mode], list[int]] = defaultdict(list)
+    for work_class, resolution, start_us, mode in found:
+        starts[work_class, resolution, mode].append(start_us)
     first = {
-        (work_class, resolution): sorted(every)[-kept[resolution] :][0]
-        for (work_class, resolution), every in starts.items()
+        (work_class, resolution, mode): sorted(every)[-kept[resolution] :][0]
+        for (work_class, resolution, mode), every in starts.items()
     }
-    return {key: candle for key, candle in found.items() if key[2] >= first[key[0], key[1]]}
+    return {key: candle for key, candle in found.items() if key[2] >= first[key[0], key[1], key[3]]}
+
+
+def key_at(trade: Trade, resolution_seconds: int) -> CandleKey:
+    """The candle that a trade counts in."""
+    start_us = start_of(trade.time_us, resolution_seconds)
+    return trade.work_class, resolution_seconds, start_us, trade.mode
+
+
+def check_mode(mode: str) -> Mode:
+    """A mode, exact for none; ``MODE_UNKNOWN`` otherwise."""
+    if mode not in ("", *Mode):
+        raise InvalidInput(
+            f"{mode[:40]!r} is no mode",
+            code="MODE_UNKNOWN",
+            hint=f"one of {', '.join(Mode)}",
+            details={"mode": mode[:80]},
+        )
+    return Mode(mode or Mode.EXACT)
 
 
 def check_class(work_class: str) -> str:

@@ -1,4 +1,5 @@
-"""The depth of one class as ``StreamBook`` tells it: numbered changes, the last of them kept."""
+"""The depth of one class in one mode as ``StreamBook`` tells it: numbered changes, the last of
+them kept."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flopmarket.limits import MAX_STREAM_REPLAY_MESSAGES, STREAMED_BOOK_LEVELS
+from flopmarket.trust.modes import Mode
 from flopmarket.v1 import market_pb2
 from flopmarket_coordinator.application.types_market import DepthQuery, DepthReport
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.rpc import convert_market
+from flopmarket_coordinator.rpc.series import Series
 from flopmarket_coordinator.rpc.trade_messages import bad_token, count, fields
 
 Levels = Mapping[int, market_pb2.BookLevel]
@@ -20,36 +23,42 @@ Levels = Mapping[int, market_pb2.BookLevel]
 
 @dataclass(frozen=True, slots=True)
 class BookToken:
-    """Behind change ``sequence`` of a class, as numbered in one run of the coordinator."""
+    """Behind change ``sequence`` of a series, as numbered in one run of the coordinator."""
 
-    work_class: str
+    series: Series
     run_id: str
     sequence: int
 
     def __str__(self) -> str:
-        return f"book.{self.work_class}.{self.run_id}.{self.sequence}"
+        return f"book.{_name(self.series)}.{self.run_id}.{self.sequence}"
 
     @classmethod
-    def parse(cls, text: str, work_class: str) -> BookToken | None:
+    def parse(cls, text: str, series: Series) -> BookToken | None:
         """The token of a request, None without one; ``RESUME_TOKEN_INVALID`` otherwise."""
         if not text:
             return None
         stream, name, run_id, sequence = fields(text, 4)
-        if stream != "book" or name != work_class:
+        if stream != "book" or name != _name(series):
             raise bad_token("it belongs to another stream")
-        return cls(work_class, run_id, count(sequence))
+        return cls(series, run_id, count(sequence))
+
+
+def _name(series: Series) -> str:
+    """A token that names no mode is of exact mode."""
+    return series.work_class if series.mode is Mode.EXACT else str(series)
 
 
 class BookLine:
-    """What subscribers of one class know, and the changes that led there."""
+    """What subscribers of one series know, and the changes that led there."""
 
-    def __init__(self, work_class: str, run_id: str) -> None:
+    def __init__(self, series: Series, run_id: str) -> None:
         self.sequence = 0
         self.untold: deque[market_pb2.StreamBookResponse] = deque(maxlen=MAX_STREAM_REPLAY_MESSAGES)
         """Changes that subscribers have not been told of, in order."""
-        self._work_class = work_class
+        self._series = series
+        self._query = DepthQuery(series.work_class, STREAMED_BOOK_LEVELS, series.mode or Mode.EXACT)
         self._run_id = run_id
-        self._report = DepthReport(0, "", work_class, (), (), 0, 0)
+        self._report = DepthReport(0, "", series.work_class, (), (), 0, 0, self._query.mode)
         self._asks: Levels = {}
         self._bids: Levels = {}
         self._changes: deque[market_pb2.StreamBookResponse] = deque(
@@ -59,9 +68,10 @@ class BookLine:
 
     async def refresh(self, backend: Backend) -> bool:
         """Look at the book; whether it changed since the last look."""
-        query = DepthQuery(self._work_class, STREAMED_BOOK_LEVELS)
         async with self._lock:
-            return self._apply(await backend.query(lambda tx: backend.application.depth(tx, query)))
+            return self._apply(
+                await backend.query(lambda tx: backend.application.depth(tx, self._query))
+            )
 
     def behind(self, token: BookToken | None) -> list[market_pb2.StreamBookResponse]:
         """What a subscriber hears first: what it missed, or a snapshot; never nothing."""
@@ -73,7 +83,8 @@ class BookLine:
                 return [item for item in self._changes if item.sequence > token.sequence]
         snapshot = market_pb2.BookSnapshot(
             currency=self._report.currency,
-            work_class=self._work_class,
+            work_class=self._report.work_class,
+            mode=self._report.mode,
             asks=self._asks.values(),
             bids=self._bids.values(),
             offers=self._report.offers,
@@ -105,7 +116,7 @@ class BookLine:
         return True
 
     def _message(self, as_of_us: int, **body: object) -> market_pb2.StreamBookResponse:
-        token = BookToken(self._work_class, self._run_id, self.sequence)
+        token = BookToken(self._series, self._run_id, self.sequence)
         return market_pb2.StreamBookResponse(
             as_of_us=as_of_us,
             sequence=self.sequence,

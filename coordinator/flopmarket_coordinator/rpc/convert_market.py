@@ -64,6 +64,7 @@ def spot(report: PriceReport, work_class: str) -> market_pb2.GetSpotResponse:
         currency=report.currency,
         prices=[_spot(item) for item in report.prices if work_class in ("", item.work_class)],
         trade_sequence=report.trades,
+        mode=report.mode,
     )
 
 
@@ -181,7 +182,7 @@ def bid_level(level: BidLevel) -> market_pb2.BookLevel:
 
 
 def book(report: DepthReport) -> market_pb2.GetBookResponse:
-    """Both sides of one class."""
+    """Both sides of one class in one mode."""
     return market_pb2.GetBookResponse(
         as_of_us=report.as_of_us,
         currency=report.currency,
@@ -190,6 +191,7 @@ def book(report: DepthReport) -> market_pb2.GetBookResponse:
         bids=[bid_level(level) for level in report.bids],
         offers=report.offers,
         orders=report.orders,
+        mode=report.mode,
     )
 
 
@@ -203,6 +205,7 @@ def history(page: HistoryPage) -> market_pb2.GetHistoryResponse:
         candles=[_candle(candle) for candle in page.candles],
         next_page_token=page.next_page_token,
         kept_since_us=page.kept_since_us,
+        mode=page.mode,
     )
 
 
@@ -251,4 +254,5 @@ def trade(item: Trade) -> market_pb2.Trade:
         offer_id=item.offer_id,
         device_name=item.device_name,
         commitment_digest=item.commitment_digest,
+        mode=item.mode,
     )

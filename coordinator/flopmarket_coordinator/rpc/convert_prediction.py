@@ -7,7 +7,7 @@ from flopmarket.market.predict import PICOSECONDS_PER_SECOND
 from flopmarket.market.price import PARTS_PER_MILLION
 from flopmarket.market.quote import Quote, QuotedClass, QuotedLevel, QuotedOffer
 from flopmarket.v1 import common_pb2, job_pb2, market_pb2
-from flopmarket_coordinator.application.types import AccuracyReport
+from flopmarket_coordinator.application.types_buying import AccuracyReport
 from flopmarket_coordinator.rpc.convert import money
 
 
@@ -55,6 +55,9 @@ def quote(value: Quote, without_offers: str) -> job_pb2.QuoteJobResponse:
         mode=value.mode.value,
         class_digest=bytes.fromhex(value.device_class),
         classes=[_class(item) for item in value.classes],
+        audited_steps=value.by_steps.drawn if value.by_steps else 0,
+        audited_of_steps=value.by_steps.steps if value.by_steps else 0,
+        others_recompute=value.by_steps is not None and value.by_steps.others,
     )
 
 

@@ -2,7 +2,7 @@
 
 After a commit the writer thread rings a bell and goes on; tasks on the event loop look at what is
 new, at most once in ``STREAM_INTERVAL_SECONDS``, make each message once and give it to every
-subscriber of its class, a few at a time: the more subscribers, the more is in one message.
+subscriber of its series, a few at a time: the more subscribers, the more is in one message.
 
 A stream begins with a snapshot, or behind the resume token of the last message its peer saw. Trades
 are numbered in the store, so that any trade can be repeated; changes of the book are numbered here
@@ -28,8 +28,9 @@ from flopmarket.limits import (
 from flopmarket.v1 import market_pb2
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.core.changes import Change, SegmentChanged, SegmentSettled
-from flopmarket_coordinator.core.tape import check_class
+from flopmarket_coordinator.core.tape import check_class, check_mode
 from flopmarket_coordinator.rpc.book_line import BookLine, BookToken
+from flopmarket_coordinator.rpc.series import Series
 from flopmarket_coordinator.rpc.subscribers import Subscribers, Write, draining, write_in_time
 from flopmarket_coordinator.rpc.trade_messages import (
     TradeToken,
@@ -85,7 +86,7 @@ class MarketFeeds:
         self.subscribers = Subscribers()
         self._run_id = run_id
         self._traded, self._moved = Bell(), Bell()
-        self._lines: dict[str, BookLine] = {}
+        self._lines: dict[Series, BookLine] = {}
 
     # --- on the writer thread -----------------------------------------------------------------
 
@@ -126,10 +127,13 @@ class MarketFeeds:
         self, backend: Backend, request: market_pb2.StreamTradesRequest, write: Write
     ) -> None:
         """One ``StreamTrades``: writes until the caller goes away, or a failure is raised."""
-        work_class = check_class(request.work_class) if request.work_class else ""
-        token = TradeToken.parse(request.resume_token, work_class)
-        with self.subscribers.joined(_TRADES, work_class) as subscriber:
-            last = await _first_trades(backend, work_class, token)
+        series = Series(
+            check_class(request.work_class) if request.work_class else "",
+            check_mode(request.mode) if request.mode else None,
+        )
+        token = TradeToken.parse(request.resume_token, series)
+        with self.subscribers.joined(_TRADES, series) as subscriber:
+            last = await _first_trades(backend, series, token)
             await write_in_time(write, last)
             while True:
                 message = await subscriber.next()
@@ -152,10 +156,10 @@ class MarketFeeds:
         self, backend: Backend, request: market_pb2.StreamBookRequest, write: Write
     ) -> None:
         """One ``StreamBook``: writes until the caller goes away, or a failure is raised."""
-        work_class = check_class(request.work_class)
-        token = BookToken.parse(request.resume_token, work_class)
-        with self.subscribers.joined(_BOOK, work_class) as subscriber:
-            line = self._line(work_class)
+        series = Series(check_class(request.work_class), check_mode(request.mode))
+        token = BookToken.parse(request.resume_token, series)
+        with self.subscribers.joined(_BOOK, series) as subscriber:
+            line = self._line(series)
             if await line.refresh(backend):
                 self._moved.ring()  # the others have not heard of it yet
             sequence = line.sequence
@@ -183,37 +187,37 @@ class MarketFeeds:
                         tx, after, MAX_STREAM_BATCH_TRADES
                     )
                 )
-                for work_class in self.subscribers.classes(_TRADES):
-                    message = trades_message(new, work_class)
+                for series in self.subscribers.followed(_TRADES):
+                    message = trades_message(new, series)
                     if message is not None:
-                        await self._tell(_TRADES, work_class, message)
+                        await self._tell(_TRADES, series, message)
                 number, more = new.number, len(new.trades) == MAX_STREAM_BATCH_TRADES
             await asyncio.sleep(STREAM_INTERVAL_SECONDS)
 
     async def _follow_book(self, backend: Backend) -> None:
         while True:
             await self._moved.heard()
-            for work_class in self.subscribers.classes(_BOOK):
-                line = self._line(work_class)
+            for series in self.subscribers.followed(_BOOK):
+                line = self._line(series)
                 await line.refresh(backend)
                 while line.untold:
-                    await self._tell(_BOOK, work_class, line.untold.popleft())
+                    await self._tell(_BOOK, series, line.untold.popleft())
             await asyncio.sleep(STREAM_INTERVAL_SECONDS)
 
-    async def _tell(self, stream: str, work_class: str, message: Message) -> None:
+    async def _tell(self, stream: str, series: Series, message: Message) -> None:
         """Queue a message for everybody who listens, a few at a time.
 
         Writing to hundreds at once would hold the interpreter for as long as a tick takes.
         """
-        listeners = self.subscribers.of(stream, work_class)
+        listeners = self.subscribers.of(stream, series)
         for first in range(0, len(listeners), MAX_STREAM_BURST):
             if first:
                 await asyncio.sleep(STREAM_BURST_SECONDS)
             for subscriber in listeners[first : first + MAX_STREAM_BURST]:
                 subscriber.put(message)
 
-    def _line(self, work_class: str) -> BookLine:
-        return self._lines.setdefault(work_class, BookLine(work_class, self._run_id))
+    def _line(self, series: Series) -> BookLine:
+        return self._lines.setdefault(series, BookLine(series, self._run_id))
 
 
 async def _again_and_again(follow: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -226,20 +230,24 @@ async def _again_and_again(follow: Callable[[], Coroutine[Any, Any, None]]) -> N
 
 
 async def _first_trades(
-    backend: Backend, work_class: str, token: TradeToken | None
+    backend: Backend, series: Series, token: TradeToken | None
 ) -> market_pb2.StreamTradesResponse:
     """What was missed behind a token, or the newest trades."""
     application = backend.application
 
     def look(tx: Transaction) -> market_pb2.StreamTradesResponse:
         if token is not None:
-            missed = application.resume_trades(tx, work_class, token.number, token.mark)
+            missed = application.resume_trades(
+                tx, series.work_class, series.mode, token.number, token.mark
+            )
             if missed is not None:
-                place = str(TradeToken(work_class, missed.number, missed.mark))
-                return trades_message(missed, work_class) or alive_message(
+                place = str(TradeToken(series, missed.number, missed.mark))
+                return trades_message(missed, series) or alive_message(
                     missed.as_of_us, missed.number, place
                 )
-        newest = application.newest_trades(tx, work_class, gap=token is not None)
-        return opening_message(newest, work_class)
+        newest = application.newest_trades(
+            tx, series.work_class, series.mode, gap=token is not None
+        )
+        return opening_message(newest, series)
 
     return await backend.query(look)

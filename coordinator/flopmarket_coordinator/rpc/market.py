@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from flopmarket.trust.modes import Mode
 from flopmarket.v1 import market_pb2, market_pb2_grpc
 from flopmarket_coordinator.application.types_market import DepthQuery, OfferQuery
 from flopmarket_coordinator.application.types_tape import HistoryQuery, TradesQuery
 from flopmarket_coordinator.backend import Backend
-from flopmarket_coordinator.core.tape import check_class
+from flopmarket_coordinator.core.tape import check_class, check_mode
 from flopmarket_coordinator.rpc import convert, convert_market, convert_orders, convert_prediction
 from flopmarket_coordinator.rpc.feeds import MarketFeeds
 from flopmarket_coordinator.rpc.interceptors import caller
@@ -26,8 +27,9 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
     async def GetSpot(
         self, request: market_pb2.GetSpotRequest, context: Any
     ) -> market_pb2.GetSpotResponse:
-        work_class = _class_of(request.work_class)
-        report = await self._backend.query(self._backend.application.prices)
+        work_class, mode = _class_of(request.work_class), _mode_of(request.mode)
+        application = self._backend.application
+        report = await self._backend.query(lambda tx: application.prices(tx, mode))
         return convert_market.spot(report, work_class)
 
     async def ListOffers(
@@ -49,7 +51,8 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
         self, request: market_pb2.GetBookRequest, context: Any
     ) -> market_pb2.GetBookResponse:
         work_class = check_class(convert.text_of(request.work_class, "work_class"))
-        query = DepthQuery(work_class, convert_market.levels_of(request.levels))
+        levels = convert_market.levels_of(request.levels)
+        query = DepthQuery(work_class, levels, _mode_of(request.mode))
         application = self._backend.application
         report = await self._backend.query(lambda tx: application.depth(tx, query))
         return convert_market.book(report)
@@ -64,6 +67,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
             to_us=request.to_us,
             page_size=convert.page_size_of(request.page_size),
             page_token=convert.text_of(request.page_token, "page_token"),
+            mode=_mode_of(request.mode),
         )
         application = self._backend.application
         page = await self._backend.query(lambda tx: application.history(tx, query))
@@ -79,6 +83,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
             to_us=request.to_us,
             page_size=convert.page_size_of(request.page_size),
             page_token=convert.text_of(request.page_token, "page_token"),
+            mode=_mode_of(request.mode) if request.mode else None,
         )
         application = self._backend.application
         page = await self._backend.query(lambda tx: application.trades(tx, query))
@@ -88,6 +93,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
         self, request: market_pb2.StreamTradesRequest, context: Any
     ) -> None:
         convert.text_of(request.work_class, "work_class")
+        convert.text_of(request.mode, "mode")
         convert.text_of(request.resume_token, "resume_token")
         await self._feeds.serve_trades(self._backend, request, context.write)
 
@@ -95,6 +101,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
         self, request: market_pb2.StreamBookRequest, context: Any
     ) -> None:
         convert.text_of(request.work_class, "work_class")
+        convert.text_of(request.mode, "mode")
         convert.text_of(request.resume_token, "resume_token")
         await self._feeds.serve_book(self._backend, request, context.write)
 
@@ -135,3 +142,8 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
 def _class_of(name: str) -> str:
     """One class of work, or "" for all."""
     return check_class(convert.text_of(name, "work_class")) if name else ""
+
+
+def _mode_of(name: str) -> Mode:
+    """A mode, exact for none."""
+    return check_mode(convert.text_of(name, "mode"))

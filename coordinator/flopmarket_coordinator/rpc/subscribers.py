@@ -22,6 +22,7 @@ from flopmarket.limits import (
     STREAM_ALIVE_SECONDS,
     STREAM_WRITE_SECONDS,
 )
+from flopmarket_coordinator.rpc.series import Series
 
 Write = Callable[[Message], Awaitable[None]]
 """Sends one message to the peer of a stream; returns once it is on its way."""
@@ -72,21 +73,21 @@ class Subscribers:
 
     def __init__(self, most: int = MAX_STREAM_SUBSCRIBERS) -> None:
         self._most = most
-        self._open: dict[tuple[str, str], set[Subscriber]] = {}
+        self._open: dict[tuple[str, Series], set[Subscriber]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._open.values()))
 
-    def classes(self, stream: str) -> list[str]:
-        """Classes of a stream that somebody listens to."""
+    def followed(self, stream: str) -> list[Series]:
+        """What somebody listens to of a stream."""
         return [name for (kind, name), present in self._open.items() if kind == stream and present]
 
-    def of(self, stream: str, work_class: str) -> tuple[Subscriber, ...]:
-        """Those who listen to a class of a stream."""
-        return tuple(self._open.get((stream, work_class), ()))
+    def of(self, stream: str, series: Series) -> tuple[Subscriber, ...]:
+        """Those who listen to a series of a stream."""
+        return tuple(self._open.get((stream, series), ()))
 
     @contextmanager
-    def joined(self, stream: str, work_class: str) -> Iterator[Subscriber]:
+    def joined(self, stream: str, series: Series) -> Iterator[Subscriber]:
         """A new subscriber for the length of the block; ``STREAMS_FULL`` when there are too many.
 
         A drop cancels the task that runs the block and comes out of it as the drop's error.
@@ -100,7 +101,7 @@ class Subscribers:
                 details={"limit": str(self._most)},
             )
         subscriber = Subscriber(asyncio.current_task())
-        present = self._open.setdefault((stream, work_class), set())
+        present = self._open.setdefault((stream, series), set())
         present.add(subscriber)
         try:
             yield subscriber

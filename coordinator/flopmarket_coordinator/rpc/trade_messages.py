@@ -8,50 +8,49 @@ from flopmarket.errors import InvalidInput
 from flopmarket.v1 import market_pb2
 from flopmarket_coordinator.application.types_tape import NewTrades
 from flopmarket_coordinator.rpc import convert_market
-
-_EVERY_CLASS = "*"
+from flopmarket_coordinator.rpc.series import Series
 
 
 @dataclass(frozen=True, slots=True)
 class TradeToken:
-    """Behind trade ``number``, which had this ``mark``, of a stream of this class ("" for all)."""
+    """Behind trade ``number``, which had this ``mark``, of a stream of this series."""
 
-    work_class: str
+    series: Series
     number: int
     mark: str
 
     def __str__(self) -> str:
-        return f"trades.{self.work_class or _EVERY_CLASS}.{self.number}.{self.mark}"
+        return f"trades.{self.series}.{self.number}.{self.mark}"
 
     @classmethod
-    def parse(cls, text: str, work_class: str) -> TradeToken | None:
+    def parse(cls, text: str, series: Series) -> TradeToken | None:
         """The token of a request, None without one; ``RESUME_TOKEN_INVALID`` otherwise."""
         if not text:
             return None
         stream, name, number, mark = fields(text, 4)
-        if stream != "trades" or name != (work_class or _EVERY_CLASS):
+        if stream != "trades" or name != str(series):
             raise bad_token("it belongs to another stream")
         value = count(number)
         if bool(value) != bool(mark):
             raise bad_token("it was not given out here")
-        return cls(work_class, value, mark)
+        return cls(series, value, mark)
 
 
-def trades_message(new: NewTrades, work_class: str) -> market_pb2.StreamTradesResponse | None:
-    """New trades for subscribers of a class; None when none is of it."""
-    mine = [trade for trade in new.trades if work_class in ("", trade.work_class)]
+def trades_message(new: NewTrades, series: Series) -> market_pb2.StreamTradesResponse | None:
+    """New trades for subscribers of a series; None when none is of it."""
+    mine = [trade for trade in new.trades if series.has(trade)]
     if not mine:
         return None
     batch = market_pb2.TradeBatch(trades=[convert_market.trade(trade) for trade in mine])
     return market_pb2.StreamTradesResponse(
         as_of_us=new.as_of_us,
         sequence=new.number,
-        resume_token=_token(new, work_class),
+        resume_token=_token(new, series),
         batch=batch,
     )
 
 
-def opening_message(new: NewTrades, work_class: str) -> market_pb2.StreamTradesResponse:
+def opening_message(new: NewTrades, series: Series) -> market_pb2.StreamTradesResponse:
     """The first message of a stream that begins, or that cannot go on where it was."""
     snapshot = market_pb2.TradesSnapshot(
         trades=[convert_market.trade(trade) for trade in new.trades], gap=new.gap
@@ -59,7 +58,7 @@ def opening_message(new: NewTrades, work_class: str) -> market_pb2.StreamTradesR
     return market_pb2.StreamTradesResponse(
         as_of_us=new.as_of_us,
         sequence=new.number,
-        resume_token=_token(new, work_class),
+        resume_token=_token(new, series),
         snapshot=snapshot,
     )
 
@@ -84,8 +83,8 @@ def behind(
     )
 
 
-def _token(new: NewTrades, work_class: str) -> str:
-    return str(TradeToken(work_class, new.number, new.mark))
+def _token(new: NewTrades, series: Series) -> str:
+    return str(TradeToken(series, new.number, new.mark))
 
 
 def fields(text: str, expected: int) -> list[str]:

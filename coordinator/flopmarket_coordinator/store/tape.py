@@ -8,7 +8,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from flopmarket.market.tape import EMPTY_TAPE, Trade, tape_digest
-from flopmarket_coordinator.core.tape import KEPT_CANDLES, Candle, start_of, trade_of, with_trade
+from flopmarket.trust.modes import Mode
+from flopmarket_coordinator.core.tape import (
+    KEPT_CANDLES,
+    Candle,
+    key_at,
+    trade_of,
+    with_trade,
+)
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.rows import any_of, given
@@ -25,10 +32,12 @@ from flopmarket_coordinator.store.tape_rows import (
 _trade = schema.trade
 _candle = schema.candle
 _SHOWN = [column for column in _candle.c if column.name != "spread"]
-_CANDLE_KEY = ("work_class", "resolution_seconds", "start_us")
+_CANDLE_KEY = ("work_class", "resolution_seconds", "start_us", "mode")
 _NEWEST = sa.select(_trade.c.number, _trade.c.tape_digest).order_by(_trade.c.number.desc()).limit(1)
 _OF_RESOLUTION = sa.and_(
-    _candle.c.work_class == given("class"), _candle.c.resolution_seconds == given("resolution")
+    _candle.c.work_class == given("class"),
+    _candle.c.mode == given("mode"),
+    _candle.c.resolution_seconds == given("resolution"),
 )
 _NEWEST_START = (
     sa.select(_candle.c.start_us)
@@ -73,21 +82,20 @@ def trade(tx: Transaction, number: int) -> Trade | None:
     return None if row is None else to_trade(row)
 
 
-def trades_after(tx: Transaction, number: int, limit: int, work_class: str = "") -> list[Trade]:
-    """Trades behind a number, in order; of all classes by default."""
-    query = sa.select(_trade).where(_trade.c.number > number)
-    if work_class:
-        query = query.where(_trade.c.work_class == work_class)
+def trades_after(
+    tx: Transaction, number: int, limit: int, work_class: str = "", mode: Mode | None = None
+) -> list[Trade]:
+    """Trades behind a number, in order; of all classes and modes by default."""
+    query = _selected(work_class, mode).where(_trade.c.number > number)
     query = query.order_by(_trade.c.number).limit(limit)
     return [to_trade(row) for row in tx.connection.execute(query).mappings()]
 
 
-def newest_trades(tx: Transaction, limit: int, work_class: str = "") -> list[Trade]:
-    """The newest trades, oldest first."""
-    query = sa.select(_trade)
-    if work_class:
-        query = query.where(_trade.c.work_class == work_class)
-    query = query.order_by(_trade.c.number.desc()).limit(limit)
+def newest_trades(
+    tx: Transaction, limit: int, work_class: str = "", mode: Mode | None = None
+) -> list[Trade]:
+    """The newest trades, oldest first; of all classes and modes by default."""
+    query = _selected(work_class, mode).order_by(_trade.c.number.desc()).limit(limit)
     return [to_trade(row) for row in tx.connection.execute(query).mappings()][::-1]
 
 
@@ -95,6 +103,7 @@ def trades_between(
     tx: Transaction,
     *,
     work_class: str,
+    mode: Mode | None,
     offer_id: str,
     from_us: int,
     to_us: int,
@@ -102,9 +111,8 @@ def trades_between(
     limit: int,
 ) -> list[Trade]:
     """Trades in ``[from_us, to_us)`` by time and number, behind the position ``after``."""
-    query = sa.select(_trade).where(_trade.c.time_us >= from_us, _trade.c.time_us < to_us)
-    if work_class:
-        query = query.where(_trade.c.work_class == work_class)
+    query = _selected(work_class, mode)
+    query = query.where(_trade.c.time_us >= from_us, _trade.c.time_us < to_us)
     if offer_id:
         query = query.where(_trade.c.offer_id == offer_id)
     if after is not None:
@@ -114,11 +122,11 @@ def trades_between(
     return [to_trade(row) for row in tx.connection.execute(query).mappings()]
 
 
-def last_trades(tx: Transaction, work_classes: Iterable[str]) -> dict[str, Trade]:
-    """The newest trade of each class that has one, by time and then by number."""
+def last_trades(tx: Transaction, work_classes: Iterable[str], mode: Mode) -> dict[str, Trade]:
+    """The newest trade in a mode of each class that has one, by time and then by number."""
     found: dict[str, Trade] = {}
     for work_class in work_classes:
-        query = sa.select(_trade).where(_trade.c.work_class == work_class)
+        query = _selected(work_class, mode)
         query = query.order_by(_trade.c.time_us.desc(), _trade.c.number.desc()).limit(1)
         row = tx.connection.execute(query).mappings().first()
         if row is not None:
@@ -126,17 +134,32 @@ def last_trades(tx: Transaction, work_classes: Iterable[str]) -> dict[str, Trade
     return found
 
 
+def _selected(work_class: str, mode: Mode | None) -> sa.Select[Any]:
+    """Trades of a class and a mode; of all for "" and None."""
+    query = sa.select(_trade)
+    if work_class:
+        query = query.where(_trade.c.work_class == work_class)
+    return query if mode is None else query.where(_trade.c.mode == mode.value)
+
+
 # --- candles --------------------------------------------------------------------------------------
 
 
 def candles_between(
-    tx: Transaction, work_class: str, resolution_seconds: int, from_us: int, to_us: int, limit: int
+    tx: Transaction,
+    work_class: str,
+    mode: Mode,
+    resolution_seconds: int,
+    from_us: int,
+    to_us: int,
+    limit: int,
 ) -> list[Candle]:
     """Candles that start in ``[from_us, to_us)``, oldest first."""
     query = (
         sa.select(*_SHOWN)
         .where(
             _candle.c.work_class == work_class,
+            _candle.c.mode == mode.value,
             _candle.c.resolution_seconds == resolution_seconds,
             _candle.c.start_us >= from_us,
             _candle.c.start_us < to_us,
@@ -147,19 +170,21 @@ def candles_between(
     return [to_candle(row) for row in tx.connection.execute(query).mappings()]
 
 
-def kept_since_us(tx: Transaction, work_class: str, resolution_seconds: int) -> int:
+def kept_since_us(tx: Transaction, work_class: str, mode: Mode, resolution_seconds: int) -> int:
     """Start of the oldest candle once older ones have been dropped; 0 before that."""
-    skipped = KEPT_CANDLES[resolution_seconds] - 1
-    values = {"class": work_class, "resolution": resolution_seconds, "skipped": skipped}
+    values = {
+        "class": work_class,
+        "mode": mode.value,
+        "resolution": resolution_seconds,
+        "skipped": KEPT_CANDLES[resolution_seconds] - 1,
+    }
     return tx.connection.execute(_NEWEST_START, values).scalar() or 0
 
 
 def _addto_candles(tx: Transaction, trade: Trade) -> None:
-    keys = [
-        (trade.work_class, resolution, start_of(trade.time_us, resolution))
-        for resolution in KEPT_CANDLES
-    ]
-    rows = tx.connection.execute(_CANDLES_AT, {"keys": keys}).mappings()
+    keys = [key_at(trade, resolution) for resolution in KEPT_CANDLES]
+    named = [(*key[:3], key[3].value) for key in keys]
+    rows = tx.connection.execute(_CANDLES_AT, {"keys": named}).mappings()
     present = {key_of(candle): candle for candle in map(to_candle, rows)}
     changed = [
         candle_row(with_trade(present[key], trade, key[1])) for key in keys if key in present
@@ -173,14 +198,14 @@ def _addto_candles(tx: Transaction, trade: Trade) -> None:
 
 def _begin_candle(tx: Transaction, candle: Candle) -> None:
     """A first trade of a period; the oldest candle makes room. A period too old stays dropped."""
-    work_class, resolution, start_us = key_of(candle)
-    if start_us < kept_since_us(tx, work_class, resolution):
+    work_class, resolution, start_us, mode = key_of(candle)
+    if start_us < kept_since_us(tx, work_class, mode, resolution):
         return
     tx.connection.execute(_ADD_CANDLE, candle_row(candle))
-    oldest = kept_since_us(tx, work_class, resolution)
+    oldest = kept_since_us(tx, work_class, mode, resolution)
     if oldest:
-        values = {"class": work_class, "resolution": resolution, "oldest": oldest}
-        tx.connection.execute(_DROP_OLDER, values)
+        values = {"class": work_class, "mode": mode.value, "resolution": resolution}
+        tx.connection.execute(_DROP_OLDER, {**values, "oldest": oldest})
 
 
 def _as_parameters(row: Mapping[str, Any]) -> dict[str, Any]:

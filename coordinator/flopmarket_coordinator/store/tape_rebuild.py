@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flopmarket.market.tape import EMPTY_TAPE, Trade, tape_digest
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.tape import CandleKey, candles_of, trade_of
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
@@ -80,7 +81,10 @@ def stored_trades(tx: Transaction) -> Iterator[sa.RowMapping]:
 def stored_candles(tx: Transaction) -> dict[CandleKey, sa.RowMapping]:
     """All candles as stored."""
     rows = tx.connection.execute(sa.select(_candle)).mappings()
-    return {(row["work_class"], row["resolution_seconds"], row["start_us"]): row for row in rows}
+    return {
+        (row["work_class"], row["resolution_seconds"], row["start_us"], Mode(row["mode"])): row
+        for row in rows
+    }
 
 
 def _number_the_old(tx: Transaction) -> int:

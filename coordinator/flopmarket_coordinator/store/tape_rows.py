@@ -12,6 +12,7 @@ from flopmarket.market.headline import PFLOP, program_class
 from flopmarket.market.tape import Trade
 from flopmarket.market.work import StepWork
 from flopmarket.trust.documents import WattsSource
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core import sketch
 from flopmarket_coordinator.core.lifecycle import SegmentState
 from flopmarket_coordinator.core.tape import Candle, CandleKey, Settlement
@@ -39,6 +40,7 @@ _FACTS = (
         _lease.c.milliwatts,
         _lease.c.watts_source,
         _job.c.work,
+        _job.c.mode,
     )
     .join(_lease, _lease.c.lease_id == _segment.c.lease_id)
     .join(_job, _job.c.job_id == _segment.c.job_id)
@@ -84,6 +86,7 @@ def _settlement(row: Any, number: int, time_us: int) -> Settlement:
         offer_id=row.offer_id,
         device_name=row.device_name,
         commitment_digest=row.commitment_digest,
+        mode=Mode(row.mode),
     )
 
 
@@ -111,6 +114,7 @@ def trade_row(trade: Trade, segment_id: int, digest: bytes) -> dict[str, Any]:
         "device_name": trade.device_name,
         "commitment_digest": trade.commitment_digest,
         "tape_digest": digest,
+        "mode": trade.mode.value,
     }
 
 
@@ -128,12 +132,13 @@ def to_trade(row: sa.RowMapping) -> Trade:
         offer_id=row["offer_id"],
         device_name=row["device_name"],
         commitment_digest=row["commitment_digest"],
+        mode=Mode(row["mode"]),
     )
 
 
 def key_of(candle: Candle) -> CandleKey:
     """What names a candle."""
-    return candle.work_class, candle.resolution_seconds, candle.start_us
+    return candle.work_class, candle.resolution_seconds, candle.start_us, candle.mode
 
 
 def candle_row(candle: Candle) -> dict[str, Any]:
@@ -144,6 +149,7 @@ def candle_row(candle: Candle) -> dict[str, Any]:
         "work_class": candle.work_class,
         "resolution_seconds": candle.resolution_seconds,
         "start_us": candle.start_us,
+        "mode": candle.mode.value,
         "open_nano": candle.open_nano,
         "high_nano": candle.high_nano,
         "low_nano": candle.low_nano,
@@ -183,4 +189,5 @@ def to_candle(row: sa.RowMapping) -> Candle:
         microjoules_measured=row["microjoules_measured"],
         microjoules_declared=row["microjoules_declared"],
         spread=sketch.from_bytes(row["spread"]) if "spread" in row else {},
+        mode=Mode(row["mode"]),
     )

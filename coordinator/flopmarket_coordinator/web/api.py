@@ -26,8 +26,9 @@ from flopmarket.limits import (
     BOARD_TAPE_TRADES,
     MAX_REQUEST_TEXT_CHARACTERS,
 )
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web.answers import PRIVATE, answer, event_stream, public
-from flopmarket_coordinator.web.board import Board, resolution_of
+from flopmarket_coordinator.web.board import Board, mode_of, resolution_of
 from flopmarket_coordinator.web.cache import Answer
 from flopmarket_coordinator.web.model import Candle, Job, JobEvent, Offer, TapeMessage, Trade
 from flopmarket_coordinator.web.query import DEFAULT_CLASS, OfferForm
@@ -58,10 +59,10 @@ def board_of(request: Request) -> Board:
 
 
 async def spot(request: Request) -> Response:
-    """``spot.json``: every class now."""
-    found = await board_of(request).spot()
+    """``spot.json``: every class now, in one mode."""
+    found = await board_of(request).spot(_mode(request))
     classes = [dataclasses.asdict(one) for one in found.value.classes]
-    return _json(request, found, {"classes": classes})
+    return _json(request, found, {"mode": found.value.mode, "classes": classes})
 
 
 async def offers(request: Request) -> Response:
@@ -78,18 +79,19 @@ async def offers(request: Request) -> Response:
 
 
 async def book(request: Request) -> Response:
-    """``book.json``: depth of one class."""
-    found = await board_of(request).book(_class(request))
+    """``book.json``: depth of one class in one mode."""
+    found = await board_of(request).book(_class(request), _mode(request))
     body = dataclasses.asdict(found.value)
     return _json(request, found, body)
 
 
 async def history(request: Request) -> Response:
-    """``history.json``: candles of one class."""
+    """``history.json``: candles of one class in one mode."""
     wanted = resolution_of(request.query_params.get("resolution", ""))
-    found = await board_of(request).history(_class(request), wanted)
+    found = await board_of(request).history(_class(request), wanted, _mode(request))
     body = {
         "work_class": found.value.work_class,
+        "mode": found.value.mode,
         "resolution_seconds": found.value.resolution_seconds,
         "kept_since_us": found.value.kept_since_us,
         "candles": [candle_json(candle) for candle in found.value.candles],
@@ -100,8 +102,8 @@ async def history(request: Request) -> Response:
 async def history_csv(request: Request) -> Response:
     """``history.csv``: the same candles for a spreadsheet."""
     wanted = resolution_of(request.query_params.get("resolution", ""))
-    work_class = _class(request)
-    found = await board_of(request).history(work_class, wanted)
+    work_class, mode = _class(request), _mode(request)
+    found = await board_of(request).history(work_class, wanted, mode)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(CSV_COLUMNS)
@@ -110,28 +112,29 @@ async def history_csv(request: Request) -> Response:
         writer.writerow([row[column] for column in CSV_COLUMNS])
     # Names of classes are ours, but the file's name is built from what was asked.
     plain = "".join(c for c in work_class if c.isascii() and (c.isalnum() or c == "-"))
+    name = plain if mode is Mode.EXACT else f"{plain}-{mode}"
     return answer(
         request,
         text.getvalue(),
         "text/csv; charset=utf-8",
         public(BOARD_HISTORY_CACHE_SECONDS),
         headers={
-            "content-disposition": f'attachment; filename="{plain}-{wanted.key}.csv"',
+            "content-disposition": f'attachment; filename="{name}-{wanted.key}.csv"',
             "x-as-of-us": str(found.value.as_of_us),
         },
     )
 
 
 async def trades(request: Request) -> Response:
-    """``trades.json``: the newest trades, newest first."""
+    """``trades.json``: the newest trades of all modes or of one, newest first."""
     tape = board_of(request).tape
     if tape.trouble is not None and not tape.as_of_us:
         raise tape.trouble
-    wanted = request.query_params.get("work_class", "")
+    wanted, mode = request.query_params.get("work_class", ""), _mode_or_all(request)
     body = {
         "as_of_us": tape.as_of_us,
         "currency": (await board_of(request).spot()).value.currency,
-        "trades": [trade_json(trade) for trade in tape.recent(wanted)],
+        "trades": [trade_json(trade) for trade in tape.recent(wanted, mode=mode)],
     }
     return answer(request, _dump(body), JSON, public(BOARD_CACHE_SECONDS))
 
@@ -143,23 +146,26 @@ async def snapshot(request: Request) -> Response:
 
 
 async def live_trades(request: Request) -> Response:
-    """Trades as they happen, oldest first, as server-sent events; ``work_class`` selects a class.
+    """Trades as they happen, oldest first, as server-sent events; ``work_class`` selects a class,
+    ``mode`` a mode.
 
     The first event ``begins``: its trades replace what the reader has.
     """
     tape = board_of(request).tape
-    wanted = request.query_params.get("work_class", "")
+    wanted, mode = request.query_params.get("work_class", ""), _mode_or_all(request)
 
     def event(as_of_us: int, shown: Iterable[Trade], begins: bool) -> tuple[str, Any]:
         found = [trade_json(trade) for trade in shown]
         return "tape", {"as_of_us": as_of_us, "begins": begins, "trades": found}
 
     def begin() -> tuple[str, Any]:
-        newest = tape.recent(wanted, BOARD_STREAM_TRADES)
+        newest = tape.recent(wanted, BOARD_STREAM_TRADES, mode)
         return event(tape.as_of_us, reversed(newest), True)
 
     def render(message: TapeMessage) -> tuple[str, Any]:
-        chosen = [t for t in message.trades if not wanted or t.work_class == wanted]
+        chosen = [
+            t for t in message.trades if wanted in ("", t.work_class) and mode in ("", t.mode)
+        ]
         return event(message.as_of_us, chosen[-BOARD_TAPE_TRADES:], False)
 
     return event_stream(tape.listeners, render, begin)
@@ -232,6 +238,14 @@ def _class(request: Request) -> str:
     if len(work_class) > MAX_REQUEST_TEXT_CHARACTERS:
         raise InvalidInput("work_class is too long", code="BOARD_PARAMETER")
     return work_class
+
+
+def _mode(request: Request) -> Mode:
+    return mode_of(request.query_params.get("mode", ""))
+
+
+def _mode_or_all(request: Request) -> str:
+    return _mode(request) if request.query_params.get("mode") else ""
 
 
 def _json(

@@ -18,6 +18,7 @@ from flopmarket.limits import (
     MAX_BOARD_PAGE_ROWS,
 )
 from flopmarket.market.money import Nano, round_up_nano
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web.cache import Answer, Cache
 from flopmarket_coordinator.web.feed import JobFeeds, Seats, TapeFeed
 from flopmarket_coordinator.web.gateway import Gateway
@@ -132,57 +133,59 @@ class Board:
 
     # --- the market ---------------------------------------------------------------------------
 
-    async def spot(self) -> Answer[Spot]:
-        """Every class of work now."""
-        return await self._cache.get("spot", BOARD_CACHE_SECONDS, self.gateway.spot)
+    async def spot(self, mode: Mode = Mode.EXACT) -> Answer[Spot]:
+        """Every class of work now, in a mode."""
+        return await self._cache.get(
+            ("spot", mode), BOARD_CACHE_SECONDS, lambda: self.gateway.spot(mode)
+        )
 
-    async def class_spot(self, work_class: str) -> tuple[Answer[Spot], ClassSpot]:
-        """One class now; NotFound WORK_CLASS_UNKNOWN."""
-        answer = await self.spot()
-        for found in answer.value.classes:
-            if found.work_class == work_class:
-                return answer, found
+    async def class_spot(self, work_class: str, mode: Mode) -> tuple[Answer[Spot], ClassSpot]:
+        """One class now; NotFound WORK_CLASS_UNKNOWN when there is nothing of it in any mode."""
+        answer = await self.spot(mode)
+        for asked in (mode, *Mode):
+            for found in (await self.spot(asked)).value.classes:
+                if found.work_class == work_class:
+                    return answer, found if asked is mode else ClassSpot.nothing(work_class)
         raise NotFound(
             f"nothing of class {work_class[:40]!r} is offered, wanted or was traded",
             code="WORK_CLASS_UNKNOWN",
             hint="the market page lists the classes there are",
         )
 
-    async def overview(self) -> Answer[Overview]:
-        """Every class with its last 24 hours; a history that fails is an empty one."""
-        spot = await self.spot()
-        days = await asyncio.gather(*(self._day(c.work_class) for c in spot.value.classes))
+    async def overview(self, mode: Mode = Mode.EXACT) -> Answer[Overview]:
+        """Every class with its last 24 hours in a mode; a history that fails is an empty one."""
+        spot = await self.spot(mode)
+        days = await asyncio.gather(*(self.day(c.work_class, mode) for c in spot.value.classes))
         rows = tuple(ClassRow(c, d) for c, d in zip(spot.value.classes, days, strict=True))
         return Answer(Overview(spot.value, rows), spot.age_seconds, spot.trouble)
 
-    async def day(self, work_class: str) -> DaySummary:
-        """The last 24 hours of one class."""
-        return await self._day(work_class)
-
-    async def _day(self, work_class: str) -> DaySummary:
+    async def day(self, work_class: str, mode: Mode) -> DaySummary:
+        """The last 24 hours of one class in a mode."""
         hours = Resolution("day", "1 hour", 3_600, DAY_SECONDS, "24 hours")
         try:
-            answer = await self.history(work_class, hours)
+            answer = await self.history(work_class, hours, mode)
         except FlopmarketError:
             return summary(())
         return summary(answer.value.candles)
 
-    async def history(self, work_class: str, resolution: Resolution) -> Answer[History]:
-        """Candles of one class, as far back as the resolution's charts go."""
+    async def history(self, work_class: str, resolution: Resolution, mode: Mode) -> Answer[History]:
+        """Candles of one class in a mode, as far back as the resolution's charts go."""
         step_us = resolution.seconds * SECOND_US
         now_us = int(self.clock() * SECOND_US)
         from_us = (now_us - resolution.span_seconds * SECOND_US) // step_us * step_us
         # The key has no moving part: the same chart a second later is the same question.
         return await self._cache.get(
-            ("history", work_class, resolution.key),
+            ("history", work_class, mode, resolution.key),
             BOARD_HISTORY_CACHE_SECONDS,
-            lambda: self.gateway.history(work_class, resolution.seconds, from_us, 0),
+            lambda: self.gateway.history(work_class, mode, resolution.seconds, from_us, 0),
         )
 
-    async def book(self, work_class: str) -> Answer[Book]:
-        """Depth of one class."""
+    async def book(self, work_class: str, mode: Mode = Mode.EXACT) -> Answer[Book]:
+        """Depth of one class in a mode."""
         return await self._cache.get(
-            ("book", work_class), BOARD_CACHE_SECONDS, lambda: self.gateway.book(work_class)
+            ("book", work_class, mode),
+            BOARD_CACHE_SECONDS,
+            lambda: self.gateway.book(work_class, mode),
         )
 
     async def offers(self, query: OfferQuery) -> Answer[Offers]:
@@ -281,6 +284,15 @@ def electricity_nano(joules: float | None, tariff_nano_per_kwh: Nano | None) -> 
     if joules is None or tariff_nano_per_kwh is None:
         return None
     return round_up_nano(Fraction(round(joules)) * tariff_nano_per_kwh, JOULES_PER_KWH)
+
+
+def mode_of(name: str) -> Mode:
+    """The mode of a query; exact for none, InvalidInput for one there is not."""
+    if name not in ("", *Mode):
+        raise InvalidInput(
+            f"mode {name[:20]!r} is not one of {', '.join(Mode)}", code="MODE_UNKNOWN"
+        )
+    return Mode(name or Mode.EXACT)
 
 
 def resolution_of(key: str) -> Resolution:

@@ -27,7 +27,8 @@ UNKNOWN = "unknown"
 
 def spot(found: results_prices.Spot) -> Spot:
     """Every class now."""
-    return Spot(found.as_of_us, found.currency, tuple(_class_spot(one) for one in found.prices))
+    classes = tuple(_class_spot(one) for one in found.prices)
+    return Spot(found.as_of_us, found.currency, classes, found.mode)
 
 
 def _class_spot(one: results_prices.SpotPrice) -> ClassSpot:
@@ -78,6 +79,8 @@ def _offer(one: results_prices.Offer) -> Offer:
         rejected_segments=one.rejected_segments,
         proved_at_us=one.proved_at_us,
         proved_flops_per_second=one.proved_flops_per_second,
+        modes=one.modes,
+        device_class=one.device_class,
     )
 
 
@@ -91,6 +94,7 @@ def book(found: results_prices.Book) -> Book:
         bids=tuple(_level(level) for level in found.bids),
         offers=found.offers,
         orders=found.orders,
+        mode=found.mode,
     )
 
 
@@ -113,6 +117,7 @@ def history(found: results_prices.History, most: int) -> History:
         resolution_seconds=found.resolution_seconds,
         candles=tuple(_candle(candle) for candle in found.candles[-most:]),
         kept_since_us=found.kept_since_us,
+        mode=found.mode,
     )
 
 
@@ -153,6 +158,7 @@ def _trade(one: results_prices.TradeInfo) -> Trade:
         joules_source=one.joules_source,
         offer_id=one.offer_id,
         device_name=one.device_name,
+        mode=one.mode,
     )
 
 

@@ -18,11 +18,11 @@ from flopmarket.limits import (
     BOARD_RECONNECT_SECONDS,
     BOARD_STORY_SECONDS,
     BOARD_TAPE_TRADES,
-    MAX_BOARD_CLASSES,
     MAX_BOARD_JOB_EVENTS,
     MAX_BOARD_LISTENER_MESSAGES,
     MAX_BOARD_LISTENERS,
     MAX_BOARD_LOSS_POINTS,
+    MAX_BOARD_SERIES,
     MAX_BOARD_WATCHED_JOBS,
 )
 from flopmarket_coordinator.web.gateway import Gateway
@@ -98,11 +98,12 @@ class Listeners(Generic[Message]):
 
 
 class TapeFeed:
-    """The tape: follows it as long as the board runs, and remembers the newest trades by class."""
+    """The tape: follows it as long as the board runs, and remembers the newest trades of each class
+    and mode."""
 
     def __init__(self, gateway: Gateway, seats: Seats) -> None:
         self._gateway = gateway
-        self._recent: dict[str, deque[Trade]] = {}
+        self._recent: dict[tuple[str, str], deque[Trade]] = {}
         self._last_number = 0
         self._task: asyncio.Task[None] | None = None
         self.listeners: Listeners[TapeMessage] = Listeners(seats)
@@ -120,12 +121,16 @@ class TapeFeed:
             await asyncio.gather(self._task, return_exceptions=True)
         self.listeners.close()
 
-    def recent(self, work_class: str = "", count: int = BOARD_TAPE_TRADES) -> tuple[Trade, ...]:
-        """The newest trades of a class, or of all; newest first."""
-        if work_class:
-            found = list(self._recent.get(work_class, ()))
-        else:
-            found = [trade for trades in self._recent.values() for trade in trades]
+    def recent(
+        self, work_class: str = "", count: int = BOARD_TAPE_TRADES, mode: str = ""
+    ) -> tuple[Trade, ...]:
+        """The newest trades of a class and a mode, or of all; newest first."""
+        found = [
+            trade
+            for (name, its_mode), trades in self._recent.items()
+            if work_class in ("", name) and mode in ("", its_mode)
+            for trade in trades
+        ]
         return tuple(sorted(found, key=lambda trade: -trade.number)[:count])
 
     async def _follow(self) -> None:
@@ -148,9 +153,10 @@ class TapeFeed:
             self._last_number = 0
         new = tuple(trade for trade in message.trades if trade.number > self._last_number)
         for trade in new:
-            if trade.work_class not in self._recent and len(self._recent) >= MAX_BOARD_CLASSES:
+            series = trade.work_class, trade.mode
+            if series not in self._recent and len(self._recent) >= MAX_BOARD_SERIES:
                 continue
-            kept = self._recent.setdefault(trade.work_class, deque(maxlen=BOARD_TAPE_TRADES))
+            kept = self._recent.setdefault(series, deque(maxlen=BOARD_TAPE_TRADES))
             kept.append(trade)
             self._last_number = trade.number
         self.listeners.publish(TapeMessage(message.as_of_us, new))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web.model import (
     Accuracy,
     Book,
@@ -35,22 +36,22 @@ class Gateway(Protocol):
     def notice(self) -> str:
         """A line to show above every page, such as "sample data"; empty for a real market."""
 
-    async def spot(self) -> Spot:
-        """Every class of work now."""
+    async def spot(self, mode: Mode) -> Spot:
+        """Every class of work now, in a mode."""
 
     async def offers(self, query: OfferQuery) -> Offers:
         """One page of live offers."""
 
-    async def book(self, work_class: str) -> Book:
-        """Depth of one class."""
+    async def book(self, work_class: str, mode: Mode) -> Book:
+        """Depth of one class in a mode."""
 
     async def history(
-        self, work_class: str, resolution_seconds: int, from_us: int, to_us: int
+        self, work_class: str, mode: Mode, resolution_seconds: int, from_us: int, to_us: int
     ) -> History:
         """Candles that start in ``[from_us, to_us)``, the newest ``MAX_BOARD_CANDLES`` of them."""
 
     def trades(self) -> AsyncIterator[TapeMessage]:
-        """The tape, from its newest trades on; goes on until it is closed or raises."""
+        """The tape of all modes, from its newest trades on, until it is closed or raises."""
 
     async def accuracy(self) -> Accuracy:
         """How far predictions were off."""

@@ -1,4 +1,4 @@
-"""``/metrics``: the market's figures for Prometheus.
+"""``/metrics``: the market's figures in exact mode for Prometheus.
 
 Base units as Prometheus has it: operations (not PFLOP), seconds, joules, currency units. Money is
 rounded to a float here and nowhere else that counts; the exact figures are in the JSON.
@@ -71,8 +71,8 @@ def figures(overview: Overview, books: Iterable[Book], is_fresh: bool) -> Iterab
     currency = overview.spot.currency
     price = GaugeMetricFamily(
         "flopmarket_price_per_pflop",
-        "Price of 1e15 operations of the class in units of the currency; kind is best_ask, "
-        "best_bid, mid or last_trade.",
+        "Price of 1e15 operations of the class in exact mode, in units of the currency; kind is "
+        "best_ask, best_bid, mid or last_trade.",
         labels=["work_class", "currency", "kind"],
     )
     offers = _by_class("flopmarket_offers", "Live offers with a rate for the class.")

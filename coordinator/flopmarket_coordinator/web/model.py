@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from flopmarket.limits import BOARD_PAGE_ROWS
 from flopmarket.market.money import NANO_PER_UNIT
+from flopmarket.trust.modes import Mode
 
 PFLOP = 10**15
 SECONDS_PER_HOUR = 3_600
@@ -37,19 +38,28 @@ class ClassSpot:
     offers: int
     orders: int
 
+    @classmethod
+    def nothing(cls, work_class: str) -> ClassSpot:
+        """A class of which nothing is offered, wanted or was traded."""
+        return cls(work_class, None, None, None, None, 0, "", "", 0.0, 0.0, None, "", 0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """The cheapest of every class at one moment; no class at all in an empty market."""
+    """The cheapest of every class in one mode at one moment; no class at all in an empty market."""
 
     as_of_us: int
     currency: str
     classes: tuple[ClassSpot, ...]
+    mode: str = Mode.EXACT
 
 
 @dataclass(frozen=True, slots=True)
 class Candle:
-    """Trades of one class within one stretch of time; prices in nano-units per 1e15 operations."""
+    """Trades of one class in one mode within one stretch of time.
+
+    Prices are nano-units per 1e15 operations.
+    """
 
     start_us: int
     open_nano: int
@@ -75,7 +85,7 @@ class Candle:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Candles of one class, oldest first; stretches without a trade are absent."""
+    """Candles of one class in one mode, oldest first; stretches without a trade are absent."""
 
     as_of_us: int
     currency: str
@@ -84,6 +94,7 @@ class History:
     candles: tuple[Candle, ...]
     kept_since_us: int
     """Candles before this instant are no longer kept."""
+    mode: str = Mode.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """Depth of one class: asks rise, bids fall. Counts are of the whole class."""
+    """Depth of one class in one mode: asks rise, bids fall. Counts are of all levels."""
 
     as_of_us: int
     currency: str
@@ -112,6 +123,7 @@ class Book:
     bids: tuple[Level, ...]
     offers: int
     orders: int
+    mode: str = Mode.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +141,8 @@ class Trade:
     joules_source: str
     offer_id: str
     device_name: str
+    mode: str = Mode.EXACT
+    """That its job was signed in."""
 
     @property
     def pflop(self) -> float:
@@ -175,6 +189,10 @@ class Offer:
     proved_at_us: int = 0
     """When its device last passed a benchmark challenge; 0 for an unproved one."""
     proved_flops_per_second: int = 0
+    modes: tuple[str, ...] = (Mode.EXACT,)
+    """What it takes jobs of."""
+    device_class: str = ""
+    """64 hex digits of its class of devices; empty when it does not offer class mode."""
 
     @property
     def reliability(self) -> float | None:
@@ -219,6 +237,7 @@ class OfferQuery:
     device_name: str = ""
     account_id: str = ""
     idle_only: bool = False
+    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)

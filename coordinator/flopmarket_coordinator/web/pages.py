@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from flopmarket.errors import FlopmarketError, InvalidInput, NotFound
 from flopmarket.market.money import parse_nano
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web import assets, present
 from flopmarket_coordinator.web.answers import PRIVATE, answer
 from flopmarket_coordinator.web.api import board_of
@@ -27,6 +28,7 @@ from flopmarket_coordinator.web.board import (
     SECOND_US,
     Board,
     electricity_nano,
+    mode_of,
     resolution_of,
 )
 from flopmarket_coordinator.web.cache import Answer
@@ -55,20 +57,24 @@ def environment() -> jinja2.Environment:
     )
     made.filters.update(present.FILTERS)
     made.globals.update(
-        asset=assets.address, charts_integrity=assets.CHARTS_INTEGRITY, watts_words=present.WATTS
+        asset=assets.address,
+        charts_integrity=assets.CHARTS_INTEGRITY,
+        watts_words=present.WATTS,
+        modes=tuple(Mode),
+        mode_words=present.MODES,
     )
     return made
 
 
 async def market(request: Request) -> Response:
-    """Every class of work, the newest trades, the cheapest devices."""
-    board = board_of(request)
-    overview = await board.overview()
+    """Every class of work in one mode, the newest trades, the cheapest devices."""
+    board, mode = board_of(request), mode_of(request.query_params.get("mode", ""))
+    overview = await board.overview(mode)
     rows = overview.value.rows
     names = [row.spot.work_class for row in rows]
     first = DEFAULT_CLASS if DEFAULT_CLASS in names or not names else names[0]
     cheapest, accuracy = await asyncio.gather(
-        _or_none(board.offers(OfferQuery(work_class=first, page_size=CHEAPEST_SHOWN))),
+        _or_none(board.offers(OfferQuery(work_class=first, page_size=CHEAPEST_SHOWN, mode=mode))),
         _or_none(board.accuracy()),
     )
     return _page(
@@ -79,17 +85,21 @@ async def market(request: Request) -> Response:
         first=first,
         cheapest=cheapest,
         accuracy=accuracy,
-        trades=board.tape.recent(count=TRADES_SHOWN),
+        trades=board.tape.recent(count=TRADES_SHOWN, mode=mode),
+        mode=mode,
     )
 
 
 async def work_class(request: Request) -> Response:
-    """One class: history, depth, trades."""
+    """One class in one mode: history, depth, trades."""
     board, name = board_of(request), request.path_params["work_class"]
     resolution = resolution_of(request.query_params.get("resolution", ""))
-    answered, spot = await board.class_spot(name)
+    mode = mode_of(request.query_params.get("mode", ""))
+    answered, spot = await board.class_spot(name, mode)
     history, book, day = await asyncio.gather(
-        _or_none(board.history(name, resolution)), _or_none(board.book(name)), board.day(name)
+        _or_none(board.history(name, resolution, mode)),
+        _or_none(board.book(name, mode)),
+        board.day(name, mode),
     )
     return _page(
         request,
@@ -101,7 +111,8 @@ async def work_class(request: Request) -> Response:
         book=book,
         resolution=resolution,
         resolutions=RESOLUTIONS.values(),
-        trades=board.tape.recent(name, CLASS_TRADES_SHOWN),
+        trades=board.tape.recent(name, CLASS_TRADES_SHOWN, mode),
+        mode=mode,
     )
 
 
@@ -110,7 +121,7 @@ async def offers(request: Request) -> Response:
     board = board_of(request)
     form = OfferForm.read(request.query_params)
     try:
-        spot = await board.spot()
+        spot = await board.spot(mode_of(form.mode))
         classes = [one.work_class for one in spot.value.classes]
     except FlopmarketError:
         classes = []

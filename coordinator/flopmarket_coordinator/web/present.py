@@ -9,9 +9,11 @@ from __future__ import annotations
 import unicodedata
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
+from urllib.parse import quote
 
 from flopmarket.limits import MAX_BOARD_NAME_CHARACTERS
 from flopmarket.market.money import DOLLAR, NANO_PER_UNIT, format_amount
+from flopmarket.trust.modes import Mode
 
 NONE = "–"
 SHOWN_DIGITS = 4  # significant digits of a price
@@ -26,6 +28,11 @@ CLASSES = {
     "reduce-f32": "sums and maxima, 32-bit float",
     "integer": "integer arithmetic",
     "f64": "64-bit float",
+}
+MODES = {
+    "exact": "the bits of a specification: any right device computes the same",
+    "class": "the bits of one class of devices, checked by others of that class",
+    "tolerance": "near the specified result, each operation within bounds",
 }
 WATTS = {
     "measured": "watts measured by the worker's own agent: reported, not verified",
@@ -50,6 +57,13 @@ def _is_obeyed(character: str) -> bool:
 def class_words(work_class: str) -> str:
     """What a class of work is, in words; empty for one that is new to us."""
     return CLASSES.get(work_class, "")
+
+
+def in_mode(address: str, mode: str) -> str:
+    """The address of a page or figure for a mode; exact is what one shows without."""
+    if mode == Mode.EXACT:
+        return address
+    return f"{address}{'&' if '?' in address else '?'}mode={quote(mode, safe='')}"
 
 
 def money(nano: int | None, currency: str) -> str:
@@ -195,6 +209,7 @@ FILTERS = {
     for f in (
         name,
         class_words,
+        in_mode,
         money,
         bare,
         exact,

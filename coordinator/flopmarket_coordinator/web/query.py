@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from flopmarket.errors import InvalidInput
 from flopmarket.limits import BOARD_PAGE_ROWS, MAX_BOARD_PAGE_ROWS, MAX_REQUEST_TEXT_CHARACTERS
 from flopmarket.market.money import parse_nano
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web.model import OfferQuery
 
 GIB = 1 << 30
@@ -55,6 +56,7 @@ class OfferForm:
     suited: str = ""
     device: str = ""
     idle: str = ""
+    mode: str = ""
     page: str = ""
     rows: str = ""
 
@@ -80,6 +82,8 @@ class OfferForm:
             )
         if self.suited not in ("", *SUITED):
             raise InvalidInput(f"suited is one of {', '.join(SUITED)}", code="BOARD_PARAMETER")
+        if self.mode not in ("", *Mode):
+            raise InvalidInput(f"mode is one of {', '.join(Mode)}", code="BOARD_PARAMETER")
         memory = _number("memory", self.memory)
         per_watt = _number("per_watt", self.per_watt)
         reliability = _number("reliability", self.reliability, most=100)
@@ -97,6 +101,7 @@ class OfferForm:
             suited_for=self.suited,
             device_name=_text("device", self.device),
             idle_only=bool(self.idle),
+            mode=self.mode,
         )
 
     def link(self, **changes: str) -> str:

@@ -29,6 +29,7 @@ from flopmarket.limits import (
     MAX_BOARD_LISTENER_MESSAGES,
 )
 from flopmarket.trust.keys import KeyPair
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web import convert
 from flopmarket_coordinator.web.earning import Ledger
 from flopmarket_coordinator.web.model import (
@@ -74,8 +75,8 @@ class RemoteGateway:
     def notice(self) -> str:
         return ""
 
-    async def spot(self) -> Spot:
-        return convert.spot(await self._ask(lambda client: client.spot()))
+    async def spot(self, mode: Mode) -> Spot:
+        return convert.spot(await self._ask(lambda client: client.spot(mode=mode)))
 
     async def offers(self, query: OfferQuery) -> Offers:
         def ask(client: Client) -> Offers:
@@ -90,14 +91,16 @@ class RemoteGateway:
 
         return await self._ask(ask)
 
-    async def book(self, work_class: str) -> Book:
-        return convert.book(await self._ask(lambda client: client.book(work_class)))
+    async def book(self, work_class: str, mode: Mode) -> Book:
+        return convert.book(await self._ask(lambda client: client.book(work_class, mode=mode)))
 
     async def history(
-        self, work_class: str, resolution_seconds: int, from_us: int, to_us: int
+        self, work_class: str, mode: Mode, resolution_seconds: int, from_us: int, to_us: int
     ) -> History:
         name = RESOLUTION_NAMES[resolution_seconds]
-        found = await self._ask(lambda client: client.history(work_class, name, from_us, to_us))
+        found = await self._ask(
+            lambda client: client.history(work_class, name, from_us, to_us, mode)
+        )
         return convert.history(found, MAX_BOARD_CANDLES)
 
     async def trades(self) -> AsyncIterator[TapeMessage]:
@@ -224,7 +227,12 @@ class RemoteGateway:
 
 def conditions(query: OfferQuery) -> list[str]:
     """The filters of a query as the coordinator reads them."""
-    texts = {"region=": query.region, "suited_for=": query.suited_for, "account=": query.account_id}
+    texts = {
+        "region=": query.region,
+        "suited_for=": query.suited_for,
+        "account=": query.account_id,
+        "mode=": query.mode,
+    }
     found = [name + value for name, value in texts.items() if value]
     if query.device_name:
         found.append(f"device_name~{query.device_name}")

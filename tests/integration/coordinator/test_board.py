@@ -16,6 +16,7 @@ from flopmarket.client.prices import RESOLUTIONS
 from flopmarket.errors import NotFound, Unavailable
 from flopmarket.market.order import MARKET_ORDER
 from flopmarket.trust.keys import KeyPair
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.web.app import application
 from flopmarket_coordinator.web.board import RESOLUTIONS as SHOWN
 from flopmarket_coordinator.web.board import Board
@@ -23,7 +24,7 @@ from flopmarket_coordinator.web.model import OfferQuery
 from flopmarket_coordinator.web.query import ORDERS
 from flopmarket_coordinator.web.remote import RemoteGateway
 from tests.integration.coordinator.market import Market, eventually
-from tests.integration.coordinator.test_job import buyer_of, in_market, worker_of
+from tests.integration.coordinator.scripted import buyer_of, in_market, worker_of
 
 ORIGINS = dict.fromkeys(("address", "key", "ca", "coordinator_key", "account"), "flag")
 
@@ -96,6 +97,14 @@ async def prices(board: Board, billed_nano: int) -> None:
         found = (await reader.get(f"/api/v1/offers.json?work_class={name}")).json()
         assert found["matching"] == 1
         assert found["offers"][0]["prices"][name] == one["ask_nano"]
+        assert found["offers"][0]["modes"] == ["exact"] and {t.mode for t in trades} == {"exact"}
+        for mode in ("class", "tolerance"):
+            query = f"work_class={name}&mode={mode}"
+            assert (await reader.get(f"/api/v1/spot.json?{query}")).json()["classes"] == []
+            for figure, part in (("book", "asks"), ("history", "candles"), ("offers", "offers")):
+                other = (await reader.get(f"/api/v1/{figure}.json?{query}")).json()
+                assert other[part] == [], "an exact device sells nothing else"
+            assert (await reader.get(f"/class/{name}?mode={mode}")).status_code == 200
         for key in SHOWN:
             query = f"work_class={name}&resolution={key}"
             candles = (await reader.get(f"/api/v1/history.json?{query}")).json()["candles"]
@@ -134,6 +143,7 @@ async def every_order_and_filter(gateway: Any, ask_nano: int) -> None:
         OfferQuery(region="nowhere"),
         OfferQuery(account_id="nobody"),
         OfferQuery(device_name="other"),
+        OfferQuery(mode="class"),
     ):
         assert (await gateway.offers(refused)).matching == 0, refused
 
@@ -180,7 +190,7 @@ def test_an_absent_coordinator_is_an_error_and_no_hang() -> None:
         gateway = RemoteGateway(settings("127.0.0.1:9"), with_key=False)
         assert gateway.account_id == ""
         with pytest.raises(Unavailable):
-            await gateway.spot()
+            await gateway.spot(Mode.EXACT)
         with pytest.raises(Unavailable):
             async for _ in gateway.trades():
                 raise AssertionError("nobody is there")

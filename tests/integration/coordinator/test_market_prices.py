@@ -8,6 +8,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from flopmarket_coordinator.core.book.listing import NUMBERS
 from flopmarket_coordinator.core.tape import KEPT_CANDLES
 from tests.integration.coordinator.live_world import CALM, LiveWorld
 from tests.integration.coordinator.market import running_market
+from tests.unit.coordinator.classed import fast_worker
 
 CLASS = "elementwise-f32"
 
@@ -180,7 +182,75 @@ def test_streams_of_the_client(client: Client, market: Served) -> None:
     changes.close()  # type: ignore[attr-defined]
 
 
+@pytest.fixture
+def fast_only(market: Served) -> Iterator[None]:
+    """Two owners have cheap devices that take no exact jobs."""
+    names = ("fast", "faster")
+    for name in names:
+        fast_worker(market.world, name, ask=1_000_000)  # type: ignore[arg-type]
+    yield
+    market.world.do(_unlist, names)
+
+
+@pytest.mark.usefixtures("fast_only")
+def test_prices_are_of_one_mode_and_exact_unless_another_is_asked_for(client: Client) -> None:
+    exact, book = client.spot(), client.book(CLASS)
+    assert (exact.mode, book.mode, client.history(CLASS).mode) == ("exact",) * 3
+    assert book.offers == 1 and exact == replace(client.spot(mode="exact"), as_of_us=exact.as_of_us)
+    for mode in ("class", "tolerance"):
+        spot, other = client.spot(CLASS, mode), client.book(CLASS, mode=mode)
+        (price,) = spot.prices
+        assert (spot.mode, other.mode) == (mode, mode)
+        assert price.per_pflop == other.asks[0].per_pflop and price.per_pflop is not None
+        assert price.per_pflop.nano < book.asks[0].per_pflop.nano
+        assert (price.offers, price.orders, price.last) == (2, 0, None) and other.bids == ()
+        history = client.history(CLASS, mode=mode)
+        assert (history.mode, history.candles) == (mode, ())
+        assert list(client.trades(CLASS, mode=mode)) == []
+        first = next(client.watch_book(CLASS, mode=mode))
+        assert first.offers == 2 and first.asks == other.asks
+        assert next(client.watch_trades(CLASS, mode=mode)).trades == ()
+    assert {trade.mode for trade in client.trades(CLASS)} == {"exact"}
+    assert len(list(client.trades(CLASS, mode="exact"))) == 3
+    seen = next(client.watch_trades(CLASS, mode="exact"))
+    assert len(seen.trades) == 3
+    for refused, code in (
+        (lambda: client.spot(mode="swift"), "MODE_UNKNOWN"),
+        (lambda: client.book(mode="x" * 10_000), "LIMIT_EXCEEDED"),
+        (lambda: list(client.trades(mode="swift")), "MODE_UNKNOWN"),
+        (lambda: next(client.watch_book(mode="swift")), "MODE_UNKNOWN"),
+        (lambda: next(client.watch_trades(CLASS, seen.resume_token)), "RESUME_TOKEN_INVALID"),
+    ):
+        with pytest.raises(FlopmarketError) as error:
+            refused()
+        assert error.value.code == code
+
+
 # --- the command line -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fast_only")
+def test_modes(flop: Any) -> None:
+    (exact,) = lines(flop("spot", "--class", CLASS, "--json"))
+    (classed,) = lines(flop("spot", "--class", CLASS, "--mode", "class", "--json"))
+    assert (exact["mode"], classed["mode"]) == ("exact", "class")
+    assert exact["prices"][0]["per_pflop_nano"] > classed["prices"][0]["per_pflop_nano"]
+    assert "exact mode as of" in flop("spot").stderr
+    shown = flop("book", "--class", CLASS, "--mode", "tolerance")
+    assert "tolerance mode" in shown.stderr and "2 offers" in shown.stdout
+    assert len(lines(flop("offers", "--json"))) == 3
+    assert [offer["modes"] for offer in lines(flop("offers", "--mode", "exact", "--json"))] == [
+        ["exact"]
+    ]
+    assert len(lines(flop("offers", "--mode", "class", "--filter", "state=idle", "--json"))) == 2
+    assert "no trades" in flop("trades", "--mode", "class").stderr
+    assert {trade["mode"] for trade in lines(flop("trades", "--json"))} == {"exact"}
+    assert "no trades" in flop("history", "--class", CLASS, "--mode", "class").stderr
+    watched = flop("watch", "--book", "--class", CLASS, "--mode", "class", "--count", "1")
+    assert "2 offers" in watched.stdout and "  class  " in watched.stdout
+    (first,) = lines(flop("watch", "--mode", "tolerance", "--count", "1", "--json"))
+    assert first["is_snapshot"] and first["trades"] == []
+    assert flop("spot", "--mode", "swift").exit_code == 2
 
 
 def test_names_of_the_command_line_are_those_of_the_service() -> None:

@@ -15,6 +15,7 @@ from grpc import aio
 from flopmarket.v1 import market_pb2
 from flopmarket_coordinator.rpc import book_line, subscribers
 from flopmarket_coordinator.rpc.feeds import MarketFeeds
+from flopmarket_coordinator.rpc.series import Series
 from tests.integration.coordinator.live_world import CALM, LiveWorld
 from tests.integration.coordinator.market import (
     CALL_SECONDS,
@@ -316,7 +317,7 @@ class TestSubscribers:
                         sequence=sequence, batch=market_pb2.TradeBatch(trades=names)
                     )
                     message.batch.trades[0].number = sequence
-                    for subscriber in present.of("trades", ""):
+                    for subscriber in present.of("trades", Series()):
                         subscriber.put(message)
                     await asyncio.sleep(0.02)
                 assert [message.sequence for message in await heard] == list(range(1, 41))
@@ -341,7 +342,7 @@ class TestSubscribers:
                 batch = market_pb2.TradeBatch(trades=names)
                 async with asyncio.timeout(CALL_SECONDS):
                     sequence = 0
-                    while mine := present.of("trades", ""):
+                    while mine := present.of("trades", Series()):
                         sequence += 1
                         message = market_pb2.StreamTradesResponse(sequence=sequence, batch=batch)
                         message.batch.trades[0].number = sequence

@@ -17,12 +17,13 @@ from flopmarket.market.headline import PFLOP
 from flopmarket.market.snapshot import check_chain, verify_snapshot
 from flopmarket.market.tape import EMPTY_TAPE, digest_of_tape
 from flopmarket.trust.documents import WattsSource
-from flopmarket_coordinator.application.types import HeldLease
 from flopmarket_coordinator.application.types_tape import HistoryQuery, TradesQuery
+from flopmarket_coordinator.application.types_working import HeldLease
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.store import engine, migrate, schema, tape, tape_rebuild
 from tests.unit.coordinator.databases import sqlite_only
-from tests.unit.coordinator.world import ASK, World
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import ASK
 
 MINUTE_US = 60 * SECOND_US
 
@@ -365,7 +366,8 @@ def broken(tmp_path: Path) -> Iterator[World]:
         ("UPDATE candle SET spread = x'ff'", "candle-derived", "candle"),
         ("DELETE FROM candle WHERE resolution_seconds = 300", "candle-derived", "300 s"),
         (
-            "INSERT INTO candle SELECT 'f64', 60, 0, 1,1,1,1, 1,1,1, 1, 1, 0, 0, 0, 1, 0, 0, x''",
+            "INSERT INTO candle"
+            " SELECT 'f64', 60, 0, 'exact', 1,1,1,1, 1,1,1, 1, 1, 0, 0, 0, 1, 0, 0, x''",
             "candle-derived",
             "candle f64 60 s 0",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
@@ -16,6 +17,7 @@ from flopmarket.market.headline import PFLOP
 from flopmarket.market.money import MAX_NANO
 from flopmarket.market.tape import EMPTY_TAPE, Trade, digest_of_tape, tape_digest
 from flopmarket.trust.documents import WattsSource
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core import sketch
 from flopmarket_coordinator.core.tape import (
     SECOND_US,
@@ -61,6 +63,7 @@ def trade_lists(draw: st.DrawFn) -> list[Trade]:
                 st.integers(1, 10**6),
                 st.integers(1, 10**20),
                 st.sampled_from(WattsSource),
+                st.sampled_from(Mode),
             ),
             max_size=40,
         )
@@ -78,8 +81,9 @@ def trade_lists(draw: st.DrawFn) -> list[Trade]:
             offer_id="offer",
             device_name="card",
             commitment_digest=hashlib.sha256(bytes([number])).digest(),
+            mode=mode,
         )
-        for number, (time_us, work_class, price, flops, source) in enumerate(rows, 1)
+        for number, (time_us, work_class, price, flops, source, mode) in enumerate(rows, 1)
     ]
 
 
@@ -199,10 +203,20 @@ def test_the_digest_of_the_tape_covers_every_trade_and_their_order(trades: list[
         return
     changed = [*trades[:-1], replace(trades[-1], price_nano=trades[-1].price_nano + 1)]
     assert digest_of_tape(changed) != whole
+    for mode in set(Mode) - {trades[-1].mode}:
+        assert digest_of_tape([*trades[:-1], replace(trades[-1], mode=mode)]) != whole
     assert digest_of_tape(trades[:-1]) != whole
     assert tape_digest(digest_of_tape(trades[:-1]), trades[-1]) == whole
     if len(trades) > 1:
         assert digest_of_tape(trades[::-1]) != whole
+
+
+def test_a_trade_in_exact_mode_counts_as_before_there_were_modes() -> None:
+    """Snapshots that were signed over such a tape still fit it."""
+    trade = Trade(1, 2, "dot-f32", 3, 4, 5, 6, WattsSource.MEASURED, "o", "d", bytes(32))
+    assert tape_digest(EMPTY_TAPE, trade).hex() == (
+        "96d6f72f3bb52bb760f48831932bb4928ac9684431e4afcdfc8ab94ccd5c805e"
+    )
 
 
 # --- candles --------------------------------------------------------------------------------------
@@ -218,14 +232,18 @@ class Incremental:
 
     def add(self, trade: Trade) -> None:
         for resolution, most in SHORT.items():
-            key = (trade.work_class, resolution, start_of(trade.time_us, resolution))
-            mine = sorted(k for k in self.kept if k[:2] == key[:2])
+            start_us = start_of(trade.time_us, resolution)
+            key = (trade.work_class, resolution, start_us, trade.mode)
+            mine = self.series(key)
             if key not in self.kept and len(mine) >= most and key < mine[0]:
                 continue
             self.kept[key] = with_trade(self.kept.get(key), trade, resolution)
-            mine = sorted(k for k in self.kept if k[:2] == key[:2])
+            mine = self.series(key)
             for old in mine[:-most]:
                 del self.kept[old]
+
+    def series(self, key: CandleKey) -> list[CandleKey]:
+        return sorted(k for k in self.kept if (*k[:2], k[3]) == (*key[:2], key[3]))
 
 
 @given(trade_lists())
@@ -240,20 +258,21 @@ def test_candles_are_the_same_made_one_by_one_or_all_at_once(trades: list[Trade]
 @given(trade_lists())
 def test_candles_add_up(trades: list[Trade]) -> None:
     candles = candles_of(trades, {60: 10**6, 3_600: 10**6})
-    for work_class in ("dot-f32", "integer"):
-        mine = [trade for trade in trades if trade.work_class == work_class]
+    for work_class, mode in itertools.product(("dot-f32", "integer"), Mode):
+        mine = [t for t in trades if (t.work_class, t.mode) == (work_class, mode)]
         for resolution in (60, 3_600):
-            some = [c for key, c in candles.items() if key[:2] == (work_class, resolution)]
+            wanted = (work_class, resolution, mode)
+            some = [c for key, c in candles.items() if (*key[:2], key[3]) == wanted]
             assert sum(c.trades for c in some) == len(mine)
             assert sum(c.flops for c in some) == sum(t.flops for t in mine)
             assert sum(c.paid_nano for c in some) == sum(t.price_nano for t in mine)
             energy = sum(c.microjoules_measured + c.microjoules_declared for c in some)
             assert energy == sum(t.microjoules for t in mine)
-    for (_, resolution, start_us), candle in candles.items():
+    for (_, resolution, start_us, mode), candle in candles.items():
         inside = [
             trade
             for trade in trades
-            if trade.work_class == candle.work_class
+            if (trade.work_class, trade.mode) == (candle.work_class, mode)
             and start_us <= trade.time_us < start_us + resolution * SECOND_US
         ]
         assert candle.open_nano == inside[0].per_pflop_nano

@@ -20,6 +20,7 @@ from flopmarket.market.order import NO_CAP, step_limit_nano
 from flopmarket.market.price import PICOSECONDS_PER_HOUR, PriceTerms
 from flopmarket.market.quote import ClassSize
 from flopmarket.market.reasons import Reason
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.book import depth as depths
 from flopmarket_coordinator.core.book.classes import class_sizes
 from flopmarket_coordinator.core.book.clearing import Cleared, Clearing
@@ -268,13 +269,15 @@ class Book:
             return self._offers.class_accounts(device_class)
 
     def count_cheaper(self, offer: Offer, *, now_us: int) -> Mapping[str, int]:
-        """Idle offers of other owners that ask less than this one, for each class it has."""
+        """Idle offers of other owners that take the same jobs and ask less than this one, for each
+        class it has."""
         with self._lock:
-            live = depths.live_rows(self._offers, now_us - self._presence_ttl_us)
-            others = self._offers.account[live] != self._offers.accounts.known(offer.account_id)
-            rows = live[others & ~self._offers.busy[live]]
+            table = self._offers
+            live = depths.live_flags(table, now_us - self._presence_ttl_us)
+            others = table.account[: table.size] != table.accounts.known(offer.account_id)
+            rows = np.flatnonzero(live & others & ~table.busy[: table.size] & table.rivals(offer))
             return {
-                work_class: depths.count_below(self._offers, rows, work_class, price)
+                work_class: depths.count_below(table, rows, work_class, price)
                 for work_class in offer.rates.flops_per_second
                 if work_class in CLASS_COLUMN
                 and (price := offer.pflop_price(work_class)) is not None
@@ -303,20 +306,25 @@ class Book:
         with self._lock:
             return count_reasons(self._offers, demand, limits)
 
-    def depth(self, work_class: str, *, levels: int, now_us: int) -> depths.Depth:
-        """Both sides of one class, best first."""
+    def depth(
+        self, work_class: str, *, levels: int, now_us: int, mode: Mode = Mode.EXACT
+    ) -> depths.Depth:
+        """Both sides of one class in one mode, best first."""
         with self._lock:
             since_us = now_us - self._presence_ttl_us
-            return depths.depth(self._offers, self._orders, since_us, work_class, levels)
+            return depths.depth(self._offers, self._orders, since_us, work_class, mode, levels)
 
-    def best(self, *, now_us: int) -> Mapping[str, tuple[depths.Best, Offer | None]]:
-        """Where each class stands that has a live offer or an order, and its cheapest offer."""
+    def best(
+        self, *, now_us: int, mode: Mode = Mode.EXACT
+    ) -> Mapping[str, tuple[depths.Best, Offer | None]]:
+        """Where each class stands that has a live offer or an order in a mode, and its cheapest
+        offer."""
         with self._lock:
             table = self._offers
-            live = table.tradable(slice(0, table.size), now_us - self._presence_ttl_us)
+            live = depths.live_flags(table, now_us - self._presence_ttl_us) & table.takes(mode)
             found: dict[str, tuple[depths.Best, Offer | None]] = {}
             for work_class in WORK_CLASSES:
-                best = depths.best(self._offers, self._orders, live, work_class)
+                best = depths.best(self._offers, self._orders, live, work_class, mode)
                 if best.offers or best.orders:
                     offer = None if best.row is None else self._offers.offer(best.row)
                     found[work_class] = best, offer

@@ -1,4 +1,4 @@
-"""What is asked and what is bid for one class of work, level by level, and the best of both.
+"""What is asked and what is bid for one class of work in one mode, level by level, and the best.
 
 An offer asks ``ask / rate`` for 10^15 operations, rounded up once as every price is
 (:meth:`Offer.pflop_price`, here over many offers at once). An offer so dear that this does not fit
@@ -13,6 +13,7 @@ import numpy as np
 
 from flopmarket.market.money import MAX_NANO, Nano
 from flopmarket.market.offer import PFLOP, SECONDS_PER_HOUR
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.book.orders import OrderTable
 from flopmarket_coordinator.core.book.search import MARGIN
 from flopmarket_coordinator.core.book.table import (
@@ -74,11 +75,12 @@ class Best:
 
 
 def depth(
-    offers: OfferTable, orders: OrderTable, since_us: int, work_class: str, levels: int
+    offers: OfferTable, orders: OrderTable, since_us: int, work_class: str, mode: Mode, levels: int
 ) -> Depth:
-    """The best levels of both sides of a class."""
-    rows, prices, rates = _asks(offers, live_rows(offers, since_us), work_class)
-    bids, prices_bid, wanted = orders.bids(work_class)
+    """The best levels of both sides of a class in a mode."""
+    live = np.flatnonzero(live_flags(offers, since_us) & offers.takes(mode))
+    rows, prices, rates = _asks(offers, live, work_class)
+    bids, prices_bid, wanted = orders.bids(work_class, mode)
     bid_levels = []
     for price in _least_distinct(-prices_bid, levels):
         at = np.flatnonzero(prices_bid == -price)
@@ -92,8 +94,8 @@ def depth(
     )
 
 
-def best(offers: OfferTable, orders: OrderTable, live: Flags, work_class: str) -> Best:
-    """The best of both sides. ``live`` marks the rows whose devices are there."""
+def best(offers: OfferTable, orders: OrderTable, live: Flags, work_class: str, mode: Mode) -> Best:
+    """The best of both sides. ``live`` marks the rows whose devices are there and take the mode."""
     asked = np.where(live, offers.asked[: offers.size, CLASS_COLUMN[work_class]], np.inf)
     sure, dear = asked < _SURELY_PRICED, (asked >= _SURELY_PRICED) & (asked < np.inf)
     rows, prices, _ = _asks(offers, np.flatnonzero(dear), work_class)
@@ -107,7 +109,7 @@ def best(offers: OfferTable, orders: OrderTable, live: Flags, work_class: str) -
         ask_nano = int(prices.min())
         cheapest = rows[prices == ask_nano]
         row = int(cheapest[np.argmin(offers.id_rank[cheapest])])
-    _, bids, _ = orders.bids(work_class)
+    _, bids, _ = orders.bids(work_class, mode)
     bid_nano = int(bids.max()) if len(bids) else None
     return Best(row, ask_nano, bid_nano, offers=count, orders=len(bids))
 
@@ -118,9 +120,9 @@ def count_below(offers: OfferTable, rows: Rows, work_class: str, price_nano: Nan
     return int(np.count_nonzero(prices < price_nano))
 
 
-def live_rows(offers: OfferTable, since_us: int) -> Rows:
+def live_flags(offers: OfferTable, since_us: int) -> Flags:
     """Offers whose devices are there and may take work, idle or busy."""
-    return np.flatnonzero(offers.tradable(slice(0, offers.size), since_us))
+    return offers.tradable(slice(0, offers.size), since_us)
 
 
 def _asks(offers: OfferTable, live: Rows, work_class: str) -> tuple[Rows, Integers, Integers]:

@@ -16,10 +16,12 @@ import numpy as np
 from flopmarket.market.headline import PFLOP, program_class
 from flopmarket.market.money import MAX_NANO, Nano
 from flopmarket.market.price import PICOSECONDS_PER_HOUR
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.book.search import MARGIN, Resources
 from flopmarket_coordinator.core.book.table import (
     CLASS_COLUMN,
     COST_COLUMNS,
+    MODE_BIT,
     Flags,
     Floats,
     Integers,
@@ -106,6 +108,7 @@ class OrderTable:
         self._memory: Floats = np.zeros(_FIRST_ROWS)
         self._asleep: Flags = np.zeros(_FIRST_ROWS, np.bool_)
         self._bid_class: Integers = np.full(_FIRST_ROWS, -1, np.int64)
+        self._bid_mode: Integers = np.zeros(_FIRST_ROWS, np.int64)
         self._bid_price: Integers = np.zeros(_FIRST_ROWS, np.int64)
         self._bid_operations: list[int] = []
         self._awake: set[int] = set()
@@ -125,6 +128,7 @@ class OrderTable:
         demand = order.demand
         work_class, price, operations = bid_of(order)
         self._bid_class[row] = CLASS_COLUMN.get(work_class, -1)
+        self._bid_mode[row] = MODE_BIT[demand.mode]
         self._bid_price[row] = price
         self._bid_operations[row] = operations
         self._memory[row] = max(demand.peak_memory_bytes, demand.constraints.min_memory_bytes)
@@ -181,10 +185,11 @@ class OrderTable:
         self._asleep[row] = True
         self._awake.discard(row)
 
-    def bids(self, work_class: str) -> tuple[Rows, Integers, Sequence[int]]:
-        """Rows of orders that bid for a class, their prices for 10^15 operations, and, by row, the
-        operations that an order still wants."""
-        rows = np.flatnonzero(self._bid_class == CLASS_COLUMN[work_class])
+    def bids(self, work_class: str, mode: Mode) -> tuple[Rows, Integers, Sequence[int]]:
+        """Rows of orders that bid for a class in a mode, their prices for 10^15 operations, and, by
+        row, the operations that an order still wants."""
+        wanted = self._bid_class == CLASS_COLUMN[work_class]
+        rows = np.flatnonzero(wanted & (self._bid_mode == MODE_BIT[mode]))
         return rows, self._bid_price[rows], self._bid_operations
 
     def woken(self, offers: OfferTable, fresh: Rows) -> list[int]:
@@ -223,7 +228,7 @@ class OrderTable:
         return row
 
 
-_COLUMNS = ("_weights", "_caps", "_memory", "_asleep", "_bid_class", "_bid_price")
+_COLUMNS = ("_weights", "_caps", "_memory", "_asleep", "_bid_class", "_bid_mode", "_bid_price")
 
 
 def bid_of(order: OpenOrder) -> tuple[str, Nano, int]:

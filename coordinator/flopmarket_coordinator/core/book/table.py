@@ -280,6 +280,34 @@ class OfferTable:
         here = self.present(rows, since_us)
         return here & ~self.unproved[rows] if self.requires_proof else here
 
+    def takes(self, mode: Mode) -> Flags:
+        """Which rows may be given jobs of a mode, present or not; in class mode those of classes
+        that two accounts list, since nobody else has their work audited."""
+        flags: Flags = (self.modes[: self.size] & MODE_BIT[mode]) != 0
+        if mode is Mode.CLASS:
+            flags &= self._shared_classes()[self.device_class[: self.size]]
+        return flags
+
+    def rivals(self, offer: Offer) -> Flags:
+        """Which rows take jobs that an offer takes, too."""
+        shared = sum(MODE_BIT[mode] for mode in offer.modes if mode is not Mode.CLASS)
+        flags: Flags = (self.modes[: self.size] & shared) != 0
+        if offer.device_class:
+            code = self.device_classes.known(offer.device_class)
+            flags |= self.device_class[: self.size] == code
+        return flags
+
+    def _shared_classes(self) -> Flags:
+        """By class of devices, whether several accounts list it under keys that may act."""
+        here = slice(0, self.size)
+        rows = np.flatnonzero(self.used[here] & ~self.banned[here] & (self.device_class[here] > 0))
+        classes, accounts = self.device_class[rows], self.account[rows]
+        first = np.full(len(self.device_classes.texts), len(self.accounts.texts))
+        last = np.full(len(self.device_classes.texts), -1)
+        np.minimum.at(first, classes, accounts)
+        np.maximum.at(last, classes, accounts)
+        return first < last
+
     def rows_of_class(self, device_class: str) -> Rows:
         """Rows of a class of devices whose keys may act, present or not."""
         code = self.device_classes.known(device_class) if device_class else -1

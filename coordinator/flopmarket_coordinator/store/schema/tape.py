@@ -29,11 +29,19 @@ trade = sa.Table(
     text("device_name"),
     blob("commitment_digest"),
     blob("tape_digest"),  # of the tape that ends with this trade
+    Column("mode", Text, nullable=False, server_default=sa.text("'exact'")),
     CheckConstraint("price_nano > 0 AND per_pflop_nano > 0", name="prices_positive"),
     one_of("watts_source", WattsSource),
 )
 Index("ix_trade_time_number", trade.c.time_us, trade.c.number)
 Index("ix_trade_class_time_number", trade.c.work_class, trade.c.time_us, trade.c.number)
+Index(
+    "ix_trade_class_mode_time_number",
+    trade.c.work_class,
+    trade.c.mode,
+    trade.c.time_us,
+    trade.c.number,
+)
 Index("ix_trade_offer_time_number", trade.c.offer_id, trade.c.time_us, trade.c.number)
 
 candle = sa.Table(
@@ -42,6 +50,7 @@ candle = sa.Table(
     Column("work_class", Text, primary_key=True),
     Column("resolution_seconds", sa.BigInteger, primary_key=True, autoincrement=False),
     Column("start_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    Column("mode", Text, primary_key=True),
     big("open_nano"),
     big("high_nano"),
     big("low_nano"),

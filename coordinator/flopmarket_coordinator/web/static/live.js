@@ -8,6 +8,7 @@
   const JOB_MS = 10000;
   const pulse = document.getElementById("pulse");
   const asOf = document.getElementById("as-of");
+  const mode = encodeURIComponent(document.body.dataset.mode || "exact");
 
   const isLive = (on) => {
     if (pulse) pulse.dataset.live = on ? "on" : "off";
@@ -48,7 +49,8 @@
       made.append(when);
       if (!only) {
         const link = element("a");
-        link.href = `/class/${encodeURIComponent(trade.work_class)}`;
+        const kept = trade.mode === "exact" ? "" : `?mode=${encodeURIComponent(trade.mode)}`;
+        link.href = `/class/${encodeURIComponent(trade.work_class)}${kept}`;
         link.append(element("code", trade.work_class));
         const what = cell("");
         what.append(link);
@@ -60,7 +62,7 @@
       made.append(cell(pflop(trade.pflop), "number"), cell(bare(trade.unit_nano), "number strong"), device);
       return made;
     };
-    follow(`/api/v1/trades?work_class=${encodeURIComponent(only)}`, {
+    follow(`/api/v1/trades?work_class=${encodeURIComponent(only)}&mode=${mode}`, {
       tape: ({ as_of_us: us, begins, trades }) => {
         tellTime(us);
         const body = table.tBodies[0];
@@ -84,7 +86,7 @@
     };
     const refresh = async () => {
       if (document.hidden) return;
-      const found = await fetched("/api/v1/spot.json");
+      const found = await fetched(`/api/v1/spot.json?mode=${mode}`);
       for (const one of found.classes) {
         const made = rows.get(one.work_class);
         if (!made) continue;

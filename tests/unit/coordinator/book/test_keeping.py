@@ -12,12 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from flopmarket.errors import FlopmarketError
 from flopmarket_coordinator.application.bookkeeping import BookKeeper
-from flopmarket_coordinator.application.types import Instruction, LeaseOffered
+from flopmarket_coordinator.application.types_working import Instruction, LeaseOffered
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
 from flopmarket_coordinator.store import engine, jobs
 from flopmarket_coordinator.store.engine import Transaction
-from tests.unit.coordinator.world import ASK, Buyer, Worker, World
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import ASK
 
 NAMES = ("ann", "bob", "cas")
 

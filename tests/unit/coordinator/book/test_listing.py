@@ -25,6 +25,7 @@ from tests.unit.coordinator.book.samples import (
     book_of,
     books,
     candidate,
+    listings,
     orders,
 )
 from tests.unit.coordinator.book.test_clearing import open_orders
@@ -187,10 +188,18 @@ def test_modes_and_classes_are_filtered_as_they_are_shown(
     }
 
 
+def may_run(item: Listing, mode: Mode, among: list[Listing]) -> bool:
+    """Whether a device gets jobs of a mode; in class mode another account must be there to audit
+    it."""
+    if mode is not Mode.CLASS or mode not in item.offer.modes:
+        return mode in item.offer.modes
+    return len(candidate(item, among).class_accounts) > 1
+
+
 @settings(max_examples=300, deadline=None)
-@given(books(), open_orders(), st.integers(1, 4))
+@given(books(), open_orders(), st.integers(1, 4), st.sampled_from(Mode))
 def test_depth_and_spot_are_sums_of_what_there_is(
-    found: list[Listing], waiting: list[OpenOrder], levels: int
+    found: list[Listing], waiting: list[OpenOrder], levels: int, mode: Mode
 ) -> None:
     book = book_of(found)
     for order in waiting:
@@ -199,14 +208,14 @@ def test_depth_and_spot_are_sums_of_what_there_is(
         asks: dict[int, list[Listing]] = defaultdict(list)
         for item in live(found):
             price = item.offer.pflop_price(work_class)
-            if price is not None:
+            if price is not None and may_run(item, mode, found):
                 asks[price].append(item)
         bids: dict[int, list[int]] = defaultdict(list)
         for order in waiting:
             name, price, operations = bid_of(order)
-            if name == work_class:
+            if name == work_class and order.demand.mode is mode:
                 bids[price].append(operations)
-        got = book.depth(work_class, levels=levels, now_us=NOW_US)
+        got = book.depth(work_class, levels=levels, now_us=NOW_US, mode=mode)
         rate = [
             (sum(rates_of(asks[price], work_class)), sum(rates_of(asks[price], work_class, True)))
             for price in sorted(asks)[:levels]
@@ -221,7 +230,7 @@ def test_depth_and_spot_are_sums_of_what_there_is(
         ]
         assert got.offers == sum(map(len, asks.values()))
         assert got.orders == sum(map(len, bids.values()))
-        best = book.best(now_us=NOW_US).get(work_class)
+        best = book.best(now_us=NOW_US, mode=mode).get(work_class)
         if best is None:
             assert not asks and not bids
             continue
@@ -237,6 +246,60 @@ def rates_of(found: list[Listing], work_class: str, idle: bool = False) -> list[
     return [
         item.offer.rates.flops_per_second[work_class] for item in found if not (idle and item.busy)
     ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(books(), listings("newcomer"), open_orders(), orders(100), st.booleans())
+def test_what_is_not_exact_moves_no_exact_price(
+    found: list[Listing],
+    newcomer: Listing,
+    waiting: list[OpenOrder],
+    another: OpenOrder,
+    in_class: bool,
+) -> None:
+    """However cheap a fast-only device is, and however high somebody bids for one."""
+    book = book_of(found)
+    for order in waiting:
+        book.put_order(order)
+    best = book.best(now_us=NOW_US)
+    depths = [book.depth(name, levels=9, now_us=NOW_US) for name in CLASSES]
+    fast_only = replace(
+        newcomer.offer,
+        ask_nano_per_hour=1,
+        modes=(Mode.CLASS, Mode.TOLERANCE) if in_class else (Mode.TOLERANCE,),
+        device_class="c1" if in_class else "",
+    )
+    book.put_offer(replace(newcomer, offer=fast_only, connected=True, seen_us=NOW_US))
+    mode = Mode.CLASS if in_class else Mode.TOLERANCE
+    demand = replace(another.demand, mode=mode, device_class="c1" if in_class else "")
+    book.put_order(replace(another, demand=demand))
+    assert book.best(now_us=NOW_US) == best
+    assert [book.depth(name, levels=9, now_us=NOW_US) for name in CLASSES] == depths
+
+
+@settings(max_examples=200, deadline=None)
+@given(books())
+def test_cheaper_devices_are_those_that_take_the_same_jobs(found: list[Listing]) -> None:
+    book = book_of(found)
+    for mine in (item.offer for item in found):
+        rivals = [
+            item.offer
+            for item in live(found)
+            if not item.busy
+            and item.offer.account_id != mine.account_id
+            and (
+                set(mine.modes) & set(item.offer.modes) - {Mode.CLASS}
+                or (mine.device_class and mine.device_class == item.offer.device_class)
+            )
+        ]
+        wanted = {}
+        for work_class in CLASSES:
+            price = mine.pflop_price(work_class)
+            if price is None:
+                continue
+            asked = [other.pflop_price(work_class) for other in rivals]
+            wanted[work_class] = sum(1 for ask in asked if ask is not None and ask < price)
+        assert dict(book.count_cheaper(mine, now_us=NOW_US)) == wanted
 
 
 @given(orders(1))
