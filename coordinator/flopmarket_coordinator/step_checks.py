@@ -70,7 +70,7 @@ async def look_at_steps(
         return Finding(StepCode.UNUSABLE, 0, str(problem))
     found = check_roots(claimed.roots, task.body)
     if found == EQUAL:
-        found = await asyncio.to_thread(_check_outputs, claimed, program)
+        found = await asyncio.to_thread(_check_outputs, task, claimed, program)
     seed = secrets.randbits(63)  # of vectors that nobody could foresee
     worst = found
     for drawn in task.answer.states if found == EQUAL else ():
@@ -134,10 +134,17 @@ def _here(path: Path) -> Path:
     return path
 
 
-def _check_outputs(claimed: Claimed, program: Program) -> Finding:
-    """The list has the checksums of the uploaded outputs, in every step."""
-    if not claimed.outputs:
+def _check_outputs(task: StepTask, claimed: Claimed, program: Program) -> Finding:
+    """The uploaded outputs are the program's, of all steps, and the list has their checksums. The
+    worker committed to their root: no honest segment leaves others."""
+    if not task.outputs_artifact:
         return EQUAL
+    steps = claimed.sums.steps
+    specs = tuple(replace(spec, shape=(steps, *spec.shape)) for spec in program.outputs)
+    try:
+        bundle.check_specs(claimed.outputs, specs, "outputs")
+    except InvalidInput as error:
+        return Finding(StepCode.DIFFERS, claimed.sums.first_step, error.message)
     skipped = len(program.state) * 4
     for place in range(claimed.sums.steps):
         step = claimed.sums.first_step + place

@@ -90,7 +90,7 @@ def _wrong(
 ) -> str:
     steps = item.steps
     if steps is None:
-        if _code(item.verdict, coordinator) in STEP_CODES:
+        if code_of(item.verdict, coordinator) in STEP_CODES:
             return "its verdict speaks of steps, and none are published"
         return ""
     if not terms.audit_steps:
@@ -117,7 +117,7 @@ def _wrong(
     return ""
 
 
-def _code(verdict: bytes, coordinator: PublicKey) -> str:
+def code_of(verdict: bytes, coordinator: PublicKey) -> str:
     """The reason code of a segment's verdict; empty for none, or one of a dispute."""
     if not verdict:
         return ""

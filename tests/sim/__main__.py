@@ -1,9 +1,9 @@
 """``python -m tests.sim``: play seeds, or every mutant until it is caught.
 
 ``--seeds 17`` or ``--seeds 0-199``; ``--mutants [NAME ...]`` plays each change of
-:mod:`tests.sim.mutants` against up to ``--most`` seeds. ``--cheats`` and ``--flaky`` compare the
-books of ``--runs`` pairs (:mod:`tests.sim.cheats`, :mod:`tests.sim.flaky`). Exit code 1 when a law
-broke, a mutant lived, or somebody earned what he should not.
+:mod:`tests.sim.mutants` against up to ``--most`` seeds. ``--cheats``, ``--classes``, ``--steps``
+and ``--flaky`` compare the books of ``--runs`` pairs (:mod:`tests.sim.cheats` and the like). Exit
+code 1 when a law broke, a mutant lived, or somebody earned what he should not.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import sys
 import time
 from collections import Counter
 
-from tests.sim import cheats, flaky
+from tests.sim import cheats, class_cheats, flaky, step_cheats
 from tests.sim.audit_laws import audit_band
-from tests.sim.mutants import MUTANTS, Caught, hunt
+from tests.sim.mutants import MUTANTS
+from tests.sim.planting import Caught, hunt
 from tests.sim.scenario import play
+from tests.sim.step_laws import Look, look_band
 
 
 def seeds_of(text: str) -> range:
@@ -29,6 +31,7 @@ def play_all(seeds: range, *, verbose: bool) -> int:
     """Play seeds and print what happened; 1 when a law broke."""
     began, seen, ticks, simulated = time.process_time(), Counter[str](), 0, 0
     draws: list[tuple[int, bool]] = []
+    looks: list[Look] = []
     for seed in seeds:
         outcome = play(seed)
         if verbose:
@@ -40,6 +43,7 @@ def play_all(seeds: range, *, verbose: bool) -> int:
         ticks += outcome.ticks
         simulated += outcome.simulated_us
         draws += outcome.draws
+        looks += outcome.looks
     spent = time.process_time() - began
     least, most, drawn = audit_band(draws)
     print(f"{len(seeds)} seeds, {ticks} ticks, {simulated / 3.6e9:.1f} simulated hours")
@@ -49,6 +53,12 @@ def play_all(seeds: range, *, verbose: bool) -> int:
     print(f"drawn {drawn} of {len(draws)} commitments, chance explains {least:.0f} to {most:.0f}")
     if not least <= drawn <= most:
         print("the rate of audits is outside its band")
+        return 1
+    least, most, met = look_band(looks)
+    explained = f"chance explains {least:.0f} to {most:.0f}"
+    print(f"{met} of {len(looks)} draws about wrong segments met a wrong step, {explained}")
+    if not least <= met <= most:
+        print("wrong steps are met more or less often than chance explains")
         return 1
     return 0
 
@@ -76,11 +86,17 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=200)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--cheats", action="store_true")
+    parser.add_argument("--classes", action="store_true")
+    parser.add_argument("--steps", action="store_true")
     parser.add_argument("--flaky", action="store_true")
     parser.add_argument("--runs", type=int, default=20)
     given = parser.parse_args()
     if given.cheats:
         return cheats.report(given.runs)
+    if given.classes:
+        return class_cheats.report(given.runs)
+    if given.steps:
+        return step_cheats.report(given.runs)
     if given.flaky:
         return flaky.report(given.runs)
     if given.mutants is not None:

@@ -72,7 +72,7 @@ class AuditLaws:
             if job["buyer"] in (account, owner):
                 raise Broken("self-audit", f"audit {audit_id} is by the buyer's account")
             self._laws.seen[f"audit by another: {phase}"] += 1
-        equal = purpose != "canary" and outcome == "EQUAL"
+        equal = purpose not in ("canary", "arbiter") and outcome == "EQUAL"
         self._opened(audit_id, question_id, phase, equal)
 
     def _opened(self, audit_id: str, question_id: int, phase: str, equal: bool) -> None:
@@ -190,8 +190,12 @@ class AuditLaws:
             if before is None or state not in LIVE or held == "released":
                 continue
             at_stake = before["held_state"] in ("held", "waiting") or before["state"] in UNPAID
-            known = verdict is not None and (auditor == house or verdict != before["verdict"])
-            if at_stake and not known and task not in ("recompute", "steps"):
+            ours = auditor == house or self._laws.classes.of_house(auditor)
+            known = verdict is not None and (ours or verdict != before["verdict"])
+            others = self._laws.classes.looked_at(segment_id)
+            if known or not at_stake or others or self._laws.steps.looked_at(segment_id):
+                continue
+            if task not in ("recompute", "steps") or self._laws.classes.judges(segment_id):
                 raise Broken("look-back", f"segment {segment_id} of a cheat is not looked at")
 
     def chain(self, job_id: str) -> None:
@@ -217,7 +221,8 @@ class AuditLaws:
         self._rederive()
         (left,) = self._raw.execute(
             "SELECT count(*) FROM audit_pay WHERE state = 'reserved' AND lease_id NOT IN "
-            "(SELECT lease_id FROM audit WHERE phase <> 'ended')"
+            "(SELECT lease_id FROM audit WHERE phase <> 'ended' OR parent_id IN "
+            "(SELECT audit_id FROM audit WHERE phase <> 'ended'))"
         ).fetchone()
         if left:
             raise Broken("audit-pay", f"{left} promises to auditors whose audits ended are open")

@@ -14,7 +14,7 @@ from flopmarket.trust.documents import Commitment
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope, Header
 from flopmarket.trust.sealing import InnerSecret
-from flopmarket_coordinator.application.types import HeldLease, SegmentCommit
+from flopmarket_coordinator.application.types_working import HeldLease, SegmentCommit
 from flopmarket_worker.core.events import LeaseTerms, SegmentRecord, UploadedFiles
 from flopmarket_worker.lease_offer import LeaseOffer
 from tests.sim import arithmetic

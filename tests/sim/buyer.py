@@ -13,7 +13,8 @@ from flopmarket.trust.documents import CancelRequest
 from flopmarket.trust.encoding import Document
 from flopmarket.trust.envelope import Envelope, seal
 from flopmarket.trust.keys import KeyPair
-from flopmarket_coordinator.application.types import Session, SubmitRequest
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_buying import SubmitRequest
 from tests.sim.arithmetic import EMPTY, named
 from tests.sim.broken import Broken
 from tests.sim.network import Link
@@ -66,9 +67,10 @@ class Buyer:
         self._made += 1
         name = f"{self.name} {self._made}"
         stateless = bool(changes.pop("stateless", False))
+        large = bool(changes.pop("large", False))
         values: dict[str, Any] = {
             "kind": JobKind.INFERENCE if stateless else JobKind.TRAINING,
-            "program_digest": program(stateless).digest,
+            "program_digest": program(stateless, large).digest,
             "profile": PROFILE,
             "mode": Mode.EXACT,
             "class_digest": NO_CLASS,
@@ -96,7 +98,7 @@ class Buyer:
         number = self._made
         shelf = self.place.shelf
         stateless = spec.state_root == EMPTY
-        files = [program(stateless).to_bytes(), b"data"]
+        files = [program(stateless, bool(changes.get("large"))).to_bytes(), b"data"]
         if not stateless:
             files.append(spec.state_root)
         digests = [shelf.put(data) for data in files]

@@ -9,7 +9,7 @@ counted, and neither is what the device could earn after the ban.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import sqrt
@@ -44,6 +44,9 @@ class Cheat:
     market: type[Steady] = Steady
     devices: int = 1
     """How many it has at a time: so many honest ones it is compared with."""
+    honest: type[Steady] = Steady
+    """The market in which those earn."""
+    seconds: int = SECONDS
 
 
 class InTurn(Steady):
@@ -99,19 +102,26 @@ UNIT_NANO = 250_000
 
 
 @cache
-def _honest(seed: int) -> Steady:
-    market = Steady(seed, (Worker,), seconds=SECONDS)
+def _honest(seed: int, kind: Callable[..., Steady], seconds: int) -> Steady:
+    market = kind(seed, (Worker,), seconds=seconds)
     market.play_books()
     return market
+
+
+def honest_gain_nano(cheat: Cheat, seed: int, time_us: int | None) -> int:
+    """What as many honest devices had earned at the same seed by some time; None: in the end."""
+    market = _honest(seed, cheat.honest, cheat.seconds)  # type: ignore[arg-type]  # classes hash
+    gain_nano = market.gain_nano() if time_us is None else market.gain_at(time_us)
+    return cheat.devices * gain_nano
 
 
 def one(cheat: Cheat, seed: int) -> tuple[float, float, bool]:
     """Profit and gain of one run in units, and whether everybody was shut out."""
     gc.disable()
     try:
-        market = cheat.market(seed, cheat.kinds, seconds=SECONDS)
+        market = cheat.market(seed, cheat.kinds, seconds=cheat.seconds)
         over_us, gain_nano = market.play_books()
-        honest_nano = cheat.devices * _honest(seed).gain_at(over_us)
+        honest_nano = honest_gain_nano(cheat, seed, over_us)
     finally:
         gc.enable()
     return (gain_nano - honest_nano) / UNIT_NANO, gain_nano / UNIT_NANO, market.over()

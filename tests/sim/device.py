@@ -18,13 +18,16 @@ from flopmarket.trust.documents import OfferTerms, Rate, SessionRequest, WattsSo
 from flopmarket.trust.encoding import Document
 from flopmarket.trust.envelope import Envelope, seal
 from flopmarket.trust.keys import KeyPair, KeyRole
+from flopmarket.trust.modes import NO_CLASS, Mode
 from flopmarket.trust.sealing import InnerSecret
-from flopmarket_coordinator.application.types import HeldLease, Hello, Session
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_working import HeldLease, Hello
 from flopmarket_worker.core import events
 from flopmarket_worker.core.events import LeaseKey, SegmentRecord, UploadedFiles
 from flopmarket_worker.core.session import SessionMachine
 from flopmarket_worker.lease_offer import LeaseOffer
 from tests.sim.arithmetic import named
+from tests.sim.kinds import DRIVER, EXACT_ONLY, kind_of
 from tests.sim.network import Link, Stream
 from tests.sim.place import Place
 from tests.sim.schedule import SECOND_US, Dice, Trace
@@ -41,6 +44,9 @@ class Card:
     ask_nano_per_hour: int = 360_000_000
     dies: float = 0.0
     released: float = 0.0
+    kind: str = ""
+    """The kind of cards that it says to be of (:mod:`tests.sim.kinds`); none without class mode."""
+    modes: tuple[Mode, ...] = EXACT_ONLY
 
 
 @dataclass(slots=True)
@@ -233,12 +239,13 @@ class Device(ABC):
 
     def terms(self) -> OfferTerms:
         """What this device offers."""
+        kind = kind_of(self.card.kind)
         return OfferTerms(
             account_id=self.account,
             device_key_id=self.key.key_id,
             device_id=self.device_id,
-            device_name=self.name,
-            driver="simulated",
+            device_name=self.card.kind or self.name,
+            driver=DRIVER,
             profile=PROFILE,
             memory_bytes=1 << 30,
             max_allocation_bytes=1 << 30,
@@ -254,7 +261,10 @@ class Device(ABC):
             watts_milli=0,
             watts_source=WattsSource.UNKNOWN,
             card_price_nano=0,
-            admission_digest=named("admission"),
+            admission_digest=named("admission") if Mode.EXACT in self.card.modes else NO_CLASS,
+            modes=self.card.modes,
+            class_kernels=kind.kernels,
+            class_results=kind.results,
         )
 
     def _beat(self, life: int) -> None:

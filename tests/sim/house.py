@@ -1,6 +1,6 @@
 """The house's engine: reads files, recomputes what it is asked to, at the pace of virtual time.
 
-Two loops as the real auditor's, one for files and one for recomputations, with pretended bits. The
+Loops as the real auditor's, one for files and one for recomputations, with pretended bits. The
 referee beside it stands in for the lists of a dispute: it knows which party's roots are right.
 """
 
@@ -19,7 +19,7 @@ from flopmarket.trust.dispute_documents import (
 )
 from flopmarket.trust.dispute_port import Place as Somewhere
 from flopmarket_coordinator.application import Application
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_auditing import (
     AuditKind,
     AuditResult,
     AuditTask,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flopmarket.errors import FlopmarketError
+from flopmarket.trust.modes import Mode
 from flopmarket_worker.core import events
 from flopmarket_worker.core.events import LeaseKey, SegmentRecord, UploadedFiles
 from flopmarket_worker.lease_offer import LeaseOffer
@@ -125,7 +126,11 @@ class Labour(Device):
 
     def compute(self, offer: LeaseOffer, before: bytes, first_step: int, steps: int) -> Ran:
         """The work."""
-        return arithmetic.run(offer.job_id, before, first_step, steps)
+        return arithmetic.run(offer.job_id, before, first_step, steps, self.bits(offer))
+
+    def bits(self, offer: LeaseOffer) -> str:
+        """Whose bits a job asks of this device: those of its kind, or the exact ones."""
+        return self.card.kind if offer.spec.mode is Mode.CLASS else ""
 
     def files(self, folder: Folder, segment: SegmentRecord) -> tuple[bytes, bytes]:
         """Bytes of the outputs and of the state, as they are uploaded."""

@@ -28,8 +28,11 @@ from tests.sim import arithmetic
 from tests.sim.arithmetic import EMPTY, Ran
 from tests.sim.audit_laws import AuditLaws
 from tests.sim.broken import Broken
+from tests.sim.class_laws import ClassLaws
 from tests.sim.fault_laws import FaultLaws
+from tests.sim.house_laws import HouseLaws
 from tests.sim.place import Place
+from tests.sim.step_laws import StepLaws
 from tests.sim.worker import Worker
 
 SCAN_TICKS = 25
@@ -72,6 +75,9 @@ class Laws:
         self._found: Broken | None = None
         place.watch_commands(self._after_command)
         self.audits = AuditLaws(self)
+        self.classes = ClassLaws(self)
+        self.steps = StepLaws(self)
+        self._house = HouseLaws(place.raw, place.key.key_id)
         self._faults = FaultLaws(place.raw, place.parameters.audit_rules.refund_ppm)
         self.follow()
         place.after_tick.append(self.follow)
@@ -125,6 +131,11 @@ class Laws:
             if not self._rows["job"][job_id]["stateless"]:
                 self.audits.chain(job_id)
         self.audits.follow()
+        self.classes.follow()
+        self.steps.follow()
+        if self.place.parameters.house_disputes:
+            for outcome in self._house.follow(self.place.now_us(), settled=self.place.settled):
+                self.seen[f"house dispute: {outcome}"] += 1
         self._faults.follow()
         self._keys()
         self._before.clear()
@@ -277,11 +288,16 @@ class Laws:
             self._afterwards.append(lambda: self.audits.settled(name, now))
         elif state is SegmentState.REJECTED:
             self._afterwards.append(lambda: self.audits.rejected(name, now))
+            if self.place.parameters.house_disputes:
+                out = now["device_key_id"] in self._bans
+                self._afterwards.append(
+                    lambda: self._house.rejected(now["segment_id"], shut_out=out)
+                )
         if state in (SegmentState.VERIFIED, SegmentState.SETTLED):
             self._afterwards.append(lambda: self.audits.verified(name, now))
         if state in (SegmentState.VERIFIED, SegmentState.SETTLED):
             self._verified(name, now)
-        elif state is SegmentState.REJECTED and self._right(now) and self._files_right(now):
+        elif state is SegmentState.REJECTED and self._was_right(now):
             raise Broken("false-accusation", f"{name} of {self._name(now)} was right")
 
     def _committed(self, name: str, now: dict[str, Any]) -> None:
@@ -312,6 +328,8 @@ class Laws:
             raise Broken("files", f"{name} of {self._name(now)}: files are not what was committed")
         if now["verdict"] is None or self._right(now):
             return
+        if self.steps.overlooked(now["segment_id"]):
+            return
         producer, auditor = (self.workers.get(now[k]) for k in ("device_key_id", "auditor"))
         if auditor is not None and auditor.guilty and producer is not None:
             self.seen["accepted by a friend"] += 1  # found by cross-audits and looking back
@@ -320,10 +338,16 @@ class Laws:
 
     # --- truth --------------------------------------------------------------------------------
 
+    def _was_right(self, row: dict[str, Any]) -> bool:
+        """Whether what was rejected was right, and not by the one means that a class has."""
+        right = self._right(row) and self._files_right(row)
+        return right and not self.classes.lost_to_three(row)
+
     def _right(self, row: dict[str, Any]) -> bool:
         job = bytes.fromhex(row["job_id"])
         ran = Ran(row["root_after"], row["outputs_root"], b"")
-        right = arithmetic.run(job, row["root_before"], row["first_step"], row["steps"])
+        kind = self.classes.kind_of(row["job_id"])
+        right = arithmetic.run(job, row["root_before"], row["first_step"], row["steps"], kind)
         return (ran.root_after, ran.outputs_root) == (right.root_after, right.outputs_root)
 
     def _files_right(self, row: dict[str, Any]) -> bool:
@@ -344,7 +368,7 @@ class Laws:
         for key_id in sorted(revoked - self._bans):
             worker = self.workers.get(key_id)
             self.seen["ban"] += 1
-            if worker is not None and not worker.guilty:
+            if worker and not worker.guilty and not self.classes.was_misjudged(key_id):
                 raise Broken("false-accusation", f"{worker.name} was banned and did nothing")
             self.audits.looked_back(key_id)
         self._bans = revoked
@@ -386,6 +410,12 @@ class Laws:
             raise Broken("every-job-ends", f"{unfinished} in the quiet phase")
         self.check()
         self.audits.at_end()
+        self.steps.at_end()
+
+    @property
+    def newest_transfer(self) -> int:
+        """Number of the last transfer that was judged."""
+        return self._number
 
     def one_tick_ago(self, segment_id: int) -> dict[str, Any] | None:
         """A segment before this tick; None if it was not there."""

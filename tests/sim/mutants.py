@@ -1,16 +1,14 @@
 """Small bugs planted in the real code, to see that the laws would notice.
 
 Each is one change, in place for as long as a run: a check left out, an amount off by one, a
-consequence forgotten. :func:`hunt` plays seeds until a law breaks.
+consequence forgotten. :func:`tests.sim.planting.hunt` plays seeds until a law breaks.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 from flopmarket.market.price import PARTS_PER_MILLION
 from flopmarket.trust import sealing
@@ -27,60 +25,11 @@ from flopmarket_coordinator.core import escrow, faults
 from flopmarket_coordinator.core.leasing import CommitCode
 from flopmarket_coordinator.core.lifecycle import LeaseState
 from flopmarket_coordinator.core.verification import VerdictCode
-from flopmarket_coordinator.store import challenges, identity, jobs, work
-from tests.sim.bots import BOTS, FalseOpener, Parrot
-from tests.sim.scenario import play
-from tests.sim.worker import Worker
-
-Change = Callable[[contextlib.ExitStack], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A bug and what it is about."""
-
-    name: str
-    plant: Change
-    bots: tuple[type[Worker], ...] = BOTS
-    """Who misbehaves while it is hunted: of most bugs anybody can make use, of some only few."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caught:
-    """Which law a mutant broke, and in which seed (counted from one)."""
-
-    law: str
-    seeds: int
-    text: str
-
-
-def hunt(mutant: Mutant, seeds: Iterable[int]) -> Caught | None:
-    """Play ``seeds`` with the bug in place; None when all of them were clean."""
-    with contextlib.ExitStack() as stack:
-        mutant.plant(stack)
-        for count, seed in enumerate(seeds, 1):
-            outcome = play(seed, bots=mutant.bots)
-            if outcome.broken is not None:
-                return Caught(outcome.broken.law, count, outcome.broken.text)
-    return None
-
-
-def _instead(where: Any, name: str, make: Callable[[Any], Any]) -> Change:
-    """Put ``make(original)`` in the place of ``where.name``."""
-
-    def plant(stack: contextlib.ExitStack) -> None:
-        stack.enter_context(patch.object(where, name, make(getattr(where, name))))
-
-    return plant
-
-
-def _all(*changes: Change) -> Change:
-    def plant(stack: contextlib.ExitStack) -> None:
-        for change in changes:
-            change(stack)
-
-    return plant
-
+from flopmarket_coordinator.store import challenges, identity, jobs, segments, work
+from tests.sim.bots import FalseOpener, Parrot
+from tests.sim.class_mutants import CLASS_MUTANTS
+from tests.sim.planting import Mutant, all_of, instead
+from tests.sim.step_mutants import STEP_MUTANTS
 
 # --- commitments ----------------------------------------------------------------------------------
 
@@ -279,38 +228,38 @@ def _same_fence(original: Any) -> Any:
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
-        "no-fence-check", _instead(working, "_check_commitment", _without(CommitCode.STALE_FENCE))
+        "no-fence-check", instead(working, "_check_commitment", _without(CommitCode.STALE_FENCE))
     ),
-    Mutant("ended-leases-commit", _instead(working, "_check_commitment", _ended_leases_run)),
+    Mutant("ended-leases-commit", instead(working, "_check_commitment", _ended_leases_run)),
     Mutant(
-        "range-unchecked", _instead(working, "_check_commitment", _without(CommitCode.WRONG_RANGE))
+        "range-unchecked", instead(working, "_check_commitment", _without(CommitCode.WRONG_RANGE))
     ),
     Mutant(
         "start-state-unchecked",
-        _instead(working, "_check_commitment", _without(CommitCode.WRONG_STATE)),
+        instead(working, "_check_commitment", _without(CommitCode.WRONG_STATE)),
     ),
     Mutant(
         "anybody-commits",
-        _all(
-            _instead(Application, "_commit", _any_device),
-            _instead(work, "may_read", lambda original: lambda *given: True),
+        all_of(
+            instead(Application, "_commit", _any_device),
+            instead(work, "may_read", lambda original: lambda *given: True),
         ),
     ),
     Mutant(
-        "repeated-commitment-is-new", _instead(jobs, "segment_of_commitment", _unknown_commitments)
+        "repeated-commitment-is-new", instead(segments, "of_commitment", _unknown_commitments)
     ),
     Mutant(
         "nonce-reused",
-        _instead(identity.StoredReplayCache, "remember", lambda original: lambda *given: True),
+        instead(identity.StoredReplayCache, "remember", lambda original: lambda *given: True),
     ),
-    Mutant("request-answered-anew", _instead(identity, "answered", _nothing)),
+    Mutant("request-answered-anew", instead(identity, "answered", _nothing)),
     Mutant(
         "escrow-off-by-one",
-        _instead(escrow, "settle_segment", _settle(price_nano=lambda g: g["price_nano"] - 1)),
+        instead(escrow, "settle_segment", _settle(price_nano=lambda g: g["price_nano"] - 1)),
     ),
     Mutant(
         "fee-off-by-one",
-        _instead(
+        instead(
             paying,
             "split_fee",
             lambda original: (
@@ -320,10 +269,10 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
     ),
-    Mutant("hold-resolved-twice", _instead(escrow, "settle_segment", _hold_again)),
+    Mutant("hold-resolved-twice", instead(escrow, "settle_segment", _hold_again)),
     Mutant(
         "hold-kept-at-end",
-        _instead(
+        instead(
             escrow,
             "close_hold",
             lambda original: (
@@ -333,10 +282,10 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
     ),
-    Mutant("refund-twice", _instead(faults, "slash", _twice(_to_available))),
+    Mutant("refund-twice", instead(faults, "slash", _twice(_to_available))),
     Mutant(
         "slash-burns-money",
-        _instead(
+        instead(
             faults,
             "slash",
             lambda original: (
@@ -344,42 +293,44 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
     ),
-    Mutant("auditor-never-paid", _instead(Application, "_pay_auditor", _nothing)),
-    Mutant("audit-pay-kept", _instead(Application, "_free_audit_pay", _nothing)),
-    Mutant("expiry-ignored", _instead(work, "expired_leases", _none_of)),
-    Mutant("ban-ignored", _instead(identity, "ban_key", _none_of)),
-    Mutant("banned-keep-leases", _instead(Application, "_ban", _nothing)),
-    Mutant("streak-never-reset", _instead(work, "count_outcome", _streak_stays)),
-    Mutant("rollback-forgets-what-was-built", _instead(judging, "built_upon", _no_tuple)),
-    Mutant("rollback-forgets-a-segment", _instead(Application, "_void", _never_void)),
-    Mutant("checkpoint-rule-skipped", _instead(settling, "checked_run", _durable_already)),
+    Mutant("auditor-never-paid", instead(Application, "_pay_auditor", _nothing)),
+    Mutant("audit-pay-kept", instead(Application, "_free_audit_pay", _nothing)),
+    Mutant("expiry-ignored", instead(work, "expired_leases", _none_of)),
+    Mutant("ban-ignored", instead(identity, "ban_key", _none_of)),
+    Mutant("banned-keep-leases", instead(Application, "_ban", _nothing)),
+    Mutant("streak-never-reset", instead(work, "count_outcome", _streak_stays)),
+    Mutant("rollback-forgets-what-was-built", instead(judging, "built_upon", _no_tuple)),
+    Mutant("rollback-forgets-a-segment", instead(Application, "_void", _never_void)),
+    Mutant("checkpoint-rule-skipped", instead(settling, "checked_run", _durable_already)),
     Mutant(
         "drawn-pays-without-verdict",
-        _instead(challenges, "record_of", _drawn_pass_on_files),
+        instead(challenges, "record_of", _drawn_pass_on_files),
     ),
-    Mutant("files-not-compared", _instead(auditing, "judge", _files_are_right)),
-    Mutant("audit-says-yes", _instead(auditing, "judge", _all_equal)),
-    Mutant("audit-accuses", _instead(auditing, "judge", _accuses)),
-    Mutant("draw-ignores-the-chain", _instead(sampling, "draw", _own_draw)),
-    Mutant("rate-by-reputation", _instead(sampling, "rate_ppm", _other_rate)),
+    Mutant("files-not-compared", instead(auditing, "judge", _files_are_right)),
+    Mutant("audit-says-yes", instead(auditing, "judge", _all_equal)),
+    Mutant("audit-accuses", instead(auditing, "judge", _accuses)),
+    Mutant("draw-ignores-the-chain", instead(sampling, "draw", _own_draw)),
+    Mutant("rate-by-reputation", instead(sampling, "rate_ppm", _other_rate)),
     Mutant(
         "auditor-of-the-same-account",
-        _all(
-            _instead(Application, "_candidates", _anybody),
-            _instead(Application, "_lease_audit", _lease_to_anybody),
+        all_of(
+            instead(Application, "_candidates", _anybody),
+            instead(Application, "_lease_audit", _lease_to_anybody),
         ),
     ),
-    Mutant("fence-stands-still", _instead(jobs, "update", _same_fence)),
-    Mutant("no-look-back", _instead(Application, "_look_back", _none_of)),
+    Mutant("fence-stands-still", instead(jobs, "update", _same_fence)),
+    Mutant("no-look-back", instead(Application, "_look_back", _none_of)),
     Mutant(
         "opening-unchecked",
-        _instead(sealing, "_expect_opening", _nothing),
+        instead(sealing, "_expect_opening", _nothing),
         bots=(FalseOpener, Parrot),
     ),
     Mutant(
         "follower-paid-unseen",
-        _instead(faults.Covered, "promised", lambda original: property(lambda self: False)),
+        instead(faults.Covered, "promised", lambda original: property(lambda self: False)),
     ),
-    Mutant("whole-stake-leaves", _instead(faults, "split_slash", _all_leaves)),
+    Mutant("whole-stake-leaves", instead(faults, "split_slash", _all_leaves)),
+    *CLASS_MUTANTS,
+    *STEP_MUTANTS,
 )
 """All of them must be caught within 200 seeds."""

@@ -16,7 +16,7 @@ from flopmarket.trust.documents import AccountRegistration, Deposit, DepositTarg
 from flopmarket.trust.encoding import Document
 from flopmarket.trust.envelope import Envelope, seal
 from flopmarket.trust.keys import KeyPair, KeyRole
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.parameters import Parameters
 from flopmarket_coordinator.store import schema
 from tests.sim.arithmetic import named

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from flopmarket.errors import Conflict, FlopmarketError, NotFound
+from flopmarket.errors import Conflict, FlopmarketError, InvalidInput, NotFound
 from flopmarket_coordinator.application.beating import Beat
-from flopmarket_coordinator.application.types import LeaseRevoked
+from flopmarket_coordinator.application.types_working import LeaseRevoked
 from flopmarket_coordinator.rpc import convert
 from flopmarket_coordinator.store.engine import Transaction
 from tests.sim.network import Command, Done, Stream
@@ -19,6 +20,8 @@ class Place(Writer):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         self.beats = 0
+        self.misspoken: Counter[str] = Counter()
+        """Answers about steps that were none, by key."""
         self._beats: list[tuple[Stream, Beat]] = []
         self._streams: dict[str, Stream] = {}
         self._offered: dict[Stream, set[tuple[str, int]]] = {}
@@ -195,6 +198,22 @@ class Place(Writer):
                     stream.drop()
 
         self.submit(lambda tx: application.segment_opened(tx, session, body), done)
+
+    def _on_steps_answered(self, stream: Stream, body: Any) -> None:
+        session, application = getattr(stream, "session", None), self.application
+        if session is None:
+            return
+
+        def done(answer: Any, error: FlopmarketError | None) -> None:
+            # As the servicer does: what nobody waits for, or is about something else, ends nothing.
+            if error is not None:
+                self.trace.tell(f"steps of {stream.key_id[:8]}: {error.code}")
+                self.misspoken[stream.key_id] += isinstance(error, InvalidInput)
+                if not isinstance(error, Conflict | InvalidInput | NotFound):
+                    stream.drop()
+            self.look_again()  # the house may have to run steps
+
+        self.submit(lambda tx: application.steps_answered(tx, session, body), done)
 
 
 def _ignore(answer: Any, error: FlopmarketError | None) -> None:

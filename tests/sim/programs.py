@@ -8,12 +8,14 @@ from flopmarket.engine import dtypes, graph
 from flopmarket.engine.program import Program, TensorSpec
 
 BATCH = 2
+LARGE_WIDTH = 64
 
 
 @cache
-def program(stateless: bool = False) -> Program:
-    """A program of an operation or two; its bits are pretended anyway."""
-    form = (dtypes.float32, (BATCH, 8))
+def program(stateless: bool = False, large: bool = False) -> Program:
+    """A program of an operation or two; its bits are pretended anyway. A ``large`` one has more to
+    count in a step."""
+    form = (dtypes.float32, (BATCH, LARGE_WIDTH if large else 8))
     rows = graph.input_("input", "x", *form)
     if stateless:
         return Program.build(

@@ -23,6 +23,7 @@ from tests.sim.people import START_US, buyer_session, people
 from tests.sim.place import Place
 from tests.sim.schedule import SECOND_US, Dice, Schedule, Trace
 from tests.sim.shelf import Shelf
+from tests.sim.step_laws import Look
 from tests.sim.worker import Worker
 
 PARAMETERS = Parameters(
@@ -77,6 +78,7 @@ class Outcome:
     simulated_us: int = 0
     guilty: list[str] = field(default_factory=list)
     draws: list[tuple[int, bool]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
 
     def story(self) -> str:
         """What to print about a broken law: where, what came before, how to see it again."""
@@ -91,6 +93,9 @@ class Outcome:
 
 class Run:
     """A market drawn from ``seed``; whoever misbehaves is one of ``bots``."""
+
+    honest: type[Worker] = Worker
+    house_kind: type[House] = House
 
     def __init__(
         self,
@@ -124,7 +129,7 @@ class Run:
             parameters=parameters,
             shelf=Shelf(),
         )
-        self.house = House(self.place, Dice(seed, "house"))
+        self.house = self.house_kind(self.place, Dice(seed, "house"))
         self.house.dies = 0.05 * rough
         self.links: list[Link] = []
         self.buyers = [
@@ -161,7 +166,7 @@ class Run:
             chosen[:2] = [len(devices) - 2, len(devices) - 1]  # two devices of one owner
             chosen = list(dict.fromkeys(chosen))
             count = len(chosen)
-        kinds: list[type[Worker]] = [Worker] * count
+        kinds: list[type[Worker]] = [self.honest] * count
         for at in range(1, count):
             if dice.chance(0.5):
                 kinds[at] = dice.choice(self._bots)
@@ -291,6 +296,7 @@ class Run:
             simulated_us=self.schedule.now_us - START_US,
             guilty=[worker.name for worker in self.workers if worker.guilty],
             draws=self.laws.audits.draws,
+            looks=self.laws.steps.looks,
         )
 
     def _calm(self) -> None:
@@ -323,9 +329,11 @@ def play(
     bots: tuple[type[Worker], ...] = BOTS,
 ) -> Outcome:
     """Play one seed. The collector of cycles waits until it is over."""
+    from tests.sim.seeds import run_of  # it names what is derived from Run
+
     gc.disable()
     try:
-        run = Run(seed, bots=bots)
+        run = run_of(seed)(seed, bots=bots)
         if prepare is not None:
             prepare(run)
         return run.play()

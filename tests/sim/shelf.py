@@ -16,6 +16,8 @@ class Shelf:
 
     def __init__(self) -> None:
         self.stored: dict[str, bytes] = {}
+        self.inside: dict[bytes, tuple[bytes, ...]] = {}
+        """Outputs of each step in a file, by the root of it all, where somebody looks inside."""
 
     def put(self, data: bytes) -> str:
         """Keep some bytes; their digest."""

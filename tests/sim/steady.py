@@ -56,7 +56,7 @@ class Steady(Run):
         dice = self.dice
         found: list[Worker] = []
         for at, person in enumerate(devices[: len(self._kinds) + self._others]):
-            kind = self._kinds[at] if at < len(self._kinds) else Worker
+            kind = self._kinds[at] if at < len(self._kinds) else self.honest
             # A unit of work costs the same, however long it takes.
             ask_nano = dice.randint(290, 310) * 1_000_000 * SECOND_US // self._step_us
             card = Card(step_us=self._step_us, ask_nano_per_hour=ask_nano)
@@ -100,10 +100,12 @@ class Steady(Run):
         waiting = self._supplied - self.laws.seen["job succeeded"] - self.laws.seen["job failed"]
         for _ in range(len(self.workers) + 1 - waiting):
             self._supplied += 1
-            self.dice.choice(self.buyers).submit(
-                stateless=self.dice.chance(0.3), steps=12, segment_steps=3
-            )
+            self.dice.choice(self.buyers).submit(**self._next_job())
         self.schedule.after(LOOK_US, self._look)
+
+    def _next_job(self) -> dict[str, Any]:
+        """What the next job is."""
+        return {"stateless": self.dice.chance(0.3), "steps": 12, "segment_steps": 3}
 
     def gain_nano(self) -> int:
         """What the accounts looked at have now, beyond what they brought."""

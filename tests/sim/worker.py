@@ -13,13 +13,18 @@ from flopmarket.errors import FlopmarketError
 from flopmarket.trust.documents import Commitment, LeaseAcceptance
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.sealing import InnerSecret, seal_inner
-from flopmarket_coordinator.application.types import SegmentCommit, SegmentOpening, TimeReport
+from flopmarket_coordinator.application.types_working import (
+    SegmentCommit,
+    SegmentOpening,
+    TimeReport,
+)
 from flopmarket_worker.core import events
 from flopmarket_worker.core.events import LeaseKey, SegmentRecord, UploadedFiles
-from flopmarket_worker.lease_offer import key_of, read_offer
+from flopmarket_worker.lease_offer import check_numerics, key_of, read_offer
 from tests.sim.arithmetic import named
 from tests.sim.broken import Broken
 from tests.sim.device import Folder
+from tests.sim.kinds import measured
 from tests.sim.labour import Labour
 
 
@@ -56,6 +61,9 @@ class Worker(Labour):
         key = key_of(offered)
         try:
             offer = read_offer(offered, audience=self.place.key.key_id, now_us=self.now_us())
+            told = self.terms()
+            known = measured(told.device_id, told.device_name, self.card.kind, told.modes)
+            check_numerics(offer.spec, *known)
         except FlopmarketError as error:
             self.trace.tell(f"{self.name} declines an offer: {error.code}")
             self._dispatch(events.OfferUnusable(key, str(error)))

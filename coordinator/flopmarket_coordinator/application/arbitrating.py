@@ -26,15 +26,16 @@ from flopmarket.trust.audit_policy import AuditRules
 from flopmarket.trust.challenge import AuditorList, Purpose, auditors, draw
 from flopmarket.trust.modes import Mode
 from flopmarket.trust.sealing import Outcome
+from flopmarket_coordinator.application.arbitration_views import told
 from flopmarket_coordinator.application.audit_draws import AuditDrawUseCases
-from flopmarket_coordinator.application.types import AuditKind, AuditResult
+from flopmarket_coordinator.application.types_auditing import AuditKind, AuditResult
 from flopmarket_coordinator.core.auditing import AuditEnd, AuditPhase, AuditPurpose
-from flopmarket_coordinator.core.events import EventKind, who
+from flopmarket_coordinator.core.events import EventKind
 from flopmarket_coordinator.core.leasing import RevokeReason
 from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, SegmentState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.core.verification import VerdictCode, VoidReason
-from flopmarket_coordinator.store import audits, challenges, jobs
+from flopmarket_coordinator.store import audits, challenges, jobs, segments
 from flopmarket_coordinator.store.audits import AuditRow
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
@@ -121,6 +122,7 @@ class ArbitratingUseCases(AuditDrawUseCases):
         if audit.purpose is AuditPurpose.LOOK_BACK:
             self._looked_back(tx, row)
         elif audit.purpose not in _FINAL_LOOKS:
+            audits.update(tx, audit.audit_id, arbitrated_at_us=tx.now_us)
             self._void_unit(tx, row, VoidReason.CLASS_UNDECIDED)
 
     def _ask_another(self, tx: Transaction, audit: AuditRow) -> None:
@@ -144,7 +146,8 @@ class ArbitratingUseCases(AuditDrawUseCases):
 
     def _arbitrate(self, tx: Transaction, audit: AuditRow) -> None:
         """Worker and auditor stand by different roots: ask further accounts of the class."""
-        audits.update(tx, audit.audit_id, phase=AuditPhase.ARBITRATION.value)
+        phase = AuditPhase.ARBITRATION.value
+        audits.update(tx, audit.audit_id, phase=phase, arbitrated_at_us=tx.now_us)
         row = self._segment(tx, audit.question_id)
         text = f"segment {row.segment_index}: two devices of the class differ, others are asked"
         jobs.record(tx, row.job_id, EventKind.DISPUTED, text, audit.audit_id)
@@ -236,6 +239,13 @@ class ArbitratingUseCases(AuditDrawUseCases):
         else:
             self._free_audit_pay(tx, arbiter.lease_id)
 
+    def _drop_audit(self, tx: Transaction, audit: AuditRow) -> None:
+        """Nor is an arbiter paid that had answered: nobody will know whether it was right."""
+        super()._drop_audit(tx, audit)
+        for arbiter in audits.arbiters(tx, audit.audit_id):
+            if arbiter.phase is AuditPhase.ENDED:
+                self._free_audit_pay(tx, arbiter.lease_id)
+
     def _go_on_asking(
         self,
         tx: Transaction,
@@ -265,7 +275,8 @@ class ArbitratingUseCases(AuditDrawUseCases):
         state: Arbitration,
         outcome: arbitration.Outcome,
     ) -> None:
-        text = f"segment {row.segment_index}: {_told(state, outcome)}"
+        votes = told(state.producer, state.auditor, state.others, outcome)
+        text = f"segment {row.segment_index}: {votes}"
         jobs.record(tx, row.job_id, EventKind.DISPUTED, text, audit.audit_id)
         self._pay_arbiters(tx, audit, state)
         if row.state not in LIVE_SEGMENT_STATES:
@@ -350,7 +361,7 @@ class ArbitratingUseCases(AuditDrawUseCases):
     def _audit_again(self, tx: Transaction, row: SegmentRow) -> None:
         """Ask those whom the draw of the segment put in order, whether or not it was drawn."""
         if not row.files_checked:
-            jobs.update_segment(tx, row, house_task=AuditKind.FILES.value)
+            segments.update(tx, row, house_task=AuditKind.FILES.value)
         if audits.is_open(tx, row.segment_id):
             return
         record, terms = challenges.record_of(tx, row.segment_id), challenges.get(tx, row.lease_id)
@@ -368,24 +379,5 @@ class ArbitratingUseCases(AuditDrawUseCases):
     def _looked_back(self, tx: Transaction, row: SegmentRow) -> None:
         """Nothing was found against a segment: its pay need not wait for that any more."""
         if row.files_checked:
-            jobs.update_segment(tx, row, house_task="")
+            segments.update(tx, row, house_task="")
         self._release_of(tx, row.account_id)
-
-
-def _told(state: Arbitration, outcome: arbitration.Outcome) -> str:
-    """What the votes came to, in the words of a story."""
-    others = state.others
-    with_worker = sum(vote.ends == state.producer.ends for vote in others)
-    with_auditor = sum(vote.ends == state.auditor.ends for vote in others)
-    house = " (one of the house)" if any(vote.house for vote in others) else ""
-    said = (
-        f"of {len(others)} further accounts{house}, {with_worker} found what "
-        f"{who('the worker', state.producer.key_id)} did and {with_auditor} what "
-        f"{who('its auditor', state.auditor.key_id)} did"
-    )
-    match outcome:
-        case arbitration.Outcome.PRODUCER_WRONG:
-            return f"{said}: the worker stands alone and is outvoted"
-        case arbitration.Outcome.AUDITOR_WRONG:
-            return f"{said}: the auditor stands alone and is wrong"
-    return f"{said}: undecided, nobody is called wrong"

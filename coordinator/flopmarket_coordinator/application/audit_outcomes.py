@@ -12,16 +12,15 @@ from flopmarket.trust.audit_policy import Signature
 from flopmarket.trust.dispute_documents import Claim as DisputeClaim
 from flopmarket.trust.dispute_documents import DisputeOpening, DisputeVerdict, Party
 from flopmarket.trust.dispute_documents import Outcome as DisputeOutcome
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header
+from flopmarket.trust.envelope import Envelope, unverified_body
 from flopmarket.trust.sealing import InnerSecret, Outcome
 from flopmarket_coordinator.application.step_audits import StepAuditUseCases
-from flopmarket_coordinator.application.types import AuditKind, AuditResult
+from flopmarket_coordinator.application.types_auditing import AuditKind, AuditResult
 from flopmarket_coordinator.core.auditing import AuditEnd, AuditPhase, AuditPurpose
 from flopmarket_coordinator.core.leasing import RevokeReason
 from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, SegmentState
 from flopmarket_coordinator.core.verification import VerdictCode, VoidReason
-from flopmarket_coordinator.store import audits, identity, jobs, work
+from flopmarket_coordinator.store import audits, identity, segments, work
 from flopmarket_coordinator.store.audits import AuditCommitmentRow, AuditRow
 from flopmarket_coordinator.store.disputes import DisputeRow
 from flopmarket_coordinator.store.engine import Transaction
@@ -37,7 +36,7 @@ class AuditOutcomeUseCases(StepAuditUseCases):
         return audit
 
     def _segment(self, tx: Transaction, segment_id: int) -> SegmentRow:
-        row = jobs.segment(tx, segment_id)
+        row = segments.get(tx, segment_id)
         assert row is not None, f"segment {segment_id} is what an audit is about"
         return row
 
@@ -146,7 +145,7 @@ class AuditOutcomeUseCases(StepAuditUseCases):
         """The house computes what the two were to answer for, and judges the auditor by it."""
         super()._without_party(tx, row)
         audit = audits.get(tx, row.audit_id) if row.audit_id else None
-        segment = jobs.segment(tx, row.segment_id)
+        segment = segments.get(tx, row.segment_id)
         live = segment is not None and segment.state in LIVE_SEGMENT_STATES
         if audit is not None and audit.phase is AuditPhase.DISPUTE and live:
             self._to_house(tx, audit, Outcome.ROOTS_DIFFER)
@@ -196,13 +195,17 @@ class AuditOutcomeUseCases(StepAuditUseCases):
 
     def _to_house(self, tx: Transaction, audit: AuditRow, outcome: Outcome) -> None:
         """The house computes the segment in question itself; of one that is too big for it, and
-        that nobody else found otherwise, or of tolerance mode, drawn steps."""
+        that nobody else found otherwise, or of tolerance mode, drawn steps. A canary that nobody
+        took is over: what is right was known, and there is nobody to be watched."""
+        if audit.purpose is AuditPurpose.CANARY and outcome is Outcome.NO_AUDITOR:
+            self._close_audit(tx, audit, outcome)
+            return
         phase = AuditPhase.HOUSE.value
         audits.update(tx, audit.audit_id, phase=phase, outcome=outcome.value)
         row = self._segment(tx, audit.question_id)
         by_steps = outcome is Outcome.NO_AUDITOR or self._values_asked(self._job(tx, row.job_id))
         if not by_steps or not self._begin_steps(tx, row):
-            jobs.update_segment(tx, row, house_task=AuditKind.RECOMPUTE.value)
+            segments.update(tx, row, house_task=AuditKind.RECOMPUTE.value)
 
     def _house_found(
         self, tx: Transaction, row: SegmentRow, found: AuditResult, *, right: bool
@@ -282,4 +285,4 @@ class AuditOutcomeUseCases(StepAuditUseCases):
 
 def secret_of(envelope: bytes) -> InnerSecret:
     """The secret in an envelope that was verified when it came."""
-    return decode(InnerSecret, decode(Header, Envelope.from_bytes(envelope).payload).body)
+    return unverified_body(envelope, InnerSecret)

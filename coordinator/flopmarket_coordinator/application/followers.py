@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import MAX_REPLAYED_SEGMENTS
 from flopmarket.market.money import Nano
-from flopmarket.trust.audit_policy import Consequence, Signature
+from flopmarket.trust.audit_policy import Signature
 from flopmarket.trust.encoding import decode
+from flopmarket.trust.step_records import STEP_CODES, code_of
 from flopmarket_coordinator.application.auditor_pay import AuditorPayUseCases
 from flopmarket_coordinator.application.penalising import PenalisingUseCases
-from flopmarket_coordinator.application.types import PathSegment
+from flopmarket_coordinator.application.types_auditing import PathSegment
 from flopmarket_coordinator.core import escrow, faults
 from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.faults import Owed
 from flopmarket_coordinator.core.leasing import StartPoint, restart_point
 from flopmarket_coordinator.core.ledger import RESERVE, Purpose, Transfer
 from flopmarket_coordinator.core.lifecycle import SegmentState
-from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.core.verification import VerdictCode
-from flopmarket_coordinator.store import held_pay, jobs, ledger, work
+from flopmarket_coordinator.store import held_pay, jobs, ledger, segments, step_audits, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.held_pay import FORFEITED
 from flopmarket_coordinator.store.records import JobRow, SegmentRow
@@ -81,7 +81,7 @@ class FollowerUseCases(PenalisingUseCases, AuditorPayUseCases):
         at from what its own worker was given, wrong or not."""
         job = self._job(tx, row.job_id)
         if row.state is SegmentState.VOID:
-            newest = jobs.newest_of_lease(tx, row.lease_id, row.first_step)
+            newest = segments.newest_of_lease(tx, row.lease_id, row.first_step)
             if newest is None:
                 lease = work.lease(tx, row.lease_id)
                 assert lease is not None, "a segment refers to a lease"
@@ -89,7 +89,7 @@ class FollowerUseCases(PenalisingUseCases, AuditorPayUseCases):
                     lease.first_step, lease.first_segment, lease.state_artifact, lease.state_root
                 )
         else:
-            newest = jobs.newest_checkpoint(tx, row.job_id, row.first_step, checked=True)
+            newest = segments.newest_checkpoint(tx, row.job_id, row.first_step, checked=True)
         before = [] if newest is None else [newest.part()]
         start, _ = restart_point(decode(JobSpec, job.spec), job.state_artifact, before)
         return start
@@ -97,13 +97,25 @@ class FollowerUseCases(PenalisingUseCases, AuditorPayUseCases):
     def _replay_path(self, tx: Transaction, row: SegmentRow, step: int) -> tuple[PathSegment, ...]:
         """What was committed between a step and a segment."""
         of_lease = row.lease_id if row.state is SegmentState.VOID else ""
-        found = jobs.path_between(
+        found = segments.path_between(
             tx, row.job_id, step, row.first_step, MAX_REPLAYED_SEGMENTS, of_lease
         )
+        house = [segment_id for segment_id, *_, auditor in found if auditor == self._key.key_id]
+        whole = set(house) - self._drawn_from(tx, house)
         return tuple(
-            PathSegment(segment_id, first, steps, root, outputs, auditor == self._key.key_id)
-            for segment_id, first, steps, root, outputs, auditor in found
+            PathSegment(segment_id, first, steps, root, outputs, segment_id in whole)
+            for segment_id, first, steps, root, outputs, _ in found
         )
+
+    def _drawn_from(self, tx: Transaction, segment_ids: list[int]) -> set[int]:
+        """Those of which the house ran drawn steps and no more: they may be wrong elsewhere."""
+        rows = [segments.get(tx, each) for each in step_audits.by_steps(tx, segment_ids)]
+        codes = {
+            row.segment_id: code_of(row.verdict, self._key.public)
+            for row in rows
+            if row is not None and row.verdict
+        }
+        return {segment_id for segment_id, code in codes.items() if code in STEP_CODES}
 
     def _claim_right(
         self, tx: Transaction, row: SegmentRow, verdict: bytes | None, auditor: str
@@ -112,7 +124,7 @@ class FollowerUseCases(PenalisingUseCases, AuditorPayUseCases):
         values: dict[str, object] = {"house_task": "", "files_checked": True}
         if verdict is not None:
             values |= {"verdict": verdict, "verdict_accepted": True, "auditor": auditor}
-        jobs.update_segment(tx, row, **values)
+        segments.update(tx, row, **values)
         paid = self._end_promise(tx, row, stake=True, buyer=verdict is not None)
         text = (
             f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)} was right "
@@ -133,34 +145,13 @@ class FollowerUseCases(PenalisingUseCases, AuditorPayUseCases):
     ) -> None:
         """Wrong even from where it began: its worker pays like for any wrong segment, and what the
         same lease built on it is nobody's claim."""
-        consequence = self._consequence(tx, row, signature)
-        if consequence is Consequence.QUARANTINE:
-            self._strike(tx, row.device_key_id, StrikeKind.FLIP, code, segment_id=row.segment_id)
-        work.count_outcome(tx, row.offer_id, right=False)
-        self._look_back(tx, row.account_id, row.segment_id, code)
-        jobs.move_segment(
-            tx,
-            row,
-            SegmentState.REJECTED,
-            reason=code.value,
-            verdict=verdict,
-            verdict_accepted=False,
-            auditor=auditor,
-            house_task="",
-        )
-        text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {code}"
-        jobs.record(tx, row.job_id, EventKind.REJECTED, text, row.lease_id)
+        slashed = self._refute(tx, row, code, verdict, auditor=auditor, signature=signature)
         self._end_promise(tx, row, stake=False, buyer=False)
-        for other in jobs.claims_of_lease(tx, row.lease_id):
-            jobs.update_segment(tx, other, house_task="")
+        for other in segments.claims_of_lease(tx, row.lease_id):
+            segments.update(tx, other, house_task="")
             self._end_promise(tx, other, stake=False, buyer=False)
-        slashed = consequence is Consequence.SLASH
         self._spend_stake(tx, row, code, auditor=auditor, slashed=slashed)
-        reason = f"{code} in segment {row.segment_index} of job {row.job_id}"
-        if slashed:
-            self._ban(tx, row.device_key_id, code, reason)
-        else:
-            self._quarantine(tx, row.device_key_id, code, reason)
+        self._put_away(tx, row, code, slashed=slashed)
 
     def _spend_stake(
         self, tx: Transaction, row: SegmentRow, code: VerdictCode, *, auditor: str, slashed: bool
@@ -200,7 +191,7 @@ class FollowerUseCases(PenalisingUseCases, AuditorPayUseCases):
     def _lacking(self, tx: Transaction, job: JobRow) -> Nano:
         """What a buyer has not back, but for what is only promised to followers yet."""
         promised = 0
-        for row in jobs.claims_of_job(tx, job.job_id):
+        for row in segments.claims_of_job(tx, job.job_id):
             _, name = faults.claim_ids(row.segment_id, job.buyer)
             found = ledger.find(tx, name)
             promised += 0 if found is None else found.amount_nano

@@ -13,7 +13,7 @@ from flopmarket.trust.receipt import Outcome, file_digest
 from flopmarket_coordinator.application.followers import FollowerUseCases
 from flopmarket_coordinator.application.predicting import learn_audit
 from flopmarket_coordinator.application.settling import ENDINGS
-from flopmarket_coordinator.application.types import AuditKind, AuditResult
+from flopmarket_coordinator.application.types_auditing import AuditKind, AuditResult
 from flopmarket_coordinator.core import faults
 from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.leasing import RevokeReason
@@ -24,7 +24,7 @@ from flopmarket_coordinator.core.lifecycle import (
 )
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.core.verification import ACCEPTING, VerdictCode, VoidReason, built_upon
-from flopmarket_coordinator.store import held_pay, jobs, ledger, penalties, work
+from flopmarket_coordinator.store import held_pay, jobs, ledger, penalties, segments, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, SegmentRow
 
@@ -52,7 +52,7 @@ class JudgingUseCases(FollowerUseCases):
         exact = self._job(tx, row.job_id).mode == Mode.EXACT
         awaited = exact and row.house_task == AuditKind.RECOMPUTE.value
         left = row.house_task if awaited and auditor not in self._house_keys(tx) else ""
-        jobs.move_segment(
+        segments.move(
             tx,
             row,
             SegmentState.VERIFIED,
@@ -79,7 +79,7 @@ class JudgingUseCases(FollowerUseCases):
         values: dict[str, object] = {"house_task": "", "files_checked": True}
         if verdict is not None:
             values |= {"verdict": verdict, "verdict_accepted": True, "auditor": auditor}
-        jobs.update_segment(tx, row, **values)
+        segments.update(tx, row, **values)
         self._release_of(tx, row.account_id)
 
     def _charge_audit(self, tx: Transaction, row: SegmentRow) -> None:
@@ -109,33 +109,12 @@ class JudgingUseCases(FollowerUseCases):
             self._claim_wrong(tx, row, code, verdict, auditor=auditor, signature=signature)
             self._expose(tx, row, auditor)
             return
-        consequence = self._consequence(tx, row, signature)
-        if consequence is Consequence.QUARANTINE:
-            self._strike(tx, row.device_key_id, StrikeKind.FLIP, code, segment_id=row.segment_id)
-        work.count_outcome(tx, row.offer_id, right=False)
-        self._look_back(tx, row.account_id, row.segment_id, code)
         before = self._job(tx, row.job_id)
-        jobs.move_segment(
-            tx,
-            row,
-            SegmentState.REJECTED,
-            reason=code.value,
-            verdict=verdict,
-            verdict_accepted=False,
-            auditor=auditor,
-            house_task="",
-        )
+        slashed = self._refute(tx, row, code, verdict, auditor=auditor, signature=signature)
         jobs.cut(tx, row.job_id, row.first_step)
-        text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {code}"
-        jobs.record(tx, row.job_id, EventKind.REJECTED, text, row.lease_id)
         fallen = self._fall(tx, before, row)
-        slashed = consequence is Consequence.SLASH
         self._make_good(tx, before, row, fallen, code, auditor=auditor, slashed=slashed)
-        reason = f"{code} in segment {row.segment_index} of job {row.job_id}"
-        if slashed:
-            self._ban(tx, row.device_key_id, code, reason, apart_from=row.job_id)
-        else:
-            self._quarantine(tx, row.device_key_id, code, reason, apart_from=row.job_id)
+        self._put_away(tx, row, code, slashed=slashed, apart_from=row.job_id)
         if before.state in FINAL_JOB_STATES:
             self._correct(tx, row, code)
         else:
@@ -174,7 +153,7 @@ class JudgingUseCases(FollowerUseCases):
         text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {reason}"
         jobs.record(tx, row.job_id, EventKind.FORFEITED, text, row.lease_id)
         if row.state is SegmentState.COMMITTED:
-            jobs.move_segment(
+            segments.move(
                 tx,
                 row,
                 SegmentState.VERIFIED,
@@ -199,17 +178,17 @@ class JudgingUseCases(FollowerUseCases):
         row: SegmentRow,
         reason: VoidReason = VoidReason.BUILT_ON_WRONG_STATE,
     ) -> list[SegmentRow]:
-        """Void what was built on a segment that counts no more, and of a running chain what was
-        done since the last durable state before it; as it was."""
+        """Void what was built on a segment that counts no more, and of a chain that goes on what
+        was done since the last durable state before it; as it was."""
         if job.stateless:
             return []
         lost: list[SegmentRow] = []
-        if job.state not in FINAL_JOB_STATES:
-            newest = jobs.newest_checkpoint(tx, row.job_id, row.first_step, checked=False)
+        if job.state not in FINAL_JOB_STATES and not job.ending:
+            newest = segments.newest_checkpoint(tx, row.job_id, row.first_step, checked=False)
             start = 0 if newest is None else newest.first_step + newest.steps
-            live = jobs.live_from(tx, row.job_id, start)
+            live = segments.live_from(tx, row.job_id, start)
             lost = [other for other in live if other.first_step < row.first_step]
-        later = jobs.live_from(tx, row.job_id, row.first_step)
+        later = segments.live_from(tx, row.job_id, row.first_step)
         parts = [other.part() for other in later]
         ids = {part.segment_id for part in built_upon(row.part(), parts, stateless=False)}
         built = [other for other in later if other.segment_id in ids]

@@ -54,7 +54,25 @@ _POINTLESS = (
     .order_by(_step.c.created_at_us)
     .limit(_MOST)
 )
-"""Asked in every round, so built once."""
+_OPEN_OF_SEGMENT = sa.select(_step).where(_OPEN, _step.c.segment_id == sa.bindparam("which"))
+_ASKED_OF = (
+    sa.select(_step)
+    .join(_segment, _segment.c.segment_id == _step.c.segment_id)
+    .where(_OPEN, _step.c.phase.in_(_ASKED), _segment.c.device_key_id == sa.bindparam("key_id"))
+    .order_by(_step.c.created_at_us)
+    .limit(_MOST)
+)
+_OF_LEASE = (
+    sa.select(_step)
+    .join(_segment, _segment.c.segment_id == _step.c.segment_id)
+    .where(_OPEN, _step.c.phase.in_(_ASKED), _segment.c.lease_id == sa.bindparam("lease"))
+)
+_COUNT_CLAIMS = (
+    sa.select(sa.func.coalesce(sa.func.max(_step.c.number), 0))
+    .join(_segment, _segment.c.segment_id == _step.c.segment_id)
+    .where(_segment.c.lease_id == sa.bindparam("lease"))
+)
+"""Asked in every round, or several times an audit, so built once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +134,7 @@ def update(tx: Transaction, step_audit_id: str, **values: Any) -> None:
 
 def open_of_segment(tx: Transaction, segment_id: int) -> StepAuditRow | None:
     """The step audit of a segment that lasts."""
-    found = _all(tx, sa.select(_step).where(_OPEN, _step.c.segment_id == segment_id))
+    found = _all(tx, _OPEN_OF_SEGMENT, which=segment_id)
     return found[0] if found else None
 
 
@@ -131,12 +149,7 @@ def newest_of_segment(tx: Transaction, segment_id: int) -> StepAuditRow | None:
 
 def count_claims(tx: Transaction, lease_id: str) -> int:
     """How many claims about a lease's segments have come."""
-    query = (
-        sa.select(sa.func.coalesce(sa.func.max(_step.c.number), 0))
-        .join(_segment, _segment.c.segment_id == _step.c.segment_id)
-        .where(_segment.c.lease_id == lease_id)
-    )
-    return int(tx.connection.execute(query).scalar_one())
+    return int(tx.connection.execute(_COUNT_CLAIMS, {"lease": lease_id}).scalar_one())
 
 
 def untold(tx: Transaction, limit: int) -> list[StepAuditRow]:
@@ -146,14 +159,7 @@ def untold(tx: Transaction, limit: int) -> list[StepAuditRow]:
 
 def asked_of(tx: Transaction, device_key_id: str, limit: int) -> list[StepAuditRow]:
     """Those that wait for an answer of this key."""
-    query = (
-        sa.select(_step)
-        .join(_segment, _segment.c.segment_id == _step.c.segment_id)
-        .where(_OPEN, _step.c.phase.in_(_ASKED), _segment.c.device_key_id == device_key_id)
-        .order_by(_step.c.created_at_us)
-        .limit(limit)
-    )
-    return _all(tx, query)
+    return _all(tx, _ASKED_OF, key_id=device_key_id, most=limit)
 
 
 def over(tx: Transaction, limit: int) -> list[StepAuditRow]:
@@ -180,12 +186,7 @@ def waiting_for_house(tx: Transaction, exclude: list[str]) -> SegmentRow | None:
 
 def of_lease(tx: Transaction, lease_id: str) -> list[StepAuditRow]:
     """Step audits of a lease's segments that wait for its worker."""
-    query = (
-        sa.select(_step)
-        .join(_segment, _segment.c.segment_id == _step.c.segment_id)
-        .where(_OPEN, _step.c.phase.in_(_ASKED), _segment.c.lease_id == lease_id)
-    )
-    return _all(tx, query)
+    return _all(tx, _OF_LEASE, lease=lease_id)
 
 
 def by_steps(tx: Transaction, segment_ids: list[int]) -> list[int]:
@@ -199,7 +200,7 @@ def by_steps(tx: Transaction, segment_ids: list[int]) -> list[int]:
     return list(tx.connection.execute(query).scalars())
 
 
-def _all(tx: Transaction, query: sa.Select[Any], **given: int) -> list[StepAuditRow]:
+def _all(tx: Transaction, query: sa.Select[Any], **given: int | str) -> list[StepAuditRow]:
     found = []
     for row in tx.connection.execute(query, given).mappings():
         values = dict(row)
