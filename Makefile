@@ -100,6 +100,7 @@ proto-baseline: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.bench_gemm
 	$(BIN)/python -m tests.bench.bench_steps
+	$(BIN)/python -m tests.bench.bench_roots
 	$(BIN)/python -m tests.bench.bench_models
 	$(BIN)/python -m tests.bench.bench_book
 	$(BIN)/python -m tests.bench.bench_leases

@@ -29,7 +29,7 @@ from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import AUDIT_RETRY_MAX_SECONDS
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.step_audit import Finding
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_auditing import (
     AuditKind,
     AuditResult,
     AuditTask,

@@ -20,6 +20,7 @@ from flopmarket.cli.output import instant
 from flopmarket.cli.payments import COMMANDS
 
 if TYPE_CHECKING:
+    from flopmarket.client.results_keys import SessionInfo
     from flopmarket.trust.statement import VerifiedStatement
 
 _STATEMENT_COLUMNS = (
@@ -117,22 +118,19 @@ def sessions(end: str | None, end_all: bool, as_json: bool, **connection: Any) -
             out.say(f"sessions of {len(ended)} keys ended")
             return
         found = client.sessions()
-    if as_json:
-        for item in found:
-            out.record(item)
-        return
-    rows = [
-        (
-            item.session_id,
-            item.role,
-            item.key_id[:16],
-            item.purpose,
-            instant(item.created_at_us),
-            instant(item.expires_at_us),
-        )
-        for item in found
-    ]
-    out.table(("session", "role", "key", "purpose", "since (UTC)", "until"), rows, "no sessions")
+    columns = ("session", "role", "key", "purpose", "since (UTC)", "until")
+    out.listing(found, columns, _session_cells, "no sessions")
+
+
+def _session_cells(item: SessionInfo) -> tuple[str, ...]:
+    return (
+        item.session_id,
+        item.role,
+        item.key_id[:16],
+        item.purpose,
+        instant(item.created_at_us),
+        instant(item.expires_at_us),
+    )
 
 
 # --- statements -----------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flopmarket.cli.invitations import full_id, invitation_options, show_invitations
 from flopmarket.cli.options import connection_options, json_option, output, settings_of
 from flopmarket.cli.output import instant
 
 if TYPE_CHECKING:
-    from flopmarket.cli.output import Output
-    from flopmarket.client.admin import AccountInvitation, AdminClient, Decision
+    from flopmarket.client.admin import AdminClient, Decision
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -107,25 +107,21 @@ def trail(
     out = output(as_json)
     with _connect(operator_key, connection) as client:
         found = list(islice(client.decisions(kind=kind, subject=subject), limit))
-    if as_json:
-        for decision in found:
-            out.record(decision)
-        return
-    rows = [
-        (
-            str(item.number),
-            instant(item.time_us),
-            item.kind,
-            item.subject[:24],
-            item.reason,
-            item.detail[:80],
-            item.cause[:16],
-            item.actor_key_id[:12],
-        )
-        for item in found
-    ]
     columns = (">#", "time (UTC)", "kind", "subject", "reason", "detail", "cause", "by key")
-    out.table(columns, rows, "nothing was decided yet")
+    out.listing(found, columns, _decision_cells, "nothing was decided yet")
+
+
+def _decision_cells(item: Decision) -> tuple[str, ...]:
+    return (
+        str(item.number),
+        instant(item.time_us),
+        item.kind,
+        item.subject[:24],
+        item.reason,
+        item.detail[:80],
+        item.cause[:16],
+        item.actor_key_id[:12],
+    )
 
 
 @admin.command()
@@ -209,15 +205,7 @@ def remove_operator(key_id: str, **options: Any) -> None:
 
 @admin.command()
 @click.option("--reason", help="For whom and why; the trail shows it.")
-@click.option("--expires", default="7d", show_default=True, metavar="SPAN", help="At most 30d.")
-@click.option(
-    "--at",
-    "reached_at",
-    metavar="HOST:PORT",
-    help="Where the invited finds the coordinator, if not where we do.",
-)
-@click.option("--list", "listing", is_flag=True, help="Show invitations instead.")
-@click.option("--revoke", "revoked", metavar="ID", help="End an invitation instead.")
+@invitation_options(expires="7d", invited="the invited")
 @_operator_options
 def invite(
     reason: str | None,
@@ -241,11 +229,13 @@ def invite(
         raise click.UsageError("an invitation gives its --reason")
     with _connect(operator_key, connection) as client:
         if listing:
-            _show_invitations(out, client.invitations(), as_json)
+            names = ("reason", "account")
+            found = client.invitations()
+            show_invitations(out, found, names, lambda item: (item.reason, item.account_id))
             return
         if revoked is not None:
             order = AdminOrder.REVOKE_INVITE
-            name = _invitation(client, revoked)
+            name = full_id(client.invitations(), revoked)
             _show(client.act(order, reason=reason or "", subject=name), as_json)
             return
         seconds = span_seconds(expires, "--expires")
@@ -259,51 +249,25 @@ def invite(
     out.say(f"for one account, until {instant(made.expires_at_us)} UTC: flop join TOKEN")
 
 
-def _invitation(client: AdminClient, prefix: str) -> str:
-    """The one invitation that begins so; what was typed where there is none."""
-    found = [item.invitation_id for item in client.invitations()]
-    named = [item for item in found if item.startswith(prefix) and len(prefix) >= 8]
-    return named[0] if len(named) == 1 else prefix
-
-
-def _show_invitations(out: Output, found: tuple[AccountInvitation, ...], as_json: bool) -> None:
-    if as_json:
-        for item in found:
-            out.record(item)
-        return
-    rows = [
-        (
-            item.invitation_id[:16],
-            item.reason,
-            item.state,
-            instant(item.expires_at_us),
-            item.account_id[:16],
-        )
-        for item in found
-    ]
-    columns = ("invitation", "reason", "state", "until (UTC)", "account")
-    out.table(columns, rows, "no invitations")
-
-
 @admin.group()
 def house() -> None:
     """Accounts of the operator whose workers audit for the house."""
 
 
 @house.command("add")
-@click.argument("account")
+@click.argument("subject", metavar="ACCOUNT")
 @_order_options
-def house_add(account: str, **options: Any) -> None:
+def house_add(subject: str, **options: Any) -> None:
     """Let workers of ACCOUNT audit for the house from the next lease on."""
-    _act("add-house", subject=account, **options)
+    _act("add-house", subject=subject, **options)
 
 
 @house.command("remove")
-@click.argument("account")
+@click.argument("subject", metavar="ACCOUNT")
 @_order_options
-def house_remove(account: str, **options: Any) -> None:
+def house_remove(subject: str, **options: Any) -> None:
     """Make ACCOUNT one like any other again."""
-    _act("remove-house", subject=account, **options)
+    _act("remove-house", subject=subject, **options)
 
 
 @house.command("list")

@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flopmarket.cli.options import json_option, output
+from flopmarket.cli.options import json_option, output, trusted_key_option
 from flopmarket.cli.output import instant, scaled, size
 
 if TYPE_CHECKING:
     from flopmarket.trust.benchmark_file import BenchmarkFile
 
 _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-_key = click.option(
-    "--key",
-    metavar="FILE|HEX|ID",
-    help="The coordinator's public key (PEM file or 64 hex digits) or its key id.",
-)
 
 
 @click.group()
@@ -29,7 +24,7 @@ def benchmark() -> None:
 
 @benchmark.command()
 @_file
-@_key
+@trusted_key_option
 @json_option
 def show(file: Path, key: str | None, as_json: bool) -> None:
     """What FILE says, once its signature is right."""
@@ -43,7 +38,7 @@ def show(file: Path, key: str | None, as_json: bool) -> None:
 
 @benchmark.command()
 @_file
-@_key
+@trusted_key_option
 @click.option(
     "--device",
     default="reference",

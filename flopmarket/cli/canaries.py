@@ -106,13 +106,12 @@ def _tell(out: Output, day: CanaryDay, findings: tuple[Finding, ...], as_json: b
 def _print(out: Output, day: CanaryDay, as_json: bool) -> None:
     from flopmarket.trust.canaries import CanaryRecord, CanaryTerms
     from flopmarket.trust.encoding import decode
-    from flopmarket.trust.envelope import Envelope, Header
+    from flopmarket.trust.envelope import unverified_body
 
     records = [(decode(CanaryRecord, item.record), item) for item in day.draws]
     anchor = b""
     if day.terms:
-        header = decode(Header, Envelope.from_bytes(day.terms).payload)
-        anchor = decode(CanaryTerms, header.body).anchor
+        anchor = unverified_body(day.terms, CanaryTerms).anchor
     if as_json:
         sent = [item.outcome for _, item in records if item.outcome]
         out.record(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flopmarket.cli.invitations import full_id, invitation_options, show_invitations
 from flopmarket.cli.options import connect, connection_options, json_option, output
 from flopmarket.cli.output import instant
 
@@ -16,15 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("label", default="")
-@click.option("--expires", default="1d", show_default=True, metavar="SPAN", help="At most 30d.")
-@click.option(
-    "--at",
-    "reached_at",
-    metavar="HOST:PORT",
-    help="Where the new machine finds the coordinator, if not where we do.",
-)
-@click.option("--list", "listing", is_flag=True, help="Show invitations instead.")
-@click.option("--revoke", "revoked", metavar="ID", help="End an invitation instead.")
+@invitation_options(expires="1d", invited="the new machine")
 @json_option
 @connection_options
 def invite(
@@ -46,33 +39,12 @@ def invite(
     out = output(as_json)
     with connect(connection) as client:
         if listing:
+            names = ("label", "device key")
             found = client.invitations()
-            if as_json:
-                for item in found:
-                    out.record(item)
-                return
-            rows = [
-                (
-                    item.invitation_id[:16],
-                    item.label,
-                    item.state,
-                    instant(item.expires_at_us),
-                    item.device_key_id[:16],
-                )
-                for item in found
-            ]
-            columns = ("invitation", "label", "state", "until (UTC)", "device key")
-            out.table(columns, rows, "no invitations")
+            show_invitations(out, found, names, lambda item: (item.label, item.device_key_id))
             return
         if revoked is not None:
-            name = next(
-                (
-                    i.invitation_id
-                    for i in client.invitations()
-                    if i.invitation_id.startswith(revoked) and len(revoked) >= 8
-                ),
-                revoked,
-            )
+            name = full_id(client.invitations(), revoked)
             client.revoke_invitation(name)
             out.say(f"nobody joins with {name[:16]} any more")
             return

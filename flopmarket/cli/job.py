@@ -42,29 +42,24 @@ def list_jobs(states: tuple[str, ...], as_json: bool, **connection: Any) -> None
     """Our jobs, newest first."""
     from flopmarket.client.results import JobState
 
-    out = output(as_json)
     wanted = [JobState(state) for state in states]
-    with connect(connection) as client:
-        if as_json:
-            for found in client.jobs(wanted):
-                out.record(found)
-            return
-        rows = [
-            (
-                found.job_id[:SHORT_ID],
-                found.state,
-                found.kind,
-                f"{found.steps_verified}/{found.steps}",
-                str(found.billed),
-                str(found.ceiling),
-                instant(found.created_at_us),
-                found.title,
-            )
-            for found in client.jobs(wanted)
-        ]
     columns = ("job", "state", "kind", ">verified", ">billed", ">ceiling", "created (UTC)", "title")
     nothing = "no such jobs" if states else "no jobs yet; buy one with `flop run JOB.py`"
-    out.table(columns, rows, nothing)
+    with connect(connection) as client:
+        output(as_json).listing(client.jobs(wanted), columns, _cells, nothing)
+
+
+def _cells(found: JobInfo) -> tuple[str, ...]:
+    return (
+        found.job_id[:SHORT_ID],
+        found.state,
+        found.kind,
+        f"{found.steps_verified}/{found.steps}",
+        str(found.billed),
+        str(found.ceiling),
+        instant(found.created_at_us),
+        found.title,
+    )
 
 
 @job.command()

@@ -27,6 +27,11 @@ _CONNECTION = (
     click.option("--profile", metavar="NAME", help="Profile of the configuration file."),
 )
 
+trusted_key_option = click.option(
+    "--key",
+    metavar="FILE|HEX|ID",
+    help="The coordinator's public key (PEM file or 64 hex digits) or its key id.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 

@@ -12,14 +12,16 @@ import json
 import math
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+Item = TypeVar("Item")
 
 TABLE_WIDTH = 1000  # columns a table may have before its cells are cut
 
@@ -73,6 +75,20 @@ class Output:
         for cells in content:
             table.add_row(*cells)
         console(wide=True).print(table)
+
+    def listing(
+        self,
+        found: Iterable[Item],
+        columns: Sequence[str],
+        cells: Callable[[Item], Sequence[str]],
+        empty: str,
+    ) -> None:
+        """Every item as a JSON object of its own, or a table with a row of ``cells`` for each."""
+        if not self.as_json:
+            self.table(columns, map(cells, found), empty)
+            return
+        for item in found:
+            self.record(item)
 
 
 def console(*, stderr: bool = False, wide: bool = False) -> Console:

@@ -147,24 +147,20 @@ def withdrawals(pending: bool, operator_key: str | None, as_json: bool, **connec
     out = output(as_json)
     with connect(connection) as client:
         found = list(client.withdrawals(pending_only=pending, operator_key=operator_key))
-    if as_json:
-        for item in found:
-            out.record(item)
-        return
     columns = ("withdrawal", "asked (UTC)", "state", ">amount", "to", "reference", "account")
-    rows = [
-        (
-            item.withdrawal_id,
-            instant(item.created_at_us),
-            item.state,
-            str(item.amount),
-            item.destination,
-            item.reference,
-            item.account_id[:12],
-        )
-        for item in found
-    ]
-    out.table(columns, rows, "no withdrawals")
+    out.listing(found, columns, _cells, "no withdrawals")
+
+
+def _cells(item: Withdrawal) -> tuple[str, ...]:
+    return (
+        item.withdrawal_id,
+        instant(item.created_at_us),
+        item.state,
+        str(item.amount),
+        item.destination,
+        item.reference,
+        item.account_id[:12],
+    )
 
 
 def _decision(name: str, text: str, help_text: str, *, paid: bool) -> click.Command:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flopmarket.cli.mode_options import MEANINGS
-from flopmarket.cli.options import json_option, output
+from flopmarket.cli.options import json_option, output, trusted_key_option
 from flopmarket.cli.output import Output, instant
 
 if TYPE_CHECKING:
@@ -24,12 +24,7 @@ def receipt() -> None:
 
 @receipt.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--key",
-    "key",
-    metavar="FILE|HEX|ID",
-    help="The coordinator's public key (PEM file or 64 hex digits) or its key id.",
-)
+@trusted_key_option
 @json_option
 def verify(file: Path, key: str | None, as_json: bool) -> None:
     """Verify FILE; exit code 1 when it proves nothing."""

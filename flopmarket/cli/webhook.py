@@ -48,27 +48,24 @@ def list_webhooks(as_json: bool, **connection: Any) -> None:
     with connect(connection) as client:
         found = client.webhooks()
         key_text = _key_text(client) if found else ""
-    if as_json:
-        for item in found:
-            out.record(item)
-        return
-    rows = [
-        (
-            item.webhook_id[:12],
-            item.url,
-            ",".join(item.events),
-            "enabled" if item.enabled else f"disabled: {item.disabled_reason}",
-            str(item.pending),
-            str(item.failures),
-            instant(item.delivered_at_us),
-            item.last_error,
-        )
-        for item in found
-    ]
     columns = ("webhook", "URL", "events", "state", ">waiting", ">failures", "delivered (UTC)")
-    out.table((*columns, "last error"), rows, "no webhooks yet; `flop webhook add URL`")
-    if found:
+    nothing = "no webhooks yet; `flop webhook add URL`"
+    out.listing(found, (*columns, "last error"), _cells, nothing)
+    if found and not as_json:
         out.say(f"signed with {key_text}")
+
+
+def _cells(item: Webhook) -> tuple[str, ...]:
+    return (
+        item.webhook_id[:12],
+        item.url,
+        ",".join(item.events),
+        "enabled" if item.enabled else f"disabled: {item.disabled_reason}",
+        str(item.pending),
+        str(item.failures),
+        instant(item.delivered_at_us),
+        item.last_error,
+    )
 
 
 @webhook.command()

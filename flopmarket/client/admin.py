@@ -13,7 +13,7 @@ from flopmarket.client.client import SYSTEM_PORTS, authority_bytes
 from flopmarket.client.config import Settings, key_file
 from flopmarket.client.results_keys import Invited
 from flopmarket.client.session import Identity, Ports, Session
-from flopmarket.limits import CLIENT_PAGE_SIZE, CLIENT_SESSION_LIFETIME_US, MAX_CLIENT_PAGES
+from flopmarket.limits import CLIENT_SESSION_LIFETIME_US
 from flopmarket.trust.administration import AdminAction, AdminOrder, invitation_value
 from flopmarket.trust.joining import (
     INVITATION_SECRET_BYTES,
@@ -198,18 +198,9 @@ class AdminClient:
 
     def decisions(self, *, kind: str = "", subject: str = "") -> Iterator[Decision]:
         """The trail, newest first."""
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            answer = self._session.call(
-                self._service.ListDecisions,
-                admin_pb2.ListDecisionsRequest(
-                    page_size=CLIENT_PAGE_SIZE, page_token=token, subject=subject, kind=kind
-                ),
-            )
-            yield from map(_decision, answer.decisions)
-            token = answer.next_page_token
-            if not token:
-                return
+        request = admin_pb2.ListDecisionsRequest(subject=subject, kind=kind)
+        for page in self._session.pages(self._service.ListDecisions, request, "decisions"):
+            yield from map(_decision, page.decisions)
 
     def status(self) -> Status:
         """Figures of this moment."""

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flopmarket.client.failures import AnswerRefused, clean_text
-from flopmarket.client.following import check_job_id, too_many_pages
-from flopmarket.limits import CLIENT_PAGE_SIZE, MAX_CLIENT_PAGES
+from flopmarket.client.following import check_job_id
 from flopmarket.trust.arbitration_records import Arbitrated
 from flopmarket.trust.audit_answers import AuditorAnswer
 from flopmarket.trust.audit_records import DrawnSegment, LeaseAudits, LeaseFinding, check
@@ -34,17 +33,9 @@ class AuditCalls:
 
         Conflict ``JOB_NOT_ENDED`` before. For the buyer, and for owners of workers that took part.
         """
-        pages = []
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = job_pb2.ListAuditsRequest(
-                job_id=check_job_id(job_id), page_size=CLIENT_PAGE_SIZE, page_token=token
-            )
-            pages.append(self._session.call(self._jobs.ListAudits, request))
-            token = pages[-1].next_page_token
-            if not token:
-                return audits_from_proto(pages)
-        raise too_many_pages("audits")
+        request = job_pb2.ListAuditsRequest(job_id=check_job_id(job_id))
+        pages = self._session.pages(self._jobs.ListAudits, request, "audits")
+        return audits_from_proto(list(pages))
 
     def check_audits(self, job_id: str) -> tuple[LeaseFinding, ...]:
         """What contradicts itself in the draws of a job; empty when everything follows from what
@@ -58,20 +49,13 @@ class AuditCalls:
         :func:`flopmarket.trust.canaries.check_day` repeats them.
         """
         service = audit_pb2_grpc.AuditServiceStub(self._session.channel)
-        draws: list[CanaryDraw] = []
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = audit_pb2.GetCanaryDayRequest(
-                day=day, page_size=CLIENT_PAGE_SIZE, page_token=token
-            )
-            answer = self._session.call(service.GetCanaryDay, request, authenticated=False)
-            draws += [_canary(item) for item in answer.draws]
-            token = answer.next_page_token
-            if not token:
-                known = answer.HasField("terms")
-                terms = envelope_from_proto(answer.terms).to_bytes() if known else b""
-                return CanaryDay(day, terms, answer.over, tuple(draws))
-        raise too_many_pages("canaries")
+        request, draws = audit_pb2.GetCanaryDayRequest(day=day), list[CanaryDraw]()
+        for page in self._session.pages(
+            service.GetCanaryDay, request, "canaries", authenticated=False
+        ):
+            draws += [_canary(item) for item in page.draws]
+        terms = envelope_from_proto(page.terms).to_bytes() if page.HasField("terms") else b""
+        return CanaryDay(day, terms, page.over, tuple(draws))
 
 
 def _canary(message: audit_pb2.CanaryDraw) -> CanaryDraw:
@@ -91,9 +75,9 @@ def audits_from_proto(pages: Iterable[job_pb2.ListAuditsResponse]) -> tuple[Leas
     segments: dict[str, list[DrawnSegment]] = {}
     for page in pages:
         for lease in page.leases:
-            found.setdefault(lease.lease_id, _lease(lease))
+            found.setdefault(lease.lease_id, lease_of_proto(lease))
         for item in page.commitments:
-            segments.setdefault(item.lease_id, []).append(_segment(item))
+            segments.setdefault(item.lease_id, []).append(segment_of_proto(item))
     if set(segments) - set(found):
         raise AnswerRefused("commitments of a lease whose terms are missing")
     return tuple(
@@ -102,7 +86,8 @@ def audits_from_proto(pages: Iterable[job_pb2.ListAuditsResponse]) -> tuple[Leas
     )
 
 
-def _lease(message: job_pb2.LeaseDraws) -> LeaseAudits:
+def lease_of_proto(message: job_pb2.LeaseDraws) -> LeaseAudits:
+    """A lease without its commitments."""
     return LeaseAudits(
         message.lease_id,
         envelope_from_proto(message.terms).to_bytes(),
@@ -113,7 +98,8 @@ def _lease(message: job_pb2.LeaseDraws) -> LeaseAudits:
     )
 
 
-def _segment(message: job_pb2.DrawnCommitment) -> DrawnSegment:
+def segment_of_proto(message: job_pb2.DrawnCommitment) -> DrawnSegment:
+    """A commitment with what is published about it."""
     verdict = message.HasField("verdict")
     return DrawnSegment(
         message.segment_index,
@@ -123,7 +109,7 @@ def _segment(message: job_pb2.DrawnCommitment) -> DrawnSegment:
         envelope_from_proto(message.commitment).to_bytes(),
         message.worker_public_key,
         envelope_from_proto(message.verdict).to_bytes() if verdict else b"",
-        _answer(message.answer) if message.HasField("answer") else None,
+        answer_of_proto(message.answer) if message.HasField("answer") else None,
         message.worker_account_id,
         _cross(message.cross) if message.HasField("cross") else None,
         _arbitration(message.arbitration) if message.HasField("arbitration") else None,
@@ -143,8 +129,8 @@ def _steps(message: job_pb2.StepsDrawn) -> StepsDrawn:
 def _arbitration(message: job_pb2.ClassArbitration) -> Arbitrated:
     return Arbitrated(
         clean_text(message.outcome),
-        _answer(message.auditor),
-        tuple(_answer(item) for item in message.arbiters),
+        answer_of_proto(message.auditor),
+        tuple(answer_of_proto(item) for item in message.arbiters),
         tuple(message.house_account_ids),
     )
 
@@ -158,7 +144,8 @@ def _cross(message: job_pb2.CrossDraw) -> CrossDraw:
     )
 
 
-def _answer(message: job_pb2.AuditorAnswer) -> AuditorAnswer:
+def answer_of_proto(message: job_pb2.AuditorAnswer) -> AuditorAnswer:
+    """An auditor's own words."""
     ours, theirs = message.HasField("opening"), message.HasField("worker_opening")
     return AuditorAnswer(
         message.account_id,

@@ -16,7 +16,7 @@ from flopmarket.client.results import Account, Deposited, Transfer
 from flopmarket.client.results_money import CheckedLedger, Withdrawal
 from flopmarket.client.session import Identity
 from flopmarket.errors import Conflict, FlopmarketError
-from flopmarket.limits import CLIENT_PAGE_SIZE, CLIENT_SESSION_LIFETIME_US, MAX_CLIENT_PAGES
+from flopmarket.limits import CLIENT_SESSION_LIFETIME_US
 from flopmarket.trust import documents
 from flopmarket.trust.documents import CoinGrant, Deposit, DepositTarget, WithdrawalDecision
 from flopmarket.trust.encoding import Document, decode
@@ -57,18 +57,10 @@ class Banking:
 
     def transfers(self, since_us: int = 0) -> Iterator[Transfer]:
         """The statement of our account, oldest first; from an instant on, if one is given."""
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = ledger_pb2.ListTransfersRequest(
-                page_size=CLIENT_PAGE_SIZE, page_token=token, since_us=since_us
-            )
-            page = self._session.call(self._ledger.ListTransfers, request)
+        request = ledger_pb2.ListTransfersRequest(since_us=since_us)
+        for page in self._session.pages(self._ledger.ListTransfers, request, "transfers"):
             for transfer in page.transfers:
                 yield messages.transfer_from_proto(transfer, self._unit)
-            token = page.next_page_token
-            if not token:
-                return
-        raise _too_many_pages("transfers")
 
     # --- in and out ---------------------------------------------------------------------------
 
@@ -164,18 +156,10 @@ class Banking:
         session = self._session
         if operator_key is not None:
             session = session.as_other(Identity(_pair(operator_key), "", KeyRole.OPERATOR))
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = ledger_pb2.ListWithdrawalsRequest(
-                page_size=CLIENT_PAGE_SIZE, page_token=token, pending_only=pending_only
-            )
-            page = session.call(self._ledger.ListWithdrawals, request)
+        request = ledger_pb2.ListWithdrawalsRequest(pending_only=pending_only)
+        for page in session.pages(self._ledger.ListWithdrawals, request, "withdrawals"):
             for item in page.withdrawals:
                 yield self._withdrawal(item)
-            token = page.next_page_token
-            if not token:
-                return
-        raise _too_many_pages("withdrawals")
 
     def decide_withdrawal(
         self, operator_key: OperatorKey, withdrawal_id: str, *, paid: bool, reference: str
@@ -203,12 +187,9 @@ class Banking:
         count = open_head(head, key).batch_count
         transfers: list[StatementTransfer] = []
         batches: dict[int, StatementBatch] = {}
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = ledger_pb2.ProveTransfersRequest(
-                batch_count=count, page_size=CLIENT_PAGE_SIZE, page_token=token
-            )
-            page = self._session.call(self._ledger.ProveTransfers, request)
+        request = ledger_pb2.ProveTransfersRequest(batch_count=count)
+        what = "transfers with proofs"
+        for page in self._session.pages(self._ledger.ProveTransfers, request, what):
             transfers += [
                 StatementTransfer(
                     decode(LedgerTransfer, item.transfer), item.batch_number, _path(item.proof)
@@ -218,18 +199,15 @@ class Banking:
             for found in page.batches:
                 batch = decode(LedgerBatch, found.batch)
                 batches[batch.number] = StatementBatch(batch, _path(found.proof))
-            token = page.next_page_token
-            if not token:
-                return Statement(
-                    self._session.identity.account_id,
-                    key,
-                    head,
-                    since_batches,
-                    tuple(answer.consistency),
-                    tuple(transfers),
-                    batches,
-                )
-        raise _too_many_pages("transfers with proofs")
+        return Statement(
+            self._session.identity.account_id,
+            key,
+            head,
+            since_batches,
+            tuple(answer.consistency),
+            tuple(transfers),
+            batches,
+        )
 
     def verify_ledger(self, heads: StoredHeads | None = None) -> CheckedLedger:
         """Download our statement, check it against the head kept last, and keep the new one.
@@ -319,7 +297,3 @@ def _pair(key: OperatorKey) -> KeyPair:
 
 def _path(message: ledger_pb2.InclusionProof) -> MerkleProof:
     return MerkleProof(message.leaf_index, message.leaf_count, tuple(message.siblings))
-
-
-def _too_many_pages(what: str) -> AnswerRefused:
-    return AnswerRefused(f"more than {MAX_CLIENT_PAGES} pages of {what}", code="TOO_MANY_PAGES")

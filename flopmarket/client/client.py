@@ -41,6 +41,7 @@ from flopmarket.client.results import (
     JobResult,
     Quote,
 )
+from flopmarket.client.rulings import RulingCalls
 from flopmarket.client.session import Identity, Ports, Session
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs.form import JobForm
@@ -95,6 +96,7 @@ class Client(
     Banking,
     PredictionCalls,
     DisputeCalls,
+    RulingCalls,
 ):
     """One coordinator, one account.
 

@@ -14,10 +14,8 @@ from flopmarket.client.session import Session
 from flopmarket.client.watching import watch_events
 from flopmarket.errors import InvalidInput
 from flopmarket.limits import (
-    CLIENT_PAGE_SIZE,
     CLIENT_SESSION_LIFETIME_US,
     CLIENT_TRANSFER_SECONDS,
-    MAX_CLIENT_PAGES,
     MAX_RECEIPT_BYTES,
 )
 from flopmarket.trust.documents import CancelRequest
@@ -41,33 +39,17 @@ class JobCalls:
     def jobs(self, states: Collection[JobState] = ()) -> Iterator[JobInfo]:
         """Our jobs in these states (none: all), newest first, page by page; without segments."""
         wanted = [job_pb2.Job.State.Value(f"STATE_{state.name}") for state in states]
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = job_pb2.ListJobsRequest(
-                page_size=CLIENT_PAGE_SIZE, page_token=token, states=wanted
-            )
-            page = self._session.call(self._jobs.ListJobs, request)
+        request = job_pb2.ListJobsRequest(states=wanted)
+        for page in self._session.pages(self._jobs.ListJobs, request, "jobs"):
             for job in page.jobs:
                 yield messages.job_from_proto(job, self._currency)
-            token = page.next_page_token
-            if not token:
-                return
-        raise too_many_pages("jobs")
 
     def segments(self, job_id: str) -> Iterator[SegmentInfo]:
         """Every segment of a job, in order of steps, page by page."""
-        token = ""
-        for _ in range(MAX_CLIENT_PAGES):
-            request = job_pb2.ListSegmentsRequest(
-                job_id=check_job_id(job_id), page_size=CLIENT_PAGE_SIZE, page_token=token
-            )
-            page = self._session.call(self._jobs.ListSegments, request)
+        request = job_pb2.ListSegmentsRequest(job_id=check_job_id(job_id))
+        for page in self._session.pages(self._jobs.ListSegments, request, "segments"):
             for segment in page.segments:
                 yield messages.segment_from_proto(segment, self._currency)
-            token = page.next_page_token
-            if not token:
-                return
-        raise too_many_pages("segments")
 
     def watch(
         self, job_id: str, after_sequence: int = 0, *, timeout_seconds: float | None = None
@@ -159,8 +141,3 @@ def check_job_id(text: str) -> str:
         code="JOB_ID_INVALID",
         hint="64 hex digits; see `flop job list`",
     )
-
-
-def too_many_pages(what: str) -> AnswerRefused:
-    """A listing that does not end."""
-    return AnswerRefused(f"more than {MAX_CLIENT_PAGES} pages of {what}", code="TOO_MANY_PAGES")

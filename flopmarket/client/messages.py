@@ -113,6 +113,9 @@ def quote_from_proto(message: job_pb2.QuoteJobResponse, currency: str) -> Quote:
         mode=clean_text(message.mode),
         device_class=class_from_proto(message.class_digest),
         classes=tuple(_class_from_proto(item, currency) for item in message.classes),
+        audited_steps=message.audited_steps,
+        audited_of_steps=message.audited_of_steps,
+        others_recompute=message.others_recompute,
     )
 
 

@@ -89,8 +89,9 @@ class QuotedLevel:
     """A level of verification of the same job: what it costs and what it sees.
 
     ``audited_ppm`` of the segments are recomputed by somebody else, at least. ``surcharge`` is
-    within ``expected``: ``surcharge_ppm`` of the price of every segment. ``detected_*_ppm`` are the
-    chances that at least one of 1, of 10, of all segments is found wrong when these are.
+    within ``expected``: ``surcharge_ppm`` of the price of every segment at most, less where only
+    steps of them are looked at. ``detected_*_ppm`` are the chances that at least one of 1, of 10,
+    of all segments is found wrong when these are.
     """
 
     level: str
@@ -179,10 +180,16 @@ class Quote:
     device_class: str = ""
     """In class mode the class that the quote is for; empty when there is none to run in."""
     classes: tuple[QuotedClass, ...] = ()
+    audited_steps: int = 0
+    """Where the operator does not recompute segments whole: how many steps of ``audited_of_steps``
+    of one it looks at; else 0."""
+    audited_of_steps: int = 0
+    others_recompute: bool = False
+    """Whether others are there who could recompute such a segment whole."""
 
     @property
     def surcharge_ppm(self) -> int:
-        """What the level adds to the price of every segment."""
+        """What the level adds to the price of every segment, at most."""
         return next((i.surcharge_ppm for i in self.levels if i.level == self.verification), 0)
 
 

@@ -16,10 +16,12 @@ import grpc
 
 from flopmarket.client import messages
 from flopmarket.client.failures import AnswerRefused, from_rpc_error
+from flopmarket.client.paging import Page, PageRequest, pages
 from flopmarket.client.results import CoordinatorInfo
 from flopmarket.errors import FlopmarketError, Unauthenticated
 from flopmarket.limits import (
     CLIENT_CALL_SECONDS,
+    CLIENT_PAGE_SIZE,
     CLIENT_SESSION_LIFETIME_US,
     CLIENT_SESSION_MARGIN_US,
     ENVELOPE_NONCE_BYTES,
@@ -145,6 +147,22 @@ class Session:
                     raise failure from None
                 self.forget_token()
         raise AssertionError("the second attempt returns or raises")
+
+    def pages(
+        self,
+        method: Callable[..., Page],
+        request: PageRequest,
+        what: str,
+        *,
+        authenticated: bool = True,
+    ) -> Iterator[Page]:
+        """Every page of a listing of ``what``, by as many calls; ``request`` is filled in."""
+
+        def page(token: str) -> Page:
+            request.page_size, request.page_token = CLIENT_PAGE_SIZE, token
+            return self.call(method, request, authenticated=authenticated)
+
+        return pages(page, what)
 
     @contextmanager
     def stream(

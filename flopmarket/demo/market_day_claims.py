@@ -32,6 +32,7 @@ from flopmarket.market.tape import MICROJOULES_PER_JOULE, Trade, digest_of_tape
 from flopmarket.market.work import DeviceRates, StepWork
 from flopmarket.trust.documents import WattsSource
 from flopmarket.trust.encoding import decode
+from flopmarket.trust.modes import Mode
 from flopmarket.trust.receipt import Outcome, Receipt, ReceiptSegment
 
 MINUTE_US = 60_000_000
@@ -391,4 +392,5 @@ def _document(trade: TradeInfo) -> Trade:
         offer_id=trade.offer_id,
         device_name=trade.device_name,
         commitment_digest=trade.commitment_digest,
+        mode=Mode(trade.mode),
     )

@@ -85,8 +85,10 @@ class Assurance:
     """How much of the work is recomputed at a level of verification, whoever runs it.
 
     ``audited_ppm`` is the least share of segments that is audited; ``surcharge_ppm`` what the level
-    adds to the price of each (nothing where the fee covers it). ``detected_*_ppm`` are the chances
-    that at least one of 1, of 10, of all segments is found wrong when these are.
+    adds to the price of each at most (nothing where the fee covers it), ``likely_surcharge_ppm``
+    what it does where only steps of them are looked at, None where that is as much.
+    ``detected_*_ppm`` are the chances that at least one of 1, of 10, of all segments is found wrong
+    when these are: when one step of each is, where audits are of steps.
     """
 
     level: str
@@ -95,6 +97,23 @@ class Assurance:
     detected_one_ppm: int
     detected_ten_ppm: int
     detected_all_ppm: int
+    likely_surcharge_ppm: int | None = None
+
+    @property
+    def expected_ppm(self) -> int:
+        """What it is expected to add."""
+        likely = self.likely_surcharge_ppm
+        return self.surcharge_ppm if likely is None else min(likely, self.surcharge_ppm)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLook:
+    """Segments that the operator does not recompute whole: it looks at ``drawn`` of ``steps`` of
+    one. ``others``: devices of other accounts are there that could recompute it whole."""
+
+    drawn: int
+    steps: int
+    others: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +214,8 @@ class Quote:
     device_class: str = ""
     """In class mode the class that the figures are of; empty when there is none to run in."""
     classes: tuple[QuotedClass, ...] = ()
+    by_steps: StepLook | None = None
+    """How much of a segment is looked at, where it is not recomputed whole."""
 
 
 def quote_offer(
@@ -203,8 +224,11 @@ def quote_offer(
     segment_steps: int,
     busy_picoseconds: int = 0,
     surcharge_ppm: int = 0,
+    likely_surcharge_ppm: int | None = None,
 ) -> QuotedOffer:
-    """Price and time of the whole job on one offer."""
+    """Price and time of the whole job on one offer. The surcharges are those of :class:`Assurance`:
+    the bound is for the most, the bill for the likely one."""
+    likely_ppm = surcharge_ppm if likely_surcharge_ppm is None else likely_surcharge_ppm
     forecast = offer.predict(work)
     terms = PriceTerms(offer.ask_nano_per_hour, forecast.priced_step_picoseconds)
     total = price_of_segments(terms, work.steps, segment_steps)
@@ -215,7 +239,7 @@ def quote_offer(
         device_name=offer.device_name,
         terms=terms,
         forecast=forecast,
-        total_nano=price_of_segments(terms, work.steps, segment_steps, surcharge_ppm),
+        total_nano=price_of_segments(terms, work.steps, segment_steps, likely_ppm),
         bound_nano=price_bound(terms, work.steps, surcharge_ppm),
         unit_price_nano=unit_price_nano(total, operations) if operations else 0,
         seconds=seconds,
@@ -271,11 +295,11 @@ def build_quote(
     """
     work = job.work
     (asked,) = (item for item in assurances if item.level == level)
-    extra_ppm = asked.surcharge_ppm
+    extra_ppm, likely_ppm = asked.surcharge_ppm, asked.expected_ppm
     quoted: list[QuotedOffer] = []
     for offer, busy in standing.offers:
         with suppress(MoneyError):  # what fits 63 bits without the surcharge may not fit with it
-            quoted.append(quote_offer(offer, work, job.segment_steps, busy, extra_ppm))
+            quoted.append(quote_offer(offer, work, job.segment_steps, busy, extra_ppm, likely_ppm))
     quoted.sort(key=lambda item: (item.total_nano, item.seconds, item.offer_id))
     best = quoted[0] if quoted else None
     levels: dict[str, QuotedLevel] = {}
@@ -353,7 +377,7 @@ def _quote_level(
     if not quoted:
         return QuotedLevel(assurance, 0, 0, 0)
     best = quoted[0].terms
-    expected = price_of_segments(best, steps, job.segment_steps, extra_ppm)
+    expected = price_of_segments(best, steps, job.segment_steps, assurance.expected_ppm)
     return QuotedLevel(
         assurance,
         expected_nano=expected,

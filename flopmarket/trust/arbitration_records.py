@@ -58,15 +58,15 @@ class Arbitrated:
 
 def check_arbitrated(
     found: Arbitrated | None,
-    witness: AuditorAnswer | None,
+    witnesses: Sequence[AuditorAnswer],
     asked: Answered,
     house: Sequence[str],
     coordinator: PublicKey,
 ) -> Iterator[Finding]:
     """Everything about an arbitration that contradicts the draw, the answers or the verdict.
 
-    ``house`` are the keys of the operator's that the lease named; ``witness`` is the answer of an
-    earlier audit of the segment, which is a vote where it is of somebody else.
+    ``house`` are the keys of the operator's that the lease named; ``witnesses`` are the answers of
+    earlier audits of the segment, which are votes where they are of somebody else.
     """
     verdict, index = asked.verdict, asked.record.index
     convicted = verdict is not None and verdict.reason_code == OUTVOTED
@@ -89,7 +89,10 @@ def check_arbitrated(
     if len(set(accounts)) != len(accounts):
         message = "an account has more than one voice in it"
         yield Finding(index, FindingCode.AUDITOR_NOT_APART, message)
-    if witness is not None and witness.account_id not in accounts:
+    for witness in witnesses:
+        if witness.account_id in accounts:
+            continue
+        accounts.append(witness.account_id)
         try:
             votes.append(_vote(witness, found.house_accounts, asked, coordinator))
         except FlopmarketError:

@@ -142,10 +142,10 @@ def stake_rate_ppm(
     numerator = rules.safety * rules.gain_ppm * price_nano * PARTS_PER_MILLION**3
     honest_ppm = PARTS_PER_MILLION - rules.colluding_ppm
     rate = -(-numerator // (rules.detection_ppm * detection_ppm * honest_ppm * stake_nano))
-    return min(max(rate, _seen_as_often(rules.floor_ppm, detection_ppm)), PARTS_PER_MILLION)
+    return min(max(rate, seen_as_often(rules.floor_ppm, detection_ppm)), PARTS_PER_MILLION)
 
 
-def _seen_as_often(wanted_ppm: int, detection_ppm: int) -> int:
+def seen_as_often(wanted_ppm: int, detection_ppm: int) -> int:
     """The rate at which a wrong segment is seen as often as by whole audits at ``wanted_ppm``."""
     return min(-(-wanted_ppm * PARTS_PER_MILLION // detection_ppm), PARTS_PER_MILLION)
 
@@ -178,7 +178,7 @@ def rate_ppm(
     """
     if level is Level.DUAL or is_outlier(rules, price_nano, stake_nano):
         return PARTS_PER_MILLION
-    asked = _seen_as_often(rules.check_ppm, detection_ppm) if level is Level.CHECK else 0
+    asked = seen_as_often(rules.check_ppm, detection_ppm) if level is Level.CHECK else 0
     by_stake = stake_rate_ppm(rules, price_nano, stake_nano, detection_ppm)
     return max(asked, streak_rate_ppm(rules, streak), by_stake)
 

@@ -120,7 +120,7 @@ def _check_lease(lease: LeaseAudits, coordinator: PublicKey) -> Iterator[Finding
     yield from rederive(terms, rules, candidates, house, records)
     verdicts = 0
     for item, record in zip(lease.segments, records, strict=True):
-        yield from _check_commitment(item, record, terms, coordinator)
+        yield from check_commitment(item, record, terms, coordinator)
         yield from _check_verdict(item, record, coordinator)
         yield from _check_answer(item, record, house, coordinator)
         if record.right_verdicts > verdicts:
@@ -139,10 +139,10 @@ def _check_lease(lease: LeaseAudits, coordinator: PublicKey) -> Iterator[Finding
     yield from check_steps(terms, candidates, house, stepped, coordinator)
 
 
-def _check_commitment(
+def check_commitment(
     item: DrawnSegment, record: ChallengeRecord, terms: ChallengeTerms, coordinator: PublicKey
 ) -> Iterator[Finding]:
-    """The record is about what the worker of the lease signed."""
+    """Everything in which a record is not about what the worker of the lease signed."""
 
     def differs(message: str) -> Finding:
         return Finding(record.index, FindingCode.COMMITMENT_DIFFERS, message)
@@ -203,7 +203,8 @@ def _check_answer(
         return
     asked = Answered(record, claim, worker, item.worker_account, item.state, item.auditor, verdict)
     decided = item.arbitration
-    yield from check_arbitrated(decided, item.answer, asked, house.keys, coordinator)
+    witnesses = () if item.answer is None else (item.answer,)
+    yield from check_arbitrated(decided, witnesses, asked, house.keys, coordinator)
     if decided is not None and speaks_for_arbiter(decided, asked):
         asked = replace(asked, verdict=None)  # it was held to all who took part
     yield from check_answer(item.answer, asked, coordinator)
@@ -220,13 +221,18 @@ _CROSS_BLOBS = ("record", "answer", "auditor_key")
 
 def to_line(lease: LeaseAudits) -> bytes:
     """A lease as one line of a file, its end included."""
+    return json.dumps(lease_content(lease), sort_keys=True).encode() + b"\n"
+
+
+def lease_content(lease: LeaseAudits) -> dict[str, Any]:
+    """A lease as members of JSON."""
     segments = [
         {
             "segment_index": item.segment_index,
             "state": item.state,
             "auditor": item.auditor,
             **{name: base64_of(getattr(item, name)) for name in _SEGMENT_BLOBS},
-            "answer": _answer_content(item.answer),
+            "answer": answer_content(item.answer),
             "worker_account": item.worker_account,
             "cross": _cross_content(item.cross),
             "arbitration": _arbitration_content(item.arbitration),
@@ -235,8 +241,7 @@ def to_line(lease: LeaseAudits) -> bytes:
         for item in lease.segments
     ]
     blobs = {name: base64_of(getattr(lease, name)) for name in _LEASE_BLOBS}
-    content = {"format": FORMAT, "lease_id": lease.lease_id, **blobs, "segments": segments}
-    return json.dumps(content, sort_keys=True).encode() + b"\n"
+    return {"format": FORMAT, "lease_id": lease.lease_id, **blobs, "segments": segments}
 
 
 def from_line(line: bytes) -> LeaseAudits:
@@ -244,7 +249,14 @@ def from_line(line: bytes) -> LeaseAudits:
     if len(line) > MAX_AUDIT_FILE_LINE_BYTES:
         raise _malformed(f"a line of more than {MAX_AUDIT_FILE_LINE_BYTES} bytes")
     try:
-        content = json.loads(line)
+        return lease_of(json.loads(line))
+    except (ValueError, RecursionError) as error:
+        raise _malformed(str(error)[:200]) from error
+
+
+def lease_of(content: Any) -> LeaseAudits:
+    """The lease of such members; :class:`InvalidInput` ``AUDIT_FILE`` for anything else."""
+    try:
         if content["format"] != FORMAT:
             raise _malformed(f"format {str(content['format'])[:40]!r}")
         segments = tuple(
@@ -256,7 +268,7 @@ def from_line(line: bytes) -> LeaseAudits:
                 commitment=bytes_of(item["commitment"]),
                 worker_key=bytes_of(item["worker_key"]),
                 verdict=bytes_of(item["verdict"]),
-                answer=_answer(item.get("answer")),
+                answer=answer_of(item.get("answer")),
                 worker_account=text_of(item.get("worker_account", "")),
                 cross=_cross(item.get("cross")),
                 arbitration=_arbitration(item.get("arbitration")),
@@ -271,14 +283,15 @@ def from_line(line: bytes) -> LeaseAudits:
         raise _malformed(str(error)[:200]) from error
 
 
-def _answer_content(answer: AuditorAnswer | None) -> dict[str, str] | None:
+def answer_content(answer: AuditorAnswer | None) -> dict[str, str] | None:
+    """An answer as members of JSON."""
     if answer is None:
         return None
     blobs = {name: base64_of(getattr(answer, name)) for name in _ANSWER_BLOBS}
     return {"account_id": answer.account_id, **blobs}
 
 
-def _answer(content: Any) -> AuditorAnswer | None:
+def answer_of(content: Any) -> AuditorAnswer | None:
     """None too in a file of before there were answers."""
     if content is None:
         return None
@@ -291,8 +304,8 @@ def _arbitration_content(found: Arbitrated | None) -> dict[str, Any] | None:
         return None
     return {
         "outcome": found.outcome,
-        "auditor": _answer_content(found.auditor),
-        "arbiters": [_answer_content(answer) for answer in found.arbiters],
+        "auditor": answer_content(found.auditor),
+        "arbiters": [answer_content(answer) for answer in found.arbiters],
         "house_accounts": list(found.house_accounts),
     }
 
@@ -300,8 +313,8 @@ def _arbitration_content(found: Arbitrated | None) -> dict[str, Any] | None:
 def _arbitration(content: Any) -> Arbitrated | None:
     if content is None:
         return None
-    first = _answer(content["auditor"])
-    others = [_answer(item) for item in content["arbiters"]]
+    first = answer_of(content["auditor"])
+    others = [answer_of(item) for item in content["arbiters"]]
     if first is None or None in others:
         raise TypeError("an answer is missing")
     return Arbitrated(

@@ -26,7 +26,7 @@ from flopmarket.trust.benchmark import (
     strides_of,
 )
 from flopmarket.trust.encoding import digest
-from flopmarket.trust.merkle import EMPTY_TREE, MerkleProof, leaf_hash, node_hash
+from flopmarket.trust.merkle import HashTree, MerkleProof, leaf_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +44,22 @@ class Stage:
 
 
 class LeafTree:
-    """A tree over leaves that are kept, with a proof for each in log2(leaves) steps."""
+    """A tree over leaves that are kept."""
 
-    __slots__ = ("_levels", "leaves")
+    __slots__ = ("_tree", "leaves")
 
     def __init__(self, leaves: Sequence[bytes]) -> None:
         self.leaves = tuple(leaves)
-        level = [leaf_hash(leaf) for leaf in self.leaves]
-        self._levels = [level]
-        while len(level) > 1:
-            carried = level[-1:] if len(level) & 1 else []
-            pairs = zip(level[::2], level[1::2], strict=False)
-            level = [node_hash(a, b) for a, b in pairs] + carried
-            self._levels.append(level)
+        self._tree = HashTree(map(leaf_hash, self.leaves))
 
     @property
     def root(self) -> bytes:
         """Root of RFC 6962 over the leaves."""
-        return self._levels[-1][0] if self.leaves else EMPTY_TREE
+        return self._tree.root
 
     def proof(self, index: int) -> MerkleProof:
-        """The siblings of one leaf; IndexError when there is none."""
-        siblings: list[bytes] = []
-        position = index
-        for level in self._levels[:-1]:
-            beside = position ^ 1
-            if beside < len(level):
-                siblings.append(level[beside])
-            position >>= 1
-        return MerkleProof(index, len(self.leaves), tuple(siblings))
+        """The siblings of one leaf; MerkleError when there is none."""
+        return self._tree.proof(index)
 
 
 class BenchmarkProver:

@@ -324,6 +324,24 @@ def rederive(
     return tuple(findings)
 
 
+def rederive_one(
+    terms: ChallengeTerms,
+    rules: AuditRules,
+    candidates: AuditorList,
+    house: AuditorList,
+    record: ChallengeRecord,
+) -> tuple[Finding, ...]:
+    """Repeat the decision about one commitment of a lease, where the others are not at hand; that
+    the verdicts before it were counted right takes all of them (:func:`rederive`)."""
+    findings = _check_terms(terms, rules, candidates, house)
+    place = record.index
+    if not 0 < place <= terms.values or not leads_to(record.value, terms.anchor, place):
+        message = "does not lead to the anchor of the lease"
+        findings.append(Finding(place, FindingCode.VALUE_NOT_IN_CHAIN, message))
+    findings += _check_record(terms, rules, candidates, house, record)
+    return tuple(findings)
+
+
 def _check_terms(
     terms: ChallengeTerms, rules: AuditRules, candidates: AuditorList, house: AuditorList
 ) -> list[Finding]:

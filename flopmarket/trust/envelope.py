@@ -185,7 +185,7 @@ def open_envelope(
     body_type: type[AnyDocument],
     *,
     keys: Mapping[str, PublicKey] | KeyResolver,
-    audience: str,
+    audience: str | None,
     now_us: int | None,
     replay: ReplayCache | None,
 ) -> Opened[AnyDocument]:
@@ -193,11 +193,14 @@ def open_envelope(
 
     ``keys`` are the keys that may stand behind it: by id, or a function from id to key. ``now_us``
     None skips freshness, for archives that are verified long after; ``replay`` must then be None
-    too. The nonce is remembered only when everything else was right. Raises
-    :class:`EnvelopeError` with the code of the first thing that is wrong.
+    too, and ``audience`` may be, where it was checked before. The nonce is remembered only when
+    everything else was right. Raises :class:`EnvelopeError` with the code of the first thing that
+    is wrong.
     """
     if now_us is None and replay is not None:
         raise InvalidInput("a replay cache needs the time of day")
+    if now_us is not None and audience is None:
+        raise InvalidInput("a request is addressed to somebody")
     expected = payload_type_of(body_type)
     if envelope.payload_type != expected:
         raise EnvelopeError(
@@ -217,6 +220,17 @@ def open_envelope(
         )
     envelope_digest = tagged_hash("flopmarket.envelope-digest.v1", key.raw, envelope.signed_bytes())
     return Opened(body, key_id, header, envelope_digest)
+
+
+def unverified_body(envelope: Envelope | bytes, body_type: type[AnyDocument]) -> AnyDocument:
+    """What an envelope says; no signature is looked at.
+
+    For one that was verified when it came, or of which nothing is believed yet. Bytes are its
+    binary form. Raises :class:`~flopmarket.trust.errors.DocumentError` for anything else.
+    """
+    if isinstance(envelope, bytes):
+        envelope = Envelope.from_bytes(envelope)
+    return decode(body_type, decode(Header, envelope.payload).body)
 
 
 def verify_signature(envelope: Envelope, keys: Mapping[str, PublicKey] | KeyResolver) -> PublicKey:
@@ -285,8 +299,8 @@ def _candidates(hint: str, keys: Mapping[str, PublicKey] | KeyResolver) -> tuple
     return () if found is None else (found,)
 
 
-def _check_header(header: Header, audience: str, now_us: int | None) -> None:
-    if header.audience != audience:
+def _check_header(header: Header, audience: str | None, now_us: int | None) -> None:
+    if audience is not None and header.audience != audience:
         raise EnvelopeError(
             f"the document is addressed to {header.audience!r}, not to {audience!r}",
             code=EnvelopeCode.WRONG_AUDIENCE,

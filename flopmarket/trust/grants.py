@@ -12,17 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from flopmarket.errors import FlopmarketError
 from flopmarket.trust.documents import DeviceGrant
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import (
-    Envelope,
-    Header,
-    keys_by_id,
-    payload_type_of,
-    verify_signature,
-)
-from flopmarket.trust.errors import EnvelopeCode, EnvelopeError, SignerNotAllowed
+from flopmarket.trust.envelope import Envelope, keys_by_id, open_envelope
+from flopmarket.trust.errors import SignerNotAllowed
 from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket.trust.ownership import follow_rotations, verify_chain
 
@@ -85,23 +77,11 @@ def open_ci_grant(
     coordinator's key id, None where that was checked before. Raises :class:`EnvelopeError`, or
     :class:`SignerNotAllowed` ``GRANT_OTHER_ACCOUNT`` or ``GRANT_OTHER_KEY``.
     """
-    if envelope.payload_type != payload_type_of(DeviceGrant):
-        raise EnvelopeError(
-            f"envelope of type {envelope.payload_type[:128]!r} where a grant is expected",
-            code=EnvelopeCode.WRONG_TYPE,
-        )
     owners = verify_chain(owner, links, audience=audience).owners
-    verify_signature(envelope, keys_by_id(*owners))
-    try:
-        header = decode(Header, envelope.payload)
-        grant = decode(DeviceGrant, header.body)
-    except FlopmarketError as error:
-        raise EnvelopeError(error.message, code=EnvelopeCode.MALFORMED) from error
-    if audience is not None and header.audience != audience:
-        raise EnvelopeError(
-            f"the grant is addressed to {header.audience!r}, not to {audience!r}",
-            code=EnvelopeCode.WRONG_AUDIENCE,
-        )
+    keys = keys_by_id(*owners)
+    grant = open_envelope(
+        envelope, DeviceGrant, keys=keys, audience=audience, now_us=None, replay=None
+    ).body
     if grant.account_id != owner.key_id:
         raise SignerNotAllowed(
             f"an owner of {owner.key_id} grants for account {grant.account_id[:64]!r}",

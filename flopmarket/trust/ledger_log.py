@@ -175,32 +175,6 @@ def range_root(span: Range, node: Callable[[Node], bytes]) -> bytes:
     return fold([node(item) for item in range_nodes(span)])
 
 
-class BatchTree:
-    """The tree over the transfers of one batch, for as many proofs as are wanted."""
-
-    def __init__(self, leaves: Sequence[bytes]) -> None:
-        self._levels = [list(leaves)]
-        while len(self._levels[-1]) > 1:
-            level = self._levels[-1]
-            pairs = zip(level[::2], level[1::2], strict=False)
-            carried = level[-1:] if len(level) & 1 else []
-            self._levels.append([node_hash(a, b) for a, b in pairs] + carried)
-
-    def proof(self, index: int) -> MerkleProof:
-        """The path of one transfer of the batch (from 0) to the batch's root."""
-        leaf_count = len(self._levels[0])
-        if not 0 <= index < leaf_count:
-            raise MerkleError(f"leaf {index} of {leaf_count}", code="MERKLE_NO_SUCH_LEAF")
-        siblings: list[bytes] = []
-        position = index
-        for level in self._levels[:-1]:
-            beside = position ^ 1
-            if beside < len(level):
-                siblings.append(level[beside])
-            position >>= 1
-        return MerkleProof(index, leaf_count, tuple(siblings))
-
-
 # --- verifying ------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,37 @@ class TreeBuilder:
         return node
 
 
+class HashTree:
+    """A tree over leaf hashes that are kept; a proof takes log2(leaves) steps."""
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, hashes: Iterable[bytes]) -> None:
+        level = list(hashes)
+        self._levels = [level]
+        while len(level) > 1:
+            carried = level[-1:] if len(level) & 1 else []
+            pairs = zip(level[::2], level[1::2], strict=False)
+            level = [node_hash(a, b) for a, b in pairs] + carried
+            self._levels.append(level)
+
+    @property
+    def root(self) -> bytes:
+        """Root of the tree, as :class:`TreeBuilder` has it."""
+        return self._levels[-1][0] if self._levels[0] else EMPTY_TREE
+
+    def proof(self, index: int) -> MerkleProof:
+        """The siblings of one leaf; MerkleError ``MERKLE_NO_SUCH_LEAF`` when there is none."""
+        leaf_count = len(self._levels[0])
+        if not 0 <= index < leaf_count:
+            raise MerkleError(
+                f"leaf {index} of a tree of {leaf_count} leaves", code="MERKLE_NO_SUCH_LEAF"
+            )
+        beside = [(level, (index >> height) ^ 1) for height, level in enumerate(self._levels)]
+        siblings = tuple(level[at] for level, at in beside if at < len(level))
+        return MerkleProof(index, leaf_count, siblings)
+
+
 class TensorHasher:
     """A tensor root from bytes that arrive in pieces of any size."""
 
@@ -131,23 +162,9 @@ def tensor_root_of_leaves(
 
 
 def proofs_of_leaves(hashes: Sequence[bytes], indices: Iterable[int]) -> list[MerkleProof]:
-    """Proofs for many leaves of one tree, given by the hashes of all its leaves.
-
-    Every node is hashed once, however many leaves are opened.
-    """
-    levels = [list(hashes)]
-    while len(levels[-1]) > 1:
-        level = levels[-1]
-        carried = level[-1:] if len(level) & 1 else []
-        levels.append(
-            [node_hash(a, b) for a, b in zip(level[::2], level[1::2], strict=False)] + carried
-        )
-    proofs = []
-    for index in indices:
-        beside = [(level, (index >> height) ^ 1) for height, level in enumerate(levels)]
-        siblings = tuple(level[at] for level, at in beside if at < len(level))
-        proofs.append(MerkleProof(index, len(hashes), siblings))
-    return proofs
+    """Proofs for many leaves of one tree, given by the hashes of all its leaves."""
+    tree = HashTree(hashes)
+    return [tree.proof(index) for index in indices]
 
 
 def tensor_proof(data: Any, leaf_index: int) -> MerkleProof:
@@ -157,7 +174,7 @@ def tensor_proof(data: Any, leaf_index: int) -> MerkleProof:
         leaf_hash(view[start : start + MERKLE_LEAF_BYTES])
         for start in range(0, len(view), MERKLE_LEAF_BYTES)
     ]
-    return _proof(hashes, leaf_index)
+    return HashTree(hashes).proof(leaf_index)
 
 
 def verify_tensor_leaf(
@@ -193,7 +210,7 @@ def state_proof(tensor_roots: Mapping[str, bytes], name: str) -> MerkleProof:
     names = _sorted_names(tensor_roots)
     if name not in tensor_roots:
         raise MerkleError(f"the state has no tensor {name[:128]!r}", code="MERKLE_NO_SUCH_TENSOR")
-    return _proof(_state_leaves(tensor_roots), names.index(name))
+    return HashTree(_state_leaves(tensor_roots)).proof(names.index(name))
 
 
 def verify_state_tensor(root: bytes, name: str, tensor_root: bytes, proof: MerkleProof) -> None:
@@ -259,23 +276,6 @@ def byte_view(data: Any) -> memoryview:
             code="MERKLE_BUFFER",
             hint="pass numpy.ascontiguousarray(array), viewed as bytes for exotic dtypes",
         ) from None
-
-
-def _proof(hashes: Sequence[bytes], index: int) -> MerkleProof:
-    if not 0 <= index < len(hashes):
-        raise MerkleError(
-            f"leaf {index} of a tree of {len(hashes)} leaves", code="MERKLE_NO_SUCH_LEAF"
-        )
-    siblings: list[bytes] = []
-    level, position = list(hashes), index
-    while len(level) > 1:
-        beside = position ^ 1
-        if beside < len(level):
-            siblings.append(level[beside])
-        carried = level[-1:] if len(level) & 1 else []
-        level = [node_hash(a, b) for a, b in zip(level[::2], level[1::2], strict=False)] + carried
-        position >>= 1
-    return MerkleProof(index, len(hashes), tuple(siblings))
 
 
 def _bind_tensor(dtype: str, shape: tuple[int, ...], size_bytes: int, tree_root: bytes) -> bytes:

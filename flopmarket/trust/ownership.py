@@ -22,16 +22,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from flopmarket.errors import FlopmarketError
 from flopmarket.limits import MAX_KEY_ROTATIONS, MAX_OWNERSHIP_LINKS, RECOVERY_LINKS
-from flopmarket.trust.encoding import AnyDocument, decode, tagged_hash
-from flopmarket.trust.envelope import (
-    Envelope,
-    Header,
-    keys_by_id,
-    payload_type_of,
-    verify_signature,
-)
+from flopmarket.trust.encoding import AnyDocument, tagged_hash
+from flopmarket.trust.envelope import Envelope, Header, keys_by_id, open_envelope, payload_type_of
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError, SignerNotAllowed
 from flopmarket.trust.key_documents import (
     NO_LINK,
@@ -182,22 +175,10 @@ def open_link(
     envelope: Envelope, kind: type[AnyDocument], signer: PublicKey, *, audience: str | None
 ) -> tuple[AnyDocument, Header]:
     """Body and header of an envelope that ``signer`` signed, whenever that was."""
-    if envelope.payload_type != payload_type_of(kind):
-        raise EnvelopeError(
-            f"envelope of type {envelope.payload_type[:128]!r}", code=EnvelopeCode.WRONG_TYPE
-        )
-    verify_signature(envelope, keys_by_id(signer))
-    try:
-        header = decode(Header, envelope.payload)
-        body = decode(kind, header.body)
-    except FlopmarketError as error:
-        raise EnvelopeError(error.message, code=EnvelopeCode.MALFORMED) from error
-    if audience is not None and header.audience != audience:
-        raise EnvelopeError(
-            f"the document is addressed to {header.audience!r}, not to {audience!r}",
-            code=EnvelopeCode.WRONG_AUDIENCE,
-        )
-    return body, header
+    opened = open_envelope(
+        envelope, kind, keys=keys_by_id(signer), audience=audience, now_us=None, replay=None
+    )
+    return opened.body, opened.header
 
 
 def link_digest(envelope: Envelope, signer: PublicKey) -> bytes:

@@ -61,8 +61,9 @@ REASON_CODES: Mapping[str, Finding] = MappingProxyType(
             "three other accounts of the device's class came to one and the same result, or one of "
             "the house did, and nobody came to this one",
             _AGAIN,
-            "the job's story says who answered what; a class has no referee, so an operator can "
-            "lift a ban: check that driver and kernels are those of the class, then " + _CHECK_CARD,
+            "`flop dispute show` says who answered what; a class has no referee, so an operator "
+            "can lift a ban: check that driver and kernels are those of the class, then "
+            + _CHECK_CARD,
         ),
         "STEPS_EQUAL": Finding(
             "steps that nobody could foresee were run again and led where the worker had signed",
@@ -73,13 +74,15 @@ REASON_CODES: Mapping[str, Finding] = MappingProxyType(
             "a step of the segment, from the state that the worker itself handed over, leads "
             "elsewhere than the worker had signed",
             _AGAIN,
-            "nothing that an honest device sends looks like this: " + _CHECK_CARD,
+            "`flop dispute show` names the step; nothing that an honest device sends looks like "
+            "this: " + _CHECK_CARD,
         ),
         "TOLERANCE_FAULT": Finding(
             "a value of a drawn step is further from what its own operands give than any rounding "
             "explains, or the values do not lead where the worker had signed",
             _AGAIN,
-            "no order of sums, contraction or flushed number looks like this: " + _CHECK_CARD,
+            "`flop dispute show` names step and value; no order of sums, contraction or flushed "
+            "number looks like this: " + _CHECK_CARD,
         ),
         # void though nobody proved it wrong
         "BUILT_ON_WRONG_STATE": Finding(
@@ -127,8 +130,8 @@ REASON_CODES: Mapping[str, Finding] = MappingProxyType(
             "and the class had nobody to decide between them",
             "nothing to do: you do not pay for it, and another device of the class computes it "
             "again; in a class of few accounts exact mode, or waiting for more, helps",
-            "nothing is forfeited, the unit is not paid: `flop worker bench` shows whether your "
-            "device still computes what its class does",
+            "nothing is forfeited, the unit is not paid: `flop dispute show` says who answered "
+            "what, `flop worker bench` whether your device still computes what its class does",
         ),
         "BUILT_ON_VOID": Finding(
             "the segment starts from a state that counts for nothing, though nobody is called "
@@ -195,7 +198,7 @@ REASON_CODES: Mapping[str, Finding] = MappingProxyType(
         "KEY_BANNED": Finding(
             "a fault of this device was confirmed and its account's stake forfeited",
             "none: other offers are taken",
-            "read the dispute with `flop dispute show`; an operator can lift a ban",
+            "`flop dispute list` and `show` have what convicted it; an operator can lift a ban",
         ),
     }
 )

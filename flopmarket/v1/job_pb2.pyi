@@ -250,6 +250,9 @@ class QuoteJobResponse(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     CLASS_DIGEST_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
+    AUDITED_STEPS_FIELD_NUMBER: _builtins.int
+    AUDITED_OF_STEPS_FIELD_NUMBER: _builtins.int
+    OTHERS_RECOMPUTE_FIELD_NUMBER: _builtins.int
     quote_id: _builtins.str
     as_of_us: _builtins.int
     expires_at_us: _builtins.int
@@ -287,6 +290,15 @@ class QuoteJobResponse(_message.Message):
     mode: _builtins.str
     class_digest: _builtins.bytes
     """Class mode: the class that everything else here is about; empty when there is none to run in."""
+    audited_steps: _builtins.int
+    """Segments that the operator does not recompute whole: how many steps of how many it looks at.
+    0 where it recomputes them.
+    """
+    audited_of_steps: _builtins.int
+    others_recompute: _builtins.bool
+    """Whether devices of other accounts are there that could recompute such a segment whole. A level's
+    surcharge is billed in full for what they do.
+    """
     @_builtins.property
     def ceiling(self) -> _common_pb2.Money:
         """Never billed more than this."""
@@ -364,10 +376,13 @@ class QuoteJobResponse(_message.Message):
         mode: _builtins.str = ...,
         class_digest: _builtins.bytes = ...,
         classes: _abc.Iterable[Global___QuotedClass] | None = ...,
+        audited_steps: _builtins.int = ...,
+        audited_of_steps: _builtins.int = ...,
+        others_recompute: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build_price", b"build_price", "ceiling", b"ceiling", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "fee_within_expected", b"fee_within_expected", "transfer_price", b"transfer_price", "verification_price", b"verification_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "build_price", b"build_price", "build_seconds", b"build_seconds", "bytes_moved_per_step", b"bytes_moved_per_step", "ceiling", b"ceiling", "class_digest", b"class_digest", "classes", b"classes", "detection_probability", b"detection_probability", "eligible_offers", b"eligible_offers", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "expires_at_us", b"expires_at_us", "fee_within_expected", b"fee_within_expected", "finish_seconds_p50", b"finish_seconds_p50", "finish_seconds_p95", b"finish_seconds_p95", "ineligible", b"ineligible", "joules", b"joules", "joules_source", b"joules_source", "kernel_builds", b"kernel_builds", "levels", b"levels", "mode", b"mode", "offers", b"offers", "peak_memory_bytes", b"peak_memory_bytes", "quote_id", b"quote_id", "spread_segments", b"spread_segments", "steps", b"steps", "storage_bytes", b"storage_bytes", "storage_retention_us", b"storage_retention_us", "transfer_bytes", b"transfer_bytes", "transfer_price", b"transfer_price", "transfer_seconds", b"transfer_seconds", "verification", b"verification", "verification_price", b"verification_price", "wait_seconds_p50", b"wait_seconds_p50", "wait_seconds_p95", b"wait_seconds_p95", "without_offers", b"without_offers", "work", b"work", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_us", b"as_of_us", "audited_of_steps", b"audited_of_steps", "audited_steps", b"audited_steps", "build_price", b"build_price", "build_seconds", b"build_seconds", "bytes_moved_per_step", b"bytes_moved_per_step", "ceiling", b"ceiling", "class_digest", b"class_digest", "classes", b"classes", "detection_probability", b"detection_probability", "eligible_offers", b"eligible_offers", "expected", b"expected", "expected_per_pflop", b"expected_per_pflop", "expires_at_us", b"expires_at_us", "fee_within_expected", b"fee_within_expected", "finish_seconds_p50", b"finish_seconds_p50", "finish_seconds_p95", b"finish_seconds_p95", "ineligible", b"ineligible", "joules", b"joules", "joules_source", b"joules_source", "kernel_builds", b"kernel_builds", "levels", b"levels", "mode", b"mode", "offers", b"offers", "others_recompute", b"others_recompute", "peak_memory_bytes", b"peak_memory_bytes", "quote_id", b"quote_id", "spread_segments", b"spread_segments", "steps", b"steps", "storage_bytes", b"storage_bytes", "storage_retention_us", b"storage_retention_us", "transfer_bytes", b"transfer_bytes", "transfer_price", b"transfer_price", "transfer_seconds", b"transfer_seconds", "verification", b"verification", "verification_price", b"verification_price", "wait_seconds_p50", b"wait_seconds_p50", "wait_seconds_p95", b"wait_seconds_p95", "without_offers", b"without_offers", "work", b"work", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

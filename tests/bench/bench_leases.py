@@ -23,7 +23,8 @@ from flopmarket.trust.encoding import encode
 from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.store import engine, schema, work
 from flopmarket_coordinator.store.engine import Transaction
-from tests.unit.coordinator.world import World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import digest_of
 
 OFFERS = 100_000
 LEASES = 60

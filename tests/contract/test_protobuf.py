@@ -122,7 +122,7 @@ def _stream(file: descriptor_pb2.FileDescriptorProto) -> descriptor_pb2.MethodDe
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda file: _message(file, "Trade").field.pop(), "field flopmarket.v1.Trade 12"),
+        (lambda file: _message(file, "Trade").field.pop(11), "field flopmarket.v1.Trade 12"),
         (lambda file: setattr(_trade(file), "number", 99), "field flopmarket.v1.Trade 3"),
         (lambda file: setattr(_trade(file), "name", "kind"), "was 'work_class: string'"),
         (lambda file: setattr(_trade(file), "type", 12), "is 'work_class: bytes'"),

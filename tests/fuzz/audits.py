@@ -1,10 +1,11 @@
-"""Targets: files of published draws, of a job's audits and of a day's canaries."""
+"""Targets: files of published draws: of a job's audits, of a day's canaries, of one ruling."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
 
+from flopmarket.trust.arbitration_records import Arbitrated
 from flopmarket.trust.audit_answers import AuditorAnswer
 from flopmarket.trust.audit_policy import RULES, Level
 from flopmarket.trust.audit_records import DrawnSegment, LeaseAudits, check, from_line, to_line
@@ -31,6 +32,7 @@ from flopmarket.trust.documents import Commitment
 from flopmarket.trust.encoding import Document, digest, encode
 from flopmarket.trust.envelope import seal
 from flopmarket.trust.keys import KeyPair
+from flopmarket.trust.ruling_records import RulingRecord, check_ruling, from_file, to_file
 from tests.fuzz.target import Target, check_same
 
 COORDINATOR, WORKER, AUDITOR = (KeyPair.from_seed(bytes([n]) * 32) for n in (21, 22, 23))
@@ -138,6 +140,13 @@ def read_canaries(data: bytes) -> object:
     return tuple(found.code for found in check_day(day, COORDINATOR.public, day.terms))
 
 
+def read_ruling(data: bytes) -> object:
+    found, key = from_file(data)
+    again = to_file(found, key.raw)
+    check_same(to_file(from_file(again)[0], key.raw), again)
+    return tuple(item.code for item in check_ruling(found, COORDINATOR.public))
+
+
 def audit_seeds() -> dict[str, bytes]:
     lease = _lease()
     (whole,) = lease.segments
@@ -151,7 +160,29 @@ def canary_seeds() -> dict[str, bytes]:
     return {"day": good, "cut": good[:-9], "empty": b"{}"}
 
 
+def ruling_seeds() -> dict[str, bytes]:
+    lease = _lease()
+    (whole,) = lease.segments
+    assert whole.answer is not None
+    decided = Arbitrated("undecided", whole.answer, (), ())
+    whole = replace(whole, state="", auditor="", answer=None, cross=None)
+    segment = replace(whole, record=b"", arbitration=decided)
+    record = RulingRecord("one", "arbitration", "CLASS_UNDECIDED", segment)
+    key = COORDINATOR.public.raw
+    drawn = replace(lease, segments=(whole,))
+    return {
+        "answers": to_file(record, key),
+        "draw": to_file(
+            replace(record, kind="house", segment=replace(segment, arbitration=None), draws=drawn),
+            key,
+        ),
+        "cut": to_file(record, key)[:-9],
+        "empty": b"{}",
+    }
+
+
 TARGETS = (
     Target("audit-file", read_audits, audit_seeds, 16_384),
     Target("canary-file", read_canaries, canary_seeds, 16_384),
+    Target("ruling-file", read_ruling, ruling_seeds, 16_384),
 )

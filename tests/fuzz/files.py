@@ -24,14 +24,13 @@ from flopmarket.trust.encoding import encode
 from flopmarket.trust.envelope import seal, sign_payload
 from flopmarket.trust.keys import KeyPair, PublicKey
 from flopmarket.trust.ledger_log import (
-    BatchTree,
     LedgerBatch,
     LedgerTransfer,
     batch_leaf,
     transfer_leaf,
     transfers_root,
 )
-from flopmarket.trust.merkle import EMPTY_TREE
+from flopmarket.trust.merkle import EMPTY_TREE, HashTree
 from flopmarket.trust.receipt import (
     HOUSE,
     AuditOutcome,
@@ -57,7 +56,7 @@ from flopmarket.trust.tls import CertificateAuthority, ClientRequest, client_key
 from flopmarket_coordinator.artifacts import artifact_file
 from flopmarket_coordinator.backup import FORMAT, MANIFEST, Manifest, read_manifest
 from tests.fuzz.target import Target, check_same
-from tests.integration.worker.fakes import spec_for
+from tests.integration.worker.fake_job import spec_for
 
 COORDINATOR = KeyPair.from_seed(b"c" * 32)
 NOW_US = 1_800_000_000_000_000
@@ -137,9 +136,9 @@ def statement() -> bytes:
         for number, kind in ((1, "pending"), (2, "post"))
     ]  # fmt: skip
     leaves = [transfer_leaf(item) for item in transfers]
-    tree = BatchTree(leaves)
+    tree = HashTree(leaves)
     batch = LedgerBatch(1, 2, transfers_root(leaves), EMPTY_TREE, NOW_US)
-    log = BatchTree([batch_leaf(batch)])
+    log = HashTree([batch_leaf(batch)])
     head = LedgerHead(1, 2, transfers_root([batch_leaf(batch)]), "USD", NOW_US)
     signed = seal(
         head, COORDINATOR, audience=COORDINATOR.key_id, nonce=bytes(16), issued_at_us=1,

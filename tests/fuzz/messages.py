@@ -22,7 +22,8 @@ from flopmarket_coordinator.rails import SIGNATURE_HEADER as PAYMENT_HEADER
 from flopmarket_coordinator.rails import WebhookRail
 from flopmarket_worker.lease_offer import read_offer
 from tests.fuzz.target import Target
-from tests.integration.worker.fakes import BUYER, COORDINATOR, FakeCoordinator, spec_for
+from tests.integration.worker.fake_job import BUYER, COORDINATOR, spec_for
+from tests.integration.worker.fakes import FakeCoordinator
 from tests.unit.worker import test_grants
 
 KEY = KeyPair.from_seed(b"w" * 32)

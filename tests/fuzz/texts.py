@@ -9,11 +9,13 @@ from flopmarket.client.offer_filters import filter_to_proto
 from flopmarket.errors import InvalidInput
 from flopmarket.market.money import format_nano, parse_nano
 from flopmarket.market.region import check_region
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.application import Application
 from flopmarket_coordinator.config import ListenAddress
 from flopmarket_coordinator.core.book.book import Book
 from flopmarket_coordinator.rpc.book_line import BookToken
 from flopmarket_coordinator.rpc.convert_market import filters_of
+from flopmarket_coordinator.rpc.series import Series
 from flopmarket_coordinator.rpc.trade_messages import TradeToken
 from flopmarket_coordinator.web.query import OfferForm
 from flopmarket_worker.asking import parse_ask
@@ -22,6 +24,7 @@ from flopmarket_worker.week import ALL_HOURS, Hour, parse_schedule
 from tests.fuzz.target import Target
 
 QUERY = "offers dot-f32 price"
+ANY_MODE, EXACT = Series("dot-f32"), Series("dot-f32", Mode.EXACT)
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
@@ -88,11 +91,11 @@ def read_page_token(data: bytes) -> object:
 def read_resume_token(data: bytes) -> object:
     text = _message(data)
     try:
-        trade = TradeToken.parse(text, "dot-f32")
-        assert trade is None or TradeToken.parse(str(trade), "dot-f32") == trade
+        trade = TradeToken.parse(text, ANY_MODE)
+        assert trade is None or TradeToken.parse(str(trade), ANY_MODE) == trade
     except InvalidInput:
-        book = BookToken.parse(text, "dot-f32")
-        assert book is None or BookToken.parse(str(book), "dot-f32") == book
+        book = BookToken.parse(text, EXACT)
+        assert book is None or BookToken.parse(str(book), EXACT) == book
     return text
 
 
@@ -124,8 +127,8 @@ def _encoded(*texts: str) -> dict[str, bytes]:
 
 
 def resume_seeds() -> dict[str, bytes]:
-    token = TradeToken("dot-f32", 12, "ab")
-    return _encoded(str(token), str(BookToken("dot-f32", "run", 3)), "trades.dot-f32.0.")
+    token = TradeToken(ANY_MODE, 12, "ab")
+    return _encoded(str(token), str(BookToken(EXACT, "run", 3)), "trades.dot-f32.0.")
 
 
 TARIFF = """default = 0.31

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 from flopmarket.errors import FlopmarketError, InvalidInput
 from flopmarket.trust.challenge import ChallengeTerms, Purpose, draw, is_drawn, leads_to
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header, keys_by_id, open_envelope
+from flopmarket.trust.envelope import Envelope, keys_by_id, open_envelope, unverified_body
 from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
 from flopmarket.trust.keys import PublicKey
 
@@ -23,7 +22,7 @@ def read_terms(envelope: Envelope, coordinator: PublicKey | None) -> ChallengeTe
     key they are read as they are: from a lease that was checked when it came."""
     if coordinator is None:
         try:
-            return decode(ChallengeTerms, decode(Header, envelope.payload).body)
+            return unverified_body(envelope, ChallengeTerms)
         except FlopmarketError as error:
             raise EnvelopeError(error.message, code=EnvelopeCode.MALFORMED) from error
     opened = open_envelope(

@@ -18,16 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flopmarket.engine.program import Program
 from flopmarket.errors import FlopmarketError, InvalidInput, Unavailable
+from flopmarket.jobs.dispute_problem import JobProblem
 from flopmarket.jobs.host import Engine, EngineProcess
-from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
+from flopmarket.jobs.process import PROGRAM_FILE
 from flopmarket.jobs.questions import TraceQuestion, TraceStart
 from flopmarket.limits import (
     DISPUTE_DEVICE_WAIT_SECONDS,
-    MAX_BUNDLE_BYTES,
     MAX_DISPUTE_MOVE_BYTES,
     MAX_INLINE_DISPUTE_BYTES,
-    MAX_PROGRAM_ARTIFACT_BYTES,
     MAX_WORKER_DISPUTES,
 )
 from flopmarket.trust.dispute_documents import (
@@ -42,10 +42,12 @@ from flopmarket.trust.encoding import decode, digest
 from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.transcript import payload_digest
 from flopmarket.v1 import worker_pb2
+from flopmarket_worker.backoff import persistently
 from flopmarket_worker.checksum_lists import ChecksumLists
 from flopmarket_worker.executor import EngineStarter, JobExecutor
 from flopmarket_worker.lease_offer import LeaseOffer, read_offer
 from flopmarket_worker.openings import Openings
+from flopmarket_worker.replaying import device_of, fetch_job, short_pauses
 from flopmarket_worker.signing import Clock, Sealer
 from flopmarket_worker.transfers import Transfers
 
@@ -53,12 +55,9 @@ logger = logging.getLogger("flopmarket.worker")
 
 Send = Callable[[worker_pb2.DisputeMoved], None]
 
-_STATE_FILE = "start.safetensors"
 _LIST_FILE = "list.bin"
 _KEPT_FILE = "kept.bin"
 _REFERENCE = "reference"
-_ATTEMPTS = 10
-_PAUSE_SECONDS = 3.0
 _KEPT_SECONDS = 1_800.0
 """A dispute of which nothing is heard any more is forgotten after so long."""
 
@@ -178,7 +177,11 @@ class DisputeDesk:
             return
         self._working.add(key)
         try:
-            await self._persistently(question, case, sealer)
+            await persistently(
+                lambda: self._answer(question, case, sealer),
+                short_pauses(),
+                lambda error: logger.warning("dispute %s: %s; again", dispute, error),
+            )
         except (FlopmarketError, OSError) as error:
             logger.error(
                 "dispute %s: no answer at the level %s, which loses it: %s",
@@ -188,19 +191,6 @@ class DisputeDesk:
             )
         finally:
             self._working.discard(key)
-
-    async def _persistently(self, question: Question, case: _Case, sealer: Sealer) -> None:
-        """Answer, again while the coordinator or an engine cannot work for a moment."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                async with self._turn:
-                    await self._answer(question, case, sealer)
-                return
-            except FlopmarketError as error:
-                if not error.retryable or attempt == _ATTEMPTS:
-                    raise
-                logger.warning("dispute %s: %s; again", question.dispute_id[:16], error)
-            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def tidy(self) -> None:
         """Forget disputes of which nothing is heard any more."""
@@ -225,11 +215,14 @@ class DisputeDesk:
         return known
 
     async def _answer(self, question: Question, case: _Case, sealer: Sealer) -> None:
+        async with self._turn:
+            if not case.over:
+                await self._answer_now(question, case, sealer)
+
+    async def _answer_now(self, question: Question, case: _Case, sealer: Sealer) -> None:
         level = question.asked.level
-        if case.over:
-            return
         path = case.folder / _LIST_FILE
-        executor = self._executor_of(question)
+        executor = device_of(self._executors, question.work)
         began_us = self._now_us()
         async with executor.segment_pause(DISPUTE_DEVICE_WAIT_SECONDS):
             try:
@@ -261,7 +254,7 @@ class DisputeDesk:
         else:
             logger.error("dispute %s: a list of %d bytes", question.dispute_id[:16], len(data))
             return
-        if level is Level.STEPS and not _ends_as_committed(question, data):
+        if level is Level.STEPS and not _ends_as_committed(question, case.folder, data):
             await self._add_kept(question, case, moved, sealer, signer)
         case.level, case.sent = level, moved
         self._send(moved)
@@ -305,18 +298,15 @@ class DisputeDesk:
             )
         moved.secret.CopyFrom(sealer.seal(secret, signer))
 
-    def _executor_of(self, question: Question) -> JobExecutor:
-        """The device that did the work; any other one of ours computes the same bits."""
-        found = self._executors.get(question.work.terms.device_id)
-        return found or next(iter(self._executors.values()))
-
     async def _traced(
         self, question: Question, case: _Case, start: EngineStarter, path: Path
     ) -> None:
         """Write the list that is asked for to ``path``."""
         try:
             if case.engine is None:
-                state = await self._fetched(question, case.folder)
+                state = await fetch_job(
+                    self._transfers, question.work, case.folder, dispute_id=question.dispute_id
+                )
                 case.engine = await start()
                 begin = TraceStart(question.opening, state, question.work.terms.first_step)
                 await case.engine.trace_open(case.folder, question.work.spec_bytes, begin)
@@ -327,30 +317,6 @@ class DisputeDesk:
             await _stop(case)
             raise
 
-    async def _fetched(self, question: Question, folder: Path) -> Path | None:
-        """Fetch the job's files; the path of the state to start from, None without one."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        work = question.work
-        for artifact, name, most in (
-            (work.program_artifact, PROGRAM_FILE, MAX_PROGRAM_ARTIFACT_BYTES),
-            (work.frozen_artifact, FROZEN_FILE, MAX_BUNDLE_BYTES),
-            (work.data_artifact, DATA_FILE, MAX_BUNDLE_BYTES),
-        ):
-            if artifact:
-                await self._transfers.fetch(
-                    artifact, "", folder / name, max_bytes=most, dispute_id=question.dispute_id
-                )
-        if work.terms.stateless:
-            return None
-        await self._transfers.download(
-            work.state_artifact,
-            "",
-            folder / _STATE_FILE,
-            max_bytes=MAX_BUNDLE_BYTES,
-            dispute_id=question.dispute_id,
-        )
-        return folder / _STATE_FILE
-
     async def _forget(self, dispute_id: str) -> None:
         case = self._cases.pop(dispute_id, None)
         if case is not None:
@@ -359,14 +325,18 @@ class DisputeDesk:
             await asyncio.to_thread(shutil.rmtree, case.folder, ignore_errors=True)
 
 
-def _ends_as_committed(question: Question, data: bytes) -> bool:
-    """Whether the list of steps leads to our own claim."""
+def _ends_as_committed(question: Question, folder: Path, data: bytes) -> bool:
+    """Whether the list of steps leads to our own claim, in state and outputs."""
+    opening, claim = question.opening, question.opening.claim(question.party)
     try:
         roots = decode(StepRoots, data)
+        program = Program.from_bytes((folder / PROGRAM_FILE).read_bytes())
+        problem = JobProblem(opening, question.work.spec, program)
     except FlopmarketError:  # it loses for that, whatever was kept
         return True
-    claim = question.opening.claim(question.party)
-    return bool(roots.states) and roots.states[-1] == claim.state_root_after
+    outputs = problem.stacked_root(opening.steps, roots.stacked)
+    last = roots.states[-1] if roots.states else b""
+    return (last, outputs) == (claim.state_root_after, claim.outputs_root)
 
 
 async def _stop(case: _Case) -> None:

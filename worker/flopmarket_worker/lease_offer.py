@@ -10,14 +10,14 @@ import re
 from dataclasses import dataclass
 
 from flopmarket.engine.exact import PROFILE
-from flopmarket.errors import FlopmarketError, InvalidInput
+from flopmarket.errors import InvalidInput
 from flopmarket.jobs.bundle import EMPTY_ROOT
+from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
 from flopmarket.jobs.spec import JobSpec, job_id
+from flopmarket.limits import MAX_BUNDLE_BYTES, MAX_PROGRAM_ARTIFACT_BYTES
 from flopmarket.trust.challenge import ChallengeTerms
 from flopmarket.trust.device_class import DeviceClass, class_digest
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Header, keys_by_id, payload_type_of, verify_signature
-from flopmarket.trust.errors import EnvelopeCode, EnvelopeError
+from flopmarket.trust.envelope import keys_by_id, open_envelope
 from flopmarket.trust.grants import check_job_within, check_owner_signed, open_ci_grant
 from flopmarket.trust.keys import PublicKey
 from flopmarket.trust.modes import Mode
@@ -52,6 +52,16 @@ class LeaseOffer:
     state_artifact: str
     challenge: ChallengeTerms | None
     """What its audits are drawn from; None from a coordinator that says nothing of it."""
+
+    @property
+    def files(self) -> tuple[tuple[str, str, int], ...]:
+        """Artifact, file name and most bytes of all that a job's folder needs but the state."""
+        files = (
+            (self.program_artifact, PROGRAM_FILE, MAX_PROGRAM_ARTIFACT_BYTES),
+            (self.frozen_artifact, FROZEN_FILE, MAX_BUNDLE_BYTES),
+            (self.data_artifact, DATA_FILE, MAX_BUNDLE_BYTES),
+        )
+        return tuple(file for file in files if file[0])
 
 
 def key_of(message: worker_pb2.LeaseOffered) -> LeaseKey:
@@ -160,23 +170,11 @@ def _read_challenge(
 def _open_spec(message: worker_pb2.LeaseOffered, audience: str | None) -> tuple[JobSpec, bytes]:
     """The buyer's spec, its signature verified before anything in it is parsed."""
     envelope = envelope_from_proto(message.spec)
-    if envelope.payload_type != payload_type_of(JobSpec):
-        raise EnvelopeError(
-            f"envelope of type {envelope.payload_type[:128]!r} where a job spec is expected",
-            code=EnvelopeCode.WRONG_TYPE,
-        )
-    verify_signature(envelope, keys_by_id(PublicKey(message.spec_public_key)))
-    try:
-        header = decode(Header, envelope.payload)
-        spec = decode(JobSpec, header.body)
-    except FlopmarketError as error:
-        raise EnvelopeError(error.message, code=EnvelopeCode.MALFORMED) from error
-    if audience is not None and header.audience != audience:
-        raise EnvelopeError(
-            f"the spec is addressed to {header.audience!r}, not to {audience!r}",
-            code=EnvelopeCode.WRONG_AUDIENCE,
-        )
-    return spec, header.body
+    keys = keys_by_id(PublicKey(message.spec_public_key))
+    opened = open_envelope(
+        envelope, JobSpec, keys=keys, audience=audience, now_us=None, replay=None
+    )
+    return opened.body, opened.header.body
 
 
 def _check_signer(

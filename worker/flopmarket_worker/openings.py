@@ -10,22 +10,23 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flopmarket.limits import KEPT_OPENING_SECONDS, MAX_KEPT_OPENINGS
 from flopmarket.trust.encoding import DIGEST_BYTES
+from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.sealing import InnerSecret
+from flopmarket.v1 import worker_pb2
+from flopmarket_worker.signing import Clock, Sealer
 
 logger = logging.getLogger("flopmarket.worker")
 
 FILE_NAME = "openings.jsonl"
 _MODE = 0o600
 _SLACK_LINES = 1_024
-
-Clock = Callable[[], int]
 
 
 @dataclass(slots=True)
@@ -166,3 +167,24 @@ class Openings:
                 file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def shown(
+    asked: worker_pb2.OpeningAsked, openings: Openings, keys: Sequence[KeyPair], sealer: Sealer
+) -> worker_pb2.SegmentOpened:
+    """What a commitment hides, as often as it is asked for; the key that committed signs, also
+    where another one took its place since."""
+    opened = worker_pb2.SegmentOpened(lease_id=asked.lease_id, segment_index=asked.segment_index)
+    secret = openings.find(asked.lease_id, asked.segment_index)
+    signers = {key.key_id: key for key in keys}
+    if secret is not None and secret.device_key_id in signers:
+        opened.secret.CopyFrom(sealer.seal(secret, signers[secret.device_key_id]))
+        return opened
+    logger.warning(
+        "lease %s segment %d: asked to open a commitment that is not known here",
+        asked.lease_id[:64],
+        asked.segment_index,
+    )
+    opened.code = "OPENING_UNKNOWN"
+    opened.message = "no commitment of this segment is known here (any more)"
+    return opened

@@ -20,7 +20,8 @@ from typing import Any
 
 from flopmarket.errors import FlopmarketError
 from flopmarket.trust.keys import KeyPair
-from flopmarket_worker.agent import Agent, AgentDevice
+from flopmarket_worker.agent import Agent
+from flopmarket_worker.agent_device import AgentDevice
 from flopmarket_worker.calibration import calibrate
 from flopmarket_worker.compressed_clock import CompressedClock, parse_clock
 from flopmarket_worker.executor import JobExecutor

@@ -42,7 +42,8 @@ from flopmarket.trust.key_identity import (
 )
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket_worker import discovery, faults
-from flopmarket_worker.agent import Agent, AgentDevice
+from flopmarket_worker.agent import Agent
+from flopmarket_worker.agent_device import AgentDevice
 from flopmarket_worker.calibration import Measured, calibrate
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import Journal

@@ -26,7 +26,7 @@ from flopmarket_coordinator.application.explaining import ExplainingUseCases
 from flopmarket_coordinator.application.inviting import InvitationUseCases
 from flopmarket_coordinator.application.money import MoneyUseCases
 from flopmarket_coordinator.application.predicting import PredictingUseCases
-from flopmarket_coordinator.application.publishing import PublishingUseCases
+from flopmarket_coordinator.application.ruling import RulingUseCases
 from flopmarket_coordinator.application.storing import ArtifactUseCases
 from flopmarket_coordinator.application.tape import TapeUseCases
 from flopmarket_coordinator.application.webhooks import WebhookUseCases
@@ -42,7 +42,7 @@ class Application(
     BeatingUseCases,
     ExplainingUseCases,
     AuditingUseCases,
-    PublishingUseCases,
+    RulingUseCases,
     ArtifactUseCases,
     TapeUseCases,
     WebhookUseCases,

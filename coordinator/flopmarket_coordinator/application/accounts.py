@@ -11,13 +11,16 @@ from flopmarket.trust.documents import (
     DeviceGrant,
     SessionRequest,
 )
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header, open_envelope
+from flopmarket.trust.envelope import Envelope, open_envelope, unverified_body
 from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket.trust.policy import Signer, check_role_claim
 from flopmarket_coordinator.application import admitting
 from flopmarket_coordinator.application.budgets import BudgetUseCases
-from flopmarket_coordinator.application.types import CoordinatorInfo, OpenedSession, Session
+from flopmarket_coordinator.application.types_accounts import (
+    CoordinatorInfo,
+    OpenedSession,
+    Session,
+)
 from flopmarket_coordinator.store import buyers, identity, keys, ledger
 from flopmarket_coordinator.store.engine import Transaction
 
@@ -144,8 +147,7 @@ class AccountUseCases(BudgetUseCases):
 
 def _claimed_owner(registration: Envelope) -> PublicKey:
     """The key an unverified registration names; what it proves is checked with that key."""
-    header = decode(Header, registration.payload)
-    return PublicKey(decode(AccountRegistration, header.body).owner_key)
+    return PublicKey(unverified_body(registration, AccountRegistration).owner_key)
 
 
 def _token_hash(token: str) -> bytes:

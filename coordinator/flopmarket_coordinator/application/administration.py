@@ -15,7 +15,7 @@ from flopmarket.trust.keys import PUBLIC_KEY_BYTES, KeyRole, PublicKey
 from flopmarket_coordinator.application import admitting
 from flopmarket_coordinator.application.context import page_size
 from flopmarket_coordinator.application.dispatching import DispatchingUseCases
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.changes import Change, ParametersChanged
 from flopmarket_coordinator.core.leasing import RevokeReason
@@ -29,6 +29,7 @@ from flopmarket_coordinator.store import (
     identity,
     jobs,
     ledger,
+    segments,
     settings,
     work,
 )
@@ -140,7 +141,7 @@ class AdministrationUseCases(DispatchingUseCases):
             offers_listed=work.count_listed_offers(tx),
             jobs_by_state=jobs.count_by_state(tx),
             leases_live=work.count_live_leases(tx),
-            audits_waiting=jobs.count_unaudited(tx),
+            audits_waiting=segments.count_unaudited(tx),
             artifacts=artifacts,
             artifact_bytes=artifact_bytes,
             platform_balances_nano={

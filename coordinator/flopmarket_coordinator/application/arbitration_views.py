@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from flopmarket.trust.arbitration import Outcome
+from collections.abc import Sequence
+
+from flopmarket.trust.arbitration import Outcome, Vote
 from flopmarket.trust.arbitration_records import Arbitrated
 from flopmarket.trust.audit_answers import AuditorAnswer
-from flopmarket.trust.sealing import Outcome as Ended
 from flopmarket_coordinator.application.context import UseCases
-from flopmarket_coordinator.core.auditing import AuditEnd, AuditPurpose
-from flopmarket_coordinator.store import audits, identity, jobs
+from flopmarket_coordinator.core.auditing import AuditEnd, AuditPhase
+from flopmarket_coordinator.core.events import who
+from flopmarket_coordinator.store import audits, identity, segments
 from flopmarket_coordinator.store.audits import AuditRow
 from flopmarket_coordinator.store.engine import Transaction
 
@@ -17,7 +19,31 @@ _OUTCOMES = {
     AuditEnd.CONFIRMED.value: Outcome.AUDITOR_WRONG,
     AuditEnd.UNDECIDED.value: Outcome.UNDECIDED,
 }
-_DIFFERENT = (Ended.ROOTS_DIFFER.value, Ended.UNANSWERED_DIFFERENCE.value)
+
+
+def arbitrated(audit: AuditRow) -> Outcome | None:
+    """How an audit's arbitration ended; None where there was none, it lasts, or it was dropped."""
+    if not audit.arbitrated_at_us or audit.phase is not AuditPhase.ENDED:
+        return None
+    return _OUTCOMES.get(audit.finding)
+
+
+def told(producer: Vote, auditor: Vote, others: Sequence[Vote], outcome: Outcome) -> str:
+    """What votes came to, in the words of a story."""
+    with_worker = sum(vote.ends == producer.ends for vote in others)
+    with_auditor = sum(vote.ends == auditor.ends for vote in others)
+    house = " (one of the house)" if any(vote.house for vote in others) else ""
+    said = (
+        f"of {len(others)} further accounts{house}, {with_worker} found what "
+        f"{who('the worker', producer.key_id)} did and {with_auditor} what "
+        f"{who('its auditor', auditor.key_id)} did"
+    )
+    match outcome:
+        case Outcome.PRODUCER_WRONG:
+            return f"{said}: the worker stands alone and is outvoted"
+        case Outcome.AUDITOR_WRONG:
+            return f"{said}: the auditor stands alone and is wrong"
+    return f"{said}: undecided, nobody is called wrong"
 
 
 class ArbitrationViewUseCases(UseCases):
@@ -30,30 +56,27 @@ class ArbitrationViewUseCases(UseCases):
         else the last. Nothing for a segment of another mode."""
         found: Arbitrated | None = None
         for audit in audits.comparing(tx, segment_id):
-            outcome = _OUTCOMES.get(audit.finding)
-            if outcome is None or audit.outcome not in _DIFFERENT:
+            decided = self._decided_by(tx, audit)
+            if decided is None:
                 continue
-            if audit.purpose in (AuditPurpose.ARBITER, AuditPurpose.CANARY):
-                continue
-            told = self._told(tx, audit, outcome)
-            if told is None:
-                continue
-            found, parties = told
+            found, parties = decided
             if auditor in parties:
                 return found
         return found
 
-    def _told(
-        self, tx: Transaction, audit: AuditRow, outcome: Outcome
+    def _decided_by(
+        self, tx: Transaction, audit: AuditRow
     ) -> tuple[Arbitrated, set[str]] | None:
-        """An arbitration and the keys that spoke in it."""
-        first = self._words_of(tx, audit)
-        if first is None:
+        """What came of an audit's arbitration, and the keys that spoke in it; None where there was
+        none, or it was dropped."""
+        outcome = arbitrated(audit)
+        first = None if outcome is None else self._words_of(tx, audit)
+        if outcome is None or first is None:
             return None
         asked = audits.arbiters(tx, audit.audit_id)
         said = [(arbiter, self._words_of(tx, arbiter)) for arbiter in asked]
         heard = [(arbiter, words) for arbiter, words in said if words is not None]
-        question = jobs.segment(tx, audit.question_id)
+        question = segments.get(tx, audit.question_id)
         assert question is not None, "it is what the audit compared"
         took_part = {question.account_id, audit.auditor_account_id}
         took_part |= {arbiter.auditor_account_id for arbiter, _ in heard}
@@ -66,7 +89,7 @@ class ArbitrationViewUseCases(UseCases):
         """What an auditor or arbiter signed; None when it never answered or did not open."""
         if not audit.lease_id or not audit.auditor_secret:
             return None
-        question = jobs.segment(tx, audit.question_id)
+        question = segments.get(tx, audit.question_id)
         index = -1 if question is None else question.segment_index
         for item in audits.commitments(tx, audit.lease_id):
             if item.segment_index == index:

@@ -18,12 +18,12 @@ from flopmarket.trust.canaries import DAY_US, NOTHING, CanaryRecord, CanaryTerms
 from flopmarket.trust.challenge import Chain, Purpose, draw, is_drawn, jitter_us, permutation
 from flopmarket.trust.cross_draws import CrossRecord
 from flopmarket.trust.documents import Commitment
-from flopmarket.trust.encoding import decode, digest
-from flopmarket.trust.envelope import Envelope, Header, seal
+from flopmarket.trust.encoding import digest
+from flopmarket.trust.envelope import Envelope, seal, unverified_body
 from flopmarket.trust.sealing import Claim
 from flopmarket_coordinator.application.audit_outcomes import AuditOutcomeUseCases
 from flopmarket_coordinator.application.sampling import TERMS_LIFETIME_US, terms_of
-from flopmarket_coordinator.application.types import ExpireReport
+from flopmarket_coordinator.application.types_working import ExpireReport
 from flopmarket_coordinator.core.auditing import AuditPurpose
 from flopmarket_coordinator.store import audits, challenges, draws
 from flopmarket_coordinator.store.audits import AuditRow
@@ -94,7 +94,7 @@ class AuditDrawUseCases(AuditOutcomeUseCases):
         rules = self._documents.get(tx, AuditRules, terms.rules)
         number = draws.next_cross(tx, row.lease_id)
         value = self._chains.get(row.lease_id, Purpose.CROSS, terms.values).value(number)
-        sealed = digest(decode(Commitment, decode(Header, answer.payload).body))
+        sealed = digest(unverified_body(answer, Commitment))
         x = draw(Purpose.CROSS, value, sealed)
         drawn = is_drawn(x, rules.cross_ppm)
         rest = audit.order[audit.asked :] if drawn else ()
@@ -128,7 +128,7 @@ class AuditDrawUseCases(AuditOutcomeUseCases):
         """The terms of a day's draws; signed now if they were not before."""
         known = draws.canary_terms(tx, day)
         if known is not None:
-            return decode(CanaryTerms, decode(Header, Envelope.from_bytes(known).payload).body)
+            return unverified_body(known, CanaryTerms)
         ppm = self._parameters.audit_rules.canary_ppm
         chain = self._canary_chain(day)
         terms = CanaryTerms(day, chain.anchor, MAX_CANARY_DRAWS, ppm)
@@ -183,5 +183,5 @@ class AuditDrawUseCases(AuditOutcomeUseCases):
 
 def claim_of(row: SegmentRow) -> Claim:
     """What a segment's worker committed to."""
-    body = decode(Commitment, decode(Header, Envelope.from_bytes(row.commitment).payload).body)
+    body = unverified_body(row.commitment, Commitment)
     return Claim(row.device_key_id, row.root_after, row.outputs_root, body.sealed_inner)

@@ -24,7 +24,7 @@ from flopmarket_coordinator.application.predicting import job_work
 from flopmarket_coordinator.core.leasing import StartPoint, restart_point
 from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES, LeaseState
 from flopmarket_coordinator.core.matching import Demand, could_run
-from flopmarket_coordinator.store import audits, identity, jobs, work
+from flopmarket_coordinator.store import audits, identity, jobs, segments, work
 from flopmarket_coordinator.store.audits import AuditRow
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
@@ -62,11 +62,11 @@ class AuditLeaseUseCases(DisputingUseCases):
                 row.first_step, row.segment_index, job.state_artifact, spec.state_root
             )
             return Way(start, (row,), row.steps)
-        newest = jobs.newest_checkpoint(tx, job.job_id, row.first_step, checked=True)
+        newest = segments.newest_checkpoint(tx, job.job_id, row.first_step, checked=True)
         before = [] if newest is None else [newest.part()]
         start, _ = restart_point(spec, job.state_artifact, before)
         step_count = min(job.steps - start.step, MAX_CHAIN_VALUES)
-        rows = jobs.live_from(tx, job.job_id, start.step, MAX_AUDIT_WAY_SEGMENTS)
+        rows = segments.live_from(tx, job.job_id, start.step, MAX_AUDIT_WAY_SEGMENTS)
         step, way = start.step, []
         for item in rows:
             whole = min(job.segment_steps, start.step + step_count - step)

@@ -10,10 +10,12 @@ from collections.abc import Collection
 
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs.spec import JobSpec
+from flopmarket.market.price import surcharge
+from flopmarket.trust.audit_policy import steps_detection_ppm
 from flopmarket.trust.encoding import DIGEST_BYTES, decode
 from flopmarket.trust.step_audit import StepCode
 from flopmarket_coordinator.application.exchanging import ExchangingUseCases
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_auditing import (
     AuditKind,
     AuditOutcome,
     AuditResult,
@@ -38,7 +40,7 @@ from flopmarket_coordinator.core.verification import (
     VoidReason,
     judge,
 )
-from flopmarket_coordinator.store import audits, challenges, disputes, jobs, step_audits
+from flopmarket_coordinator.store import audits, challenges, disputes, segments, step_audits
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 
@@ -72,11 +74,11 @@ class AuditingUseCases(ExchangingUseCases):
             if row is not None:
                 return self._task(tx, row, AuditKind.STEPS)
         if kind in (None, AuditKind.RECOMPUTE):
-            row = jobs.waiting_for_audit(tx, exclude_jobs, self._key.key_id)
+            row = segments.waiting_for_audit(tx, exclude_jobs, self._key.key_id)
             if row is not None:
                 return self._task(tx, row, AuditKind.RECOMPUTE)
         if kind in (None, AuditKind.FILES):
-            row = jobs.waiting_for_files(tx, exclude_jobs)
+            row = segments.waiting_for_files(tx, exclude_jobs)
             if row is not None:
                 return self._task(tx, row, AuditKind.FILES)
         return None
@@ -122,7 +124,7 @@ class AuditingUseCases(ExchangingUseCases):
         A replay that came to other roots before it reached the segment is about the first segment
         in which it did.
         """
-        row = jobs.segment(tx, task.segment_id)
+        row = segments.get(tx, task.segment_id)
         if row is None or not _waits(row):
             return AuditOutcome(False, False, "NOT_WAITING")
         if self._in_house_dispute(tx, row) and not isinstance(result, FilesResult):
@@ -161,7 +163,7 @@ class AuditingUseCases(ExchangingUseCases):
             self._accept(tx, row, None, auditor="")
         else:
             left = "" if row.house_task == AuditKind.FILES else row.house_task
-            jobs.update_segment(tx, row, files_checked=True, house_task=left)
+            segments.update(tx, row, files_checked=True, house_task=left)
         return AuditOutcome(True, True, code)
 
     def _recomputed(self, tx: Transaction, row: SegmentRow, found: AuditResult) -> AuditOutcome:
@@ -203,7 +205,9 @@ class AuditingUseCases(ExchangingUseCases):
             code = _VERDICTS[finding.code]
         self._close_steps(tx, audit, finding.code, finding.detail)
         right = code is VerdictCode.STEPS_EQUAL
-        if not right:
+        if right:
+            self._bill_for_steps(tx, row)
+        else:
             own = AuditResult(_UNKNOWN_ROOT, _UNKNOWN_ROOT, None, None)
         verdict = self._verdict(tx, row, code, own).to_bytes()
         self._house_found(tx, row, own, right=right)
@@ -213,8 +217,19 @@ class AuditingUseCases(ExchangingUseCases):
             self._reject(tx, row, code, verdict, auditor=self._key.key_id)
         return AuditOutcome(True, right, code)
 
+    def _bill_for_steps(self, tx: Transaction, row: SegmentRow) -> None:
+        """A buyer pays for what is done: where nobody recomputed a segment whole, its level adds no
+        more than the look at these steps costs."""
+        terms = challenges.get(tx, row.lease_id)
+        if row.state is not SegmentState.COMMITTED or terms is None or not terms.audit_steps:
+            return
+        seen = steps_detection_ppm(min(terms.audit_steps, row.steps), row.steps)
+        most = surcharge(row.price_nano, self._surcharge_ppm(self._job(tx, row.job_id), seen))
+        if most < row.surcharge_nano:
+            segments.update(tx, row, surcharge_nano=most)
+
     def _path_differs(self, tx: Transaction, row: SegmentRow, found: PathDiffers) -> AuditOutcome:
-        wrong = jobs.segment(tx, found.segment_id)
+        wrong = segments.get(tx, found.segment_id)
         if (
             wrong is None
             or wrong.job_id != row.job_id
@@ -254,7 +269,7 @@ class AuditingUseCases(ExchangingUseCases):
         if not self._open_house_dispute(tx, row, found):
             return False
         if all(root is not None for root, _, file in files if file):
-            jobs.update_segment(tx, row, files_checked=True)
+            segments.update(tx, row, files_checked=True)
         return True
 
     def _in_house_dispute(self, tx: Transaction, row: SegmentRow) -> bool:
@@ -302,12 +317,12 @@ class AuditingUseCases(ExchangingUseCases):
                 self._drop_audit(tx, audit)
             if row.state is SegmentState.VOID:
                 self._claim_right(tx, row, None, "")
-            jobs.update_segment(tx, row, house_task="")
+            segments.update(tx, row, house_task="")
             self._release_of(tx, row.account_id)
             return AuditOutcome(True, False, refusal.code)
         job = self._job(tx, row.job_id)
         if job.state not in FINAL_JOB_STATES:
-            waiting = jobs.segments(tx, row.job_id, {SegmentState.COMMITTED})
+            waiting = segments.of_job(tx, row.job_id, {SegmentState.COMMITTED})
             self._void(tx, waiting, VoidReason.JOB_ENDED)
             reason = f"{refusal.code}: {refusal.detail}"[:500]
             if job.ending:

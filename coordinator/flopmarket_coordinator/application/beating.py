@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from flopmarket.errors import Forbidden
 from flopmarket.trust.keys import KeyRole
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_working import (
     HeartbeatAnswer,
     HeldLease,
     JobProgress,
     Progress,
-    Session,
 )
 from flopmarket_coordinator.application.working import WorkingUseCases, banned_error
 from flopmarket_coordinator.store import identity, work

@@ -16,7 +16,7 @@ from flopmarket.trust.envelope import Envelope, Opened
 from flopmarket.trust.grants import check_job_within
 from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket_coordinator.application.context import SignedBy, UseCases
-from flopmarket_coordinator.application.types import BudgetReport, KeyBudget, Session
+from flopmarket_coordinator.application.types_accounts import BudgetReport, KeyBudget, Session
 from flopmarket_coordinator.core.spending import Budget, check_room
 from flopmarket_coordinator.store import buyers
 from flopmarket_coordinator.store.engine import Transaction

@@ -27,7 +27,8 @@ from flopmarket_coordinator.application.predicting import work_text
 from flopmarket_coordinator.application.quoting import QuotingUseCases, demand_of, no_artifact
 from flopmarket_coordinator.application.settling import SettlingUseCases
 from flopmarket_coordinator.application.tolerance_rules import check_tolerance
-from flopmarket_coordinator.application.types import JobView, Session, SubmitRequest
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_buying import JobView, SubmitRequest
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.events import EventKind
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, JobState

@@ -32,7 +32,12 @@ from flopmarket_coordinator.core.payments import WithdrawalState
 from flopmarket_coordinator.core.penalties import AuditPayState
 from flopmarket_coordinator.store import schema, settings
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow, to_record
+from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
+from flopmarket_coordinator.store.rows import Rows
+
+_JOBS = Rows(JobRow, schema.job)
+_SEGMENTS = Rows(SegmentRow, schema.segment)
+_LEASES = Rows(LeaseRow, schema.lease)
 
 
 class CheckingUseCases(UseCases):
@@ -79,16 +84,18 @@ class CheckingUseCases(UseCases):
                 for name in claim_ids(row["segment_id"], buyers[row["job_id"]])
             ),
             jobs=[
-                _job_facts(to_record(JobRow, row), receipts.get(row["job_id"]))
-                for row in _rows(tx, schema.job, "number")
+                _job_facts(job, receipts.get(job.job_id))
+                for job in _JOBS.all(tx, _JOBS.select.order_by(schema.job.c.number))
             ],
             segments=[
-                _segment_facts(to_record(SegmentRow, row), drawn.get(row["segment_id"], True))
-                for row in _rows(tx, schema.segment, "segment_id")
+                _segment_facts(segment, drawn.get(segment.segment_id, True))
+                for segment in _SEGMENTS.all(
+                    tx, _SEGMENTS.select.order_by(schema.segment.c.segment_id)
+                )
             ],
             leases=[
-                _lease_facts(to_record(LeaseRow, row))
-                for row in _rows(tx, schema.lease, "lease_id")
+                _lease_facts(lease)
+                for lease in _LEASES.all(tx, _LEASES.select.order_by(schema.lease.c.lease_id))
             ],
         )
         tape = check_tape(tx, self._key.public)

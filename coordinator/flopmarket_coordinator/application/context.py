@@ -31,7 +31,7 @@ from flopmarket.trust.policy import Signer, check_may_sign
 from flopmarket_coordinator.application.bookkeeping import BookKeeper
 from flopmarket_coordinator.application.chains import Chains, FrozenDocuments
 from flopmarket_coordinator.application.tolerance_rules import StepValues, step_values
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.core.book.book import Book
 from flopmarket_coordinator.core.ports import ArtifactReader
 from flopmarket_coordinator.parameters import Parameters

@@ -22,7 +22,7 @@ from flopmarket.trust.encoding import decode
 from flopmarket_coordinator.application.offers import OfferUseCases
 from flopmarket_coordinator.application.predicting import job_work, lease_forecast
 from flopmarket_coordinator.application.sampling import SamplingUseCases
-from flopmarket_coordinator.application.types import ExpireReport, Instruction, LeaseRevoked
+from flopmarket_coordinator.application.types_working import ExpireReport, Instruction, LeaseRevoked
 from flopmarket_coordinator.application.views import lease_offer
 from flopmarket_coordinator.core.book.clearing import Match
 from flopmarket_coordinator.core.book.orders import OpenOrder, Piece
@@ -32,7 +32,7 @@ from flopmarket_coordinator.core.leasing import RevokeReason, StartPoint, open_r
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, JobState, LeaseState
 from flopmarket_coordinator.core.matching import Demand, OpenWork, money_cap, priority
 from flopmarket_coordinator.core.verification import GOES_ELSEWHERE
-from flopmarket_coordinator.store import identity, jobs, prediction, work
+from flopmarket_coordinator.store import identity, jobs, prediction, segments, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow
 
@@ -122,7 +122,7 @@ class DispatchingUseCases(OfferUseCases, SamplingUseCases):
             return None
         spec = decode(JobSpec, job.spec)
         if job.stateless:
-            live = jobs.taken(tx, job.job_id, job.settled_steps)
+            live = segments.taken(tx, job.job_id, job.settled_steps)
             taken = [(0, job.settled_steps), *((first, steps) for first, steps, _ in live)]
             taken += [(lease.next_step, lease.end_step - lease.next_step) for lease in leases]
             empty = (job.state_artifact, spec.state_root)
@@ -134,9 +134,9 @@ class DispatchingUseCases(OfferUseCases, SamplingUseCases):
             left -= sum(lease.end_step - lease.next_step for lease in leases)
         else:
             start = self._restart(tx, job)
-            if start.step and jobs.unread_before(tx, job.job_id, start.step):
+            if start.step and segments.unread_before(tx, job.job_id, start.step):
                 return None  # until the house has read the file; that changes the job again
-            live = jobs.taken(tx, job.job_id, job.settled_steps)
+            live = segments.taken(tx, job.job_id, job.settled_steps)
             left = job.steps - start.step
             pieces = [Piece(start, left)] if left else []
         if not pieces:
@@ -173,7 +173,7 @@ class DispatchingUseCases(OfferUseCases, SamplingUseCases):
         returned = work.recent_returns(tx, job_id, tx.now_us - pause_us)
         if returned:
             self.keeper.read_again(job_id, min(returned.values()) + pause_us)
-        return frozenset(returned) | jobs.offers_with(tx, job_id, GOES_ELSEWHERE)
+        return frozenset(returned) | segments.offers_with(tx, job_id, GOES_ELSEWHERE)
 
     def _open_works(self, tx: Transaction) -> Sequence[OpenWork]:
         """The first range of every order that waits, in order of priority."""

@@ -25,13 +25,14 @@ from flopmarket_coordinator.application.dispute_ends import DisputeEndUseCases, 
 from flopmarket_coordinator.application.dispute_questions import answered, parties_of
 from flopmarket_coordinator.application.dispute_views import DisputeViewUseCases
 from flopmarket_coordinator.application.house_disputes import HouseDisputeUseCases
-from flopmarket_coordinator.application.types import ExpireReport, Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.application.types_disputes import (
     DisputeMove,
     KeptList,
     RefereeFinding,
     RefereeTask,
 )
+from flopmarket_coordinator.application.types_working import ExpireReport
 from flopmarket_coordinator.store import disputes, identity, work
 from flopmarket_coordinator.store.disputes import KEPT_LIST, DisputeRow
 from flopmarket_coordinator.store.engine import Transaction

@@ -41,20 +41,20 @@ from flopmarket_coordinator.application.audit_draws import claim_of
 from flopmarket_coordinator.application.audit_leases import NoLease
 from flopmarket_coordinator.application.audit_outcomes import secret_of
 from flopmarket_coordinator.application.sampling import Draw
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_working import (
     ExpireReport,
     Instruction,
     OpeningAsked,
     SegmentCommit,
     SegmentOpening,
-    Session,
 )
 from flopmarket_coordinator.application.views import lease_offer
 from flopmarket_coordinator.core.auditing import AuditEnd, AuditPhase, AuditPurpose
 from flopmarket_coordinator.core.leasing import ReleaseReason, RevokeReason
 from flopmarket_coordinator.core.lifecycle import LeaseState
 from flopmarket_coordinator.core.penalties import StrikeKind
-from flopmarket_coordinator.store import audits, identity, jobs, work
+from flopmarket_coordinator.store import audits, identity, segments, work
 from flopmarket_coordinator.store.audits import AuditCommitmentRow, AuditRow
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import LeaseRow, SegmentRow
@@ -247,7 +247,7 @@ class ExchangingUseCases(ArbitratingUseCases):
         audit = self._audit(tx, lease.audit_id)
         if audit.lease_id != lease.lease_id or audit.phase is not AuditPhase.SEALING:
             return None
-        rows = jobs.live_from(tx, lease.job_id, body.first_step, 1)
+        rows = segments.live_from(tx, lease.job_id, body.first_step, 1)
         same = (body.first_step, body.steps_done)
         found = next((row for row in rows if (row.first_step, row.steps) == same), None)
         if found is None or found.root_before != body.state_root_before:

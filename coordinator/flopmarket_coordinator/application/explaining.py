@@ -24,12 +24,12 @@ from flopmarket_coordinator.application.benchmarking import BenchmarkingUseCases
 from flopmarket_coordinator.application.dispatching import DispatchingUseCases
 from flopmarket_coordinator.application.looking import LookingUseCases
 from flopmarket_coordinator.application.offers import to_offer
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.application.types_orders import JobExplanation, OfferExplanation, Why
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, SegmentState
 from flopmarket_coordinator.core.matching import OpenWork, leasable
 from flopmarket_coordinator.parameters import SECOND_US
-from flopmarket_coordinator.store import identity, jobs, penalties, work
+from flopmarket_coordinator.store import identity, penalties, segments, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, OfferRow
 
@@ -46,7 +46,7 @@ class ExplainingUseCases(DispatchingUseCases, LookingUseCases, BenchmarkingUseCa
             return replace(
                 known,
                 summary=f"the job has ended: {job.state}{why}",
-                reasons=_findings(jobs.count_reasons(tx, job.job_id)),
+                reasons=_findings(segments.count_reasons(tx, job.job_id)),
             )
         waiting = self._waiting_for(tx, job)
         orders = self._open_works(tx)
@@ -54,9 +54,9 @@ class ExplainingUseCases(DispatchingUseCases, LookingUseCases, BenchmarkingUseCa
         leases = len(work.live_leases_of_job(tx, job_id))
         runs = leases > 0 and not job.stateless  # a chain has one; the book hears of it next round
         if job.ending or mine is None or runs:
-            left = job.steps - jobs.progress(tx, job_id).steps_committed
+            left = job.steps - segments.progress(tx, job_id).steps_committed
             summary = _running(job, leases, left)
-            told = _for_buyer(waiting) + _findings(jobs.count_reasons(tx, job.job_id))
+            told = _for_buyer(waiting) + _findings(segments.count_reasons(tx, job.job_id))
             return replace(known, summary=summary, reasons=told)
         counts, fitting = self._work_reasons(tx, mine)
         ahead = next(at for at, item in enumerate(orders) if item is mine)
@@ -72,7 +72,7 @@ class ExplainingUseCases(DispatchingUseCases, LookingUseCases, BenchmarkingUseCa
             reasons=(
                 _for_buyer(reasons)
                 + _for_buyer(waiting)
-                + _findings(jobs.count_reasons(tx, job.job_id))
+                + _findings(segments.count_reasons(tx, job.job_id))
             ),
             offers=sum(counts.values()) + fitting,
             fitting=fitting,
@@ -97,7 +97,7 @@ class ExplainingUseCases(DispatchingUseCases, LookingUseCases, BenchmarkingUseCa
 
     def _waiting_for(self, tx: Transaction, job: JobRow) -> Mapping[Reason, int]:
         """What computed segments wait for."""
-        states = Counter(row.state for row in jobs.live_segments(tx, job.job_id))
+        states = Counter(row.state for row in segments.live(tx, job.job_id))
         found = {
             Reason.WAITING_AUDIT: states[SegmentState.COMMITTED],
             Reason.WAITING_DURABLE: states[SegmentState.VERIFIED],

@@ -9,7 +9,7 @@ from flopmarket.trust.key_documents import Enrolment, Invitation, check_counters
 from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket.trust.policy import Signer, check_may_sign
 from flopmarket_coordinator.application.keys import KeyUseCases
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.application.types_keys import InvitationView
 from flopmarket_coordinator.store import identity, invitations
 from flopmarket_coordinator.store.engine import Transaction

@@ -16,8 +16,8 @@ from flopmarket.limits import (
     MAX_KEYS_PER_ACCOUNT,
     MAX_LISTED_SESSIONS,
 )
-from flopmarket.trust.encoding import AnyDocument, decode
-from flopmarket.trust.envelope import Envelope, Header, keys_by_id, open_envelope
+from flopmarket.trust.encoding import AnyDocument
+from flopmarket.trust.envelope import Envelope, keys_by_id, open_envelope, unverified_body
 from flopmarket.trust.key_documents import (
     CertificateRequest,
     KeyRecovery,
@@ -30,7 +30,7 @@ from flopmarket.trust.key_documents import (
 from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket.trust.ownership import Extended, Ownership, extend, link_digest, verify_chain
 from flopmarket_coordinator.application.dispatching import DispatchingUseCases
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.application.types_keys import (
     KeyReport,
     KeyView,
@@ -431,7 +431,7 @@ def _answered(tx: Transaction, envelope: Envelope) -> KeyRow | None:
 def _claimed_account(envelope: Envelope, kind: type[AnyDocument]) -> str:
     """The account an unverified link names; what it proves is checked against that chain."""
     try:
-        body = decode(kind, decode(Header, envelope.payload).body)
+        body = unverified_body(envelope, kind)
     except FlopmarketError as error:
         raise Forbidden(error.message, code="ENVELOPE_MALFORMED") from error
     return str(getattr(body, "account_id", ""))

@@ -10,16 +10,11 @@ from collections.abc import Collection
 from flopmarket.errors import Conflict, LimitExceeded, NotFound
 from flopmarket.limits import ARTIFACT_CHUNK_BYTES, MAX_INLINE_RECEIPT_BYTES
 from flopmarket_coordinator.application.context import UseCases, page_size
-from flopmarket_coordinator.application.types import (
-    JobEvent,
-    JobPage,
-    JobView,
-    SegmentPage,
-    Session,
-)
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_buying import JobEvent, JobPage, JobView, SegmentPage
 from flopmarket_coordinator.application.views import FIRST_SEGMENT, job_view, segment_view
 from flopmarket_coordinator.core.lifecycle import JobState
-from flopmarket_coordinator.store import jobs
+from flopmarket_coordinator.store import jobs, segments
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow
 
@@ -56,7 +51,7 @@ class LookingUseCases(UseCases):
         query = f"segments/{job_id}"
         size = page_size(asked_size)
         first_step, segment_id = self._page_position(query, page_token) or FIRST_SEGMENT
-        rows = jobs.segment_page(tx, job_id, (first_step, segment_id), size + 1)
+        rows = segments.page(tx, job_id, (first_step, segment_id), size + 1)
         more = len(rows) > size
         last = rows[size - 1] if more else None
         return SegmentPage(

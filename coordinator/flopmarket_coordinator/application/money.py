@@ -25,7 +25,7 @@ from flopmarket.trust.ledger_log import LedgerTransfer
 from flopmarket.trust.merkle import MerkleProof
 from flopmarket_coordinator.application.bonds import check_bond_free
 from flopmarket_coordinator.application.context import UseCases, page_size
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.application.types_money import (
     Balances,
     DepositResult,

@@ -13,6 +13,7 @@ from flopmarket.market.order import NO_CAP
 from flopmarket.market.suitability import suited_for
 from flopmarket.trust.documents import OfferTerms
 from flopmarket.trust.encoding import decode
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.application.context import UseCases, page_size
 from flopmarket_coordinator.application.types_market import (
     DepthQuery,
@@ -37,22 +38,25 @@ DEFAULT_WORK_CLASS = "dot-f32"
 class OfferUseCases(UseCases):
     """Prices and offers, answered from the book."""
 
-    def spot(self, tx: Transaction) -> SpotReport:
-        """The cheapest live offer and the highest bid of each class; an empty market has none."""
+    def spot(self, tx: Transaction, mode: Mode = Mode.EXACT) -> SpotReport:
+        """The cheapest live offer and the highest bid of each class in a mode; an empty market has
+        none."""
         prices = tuple(
             _spot_price(work_class, best, offer)
-            for work_class, (best, offer) in self._book.best(now_us=tx.now_us).items()
+            for work_class, (best, offer) in self._book.best(now_us=tx.now_us, mode=mode).items()
         )
-        return SpotReport(tx.now_us, self._parameters.currency, prices)
+        return SpotReport(tx.now_us, self._parameters.currency, prices, mode)
 
     def depth(self, tx: Transaction, query: DepthQuery) -> DepthReport:
-        """What is asked and what is bid for a class, best first."""
+        """What is asked and what is bid for a class in a mode, best first."""
         _check_class(query.work_class)
         if not 0 < query.levels <= MAX_BOOK_LEVELS:
             raise InvalidInput(
                 f"a side has 1 to {MAX_BOOK_LEVELS} levels, not {query.levels}", code="LEVELS"
             )
-        found = self._book.depth(query.work_class, levels=query.levels, now_us=tx.now_us)
+        found = self._book.depth(
+            query.work_class, levels=query.levels, now_us=tx.now_us, mode=query.mode
+        )
         return DepthReport(
             as_of_us=tx.now_us,
             currency=self._parameters.currency,
@@ -61,6 +65,7 @@ class OfferUseCases(UseCases):
             bids=found.bids,
             offers=found.offers,
             orders=found.orders,
+            mode=query.mode,
         )
 
     def list_offers(self, tx: Transaction, query: OfferQuery) -> OfferPage:
@@ -139,7 +144,8 @@ class OfferUseCases(UseCases):
         )
 
     def _cheaper_idle(self, tx: Transaction, offer: Offer) -> Mapping[str, int]:
-        """Idle offers of other owners that ask less, for each class the offer has a rate in."""
+        """Idle offers of other owners that take the same jobs and ask less, for each class that the
+        offer has a rate in."""
         return self._book.count_cheaper(offer, now_us=tx.now_us)
 
 

@@ -13,13 +13,21 @@ from flopmarket.trust.receipt import Outcome
 from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.application.predicting import learn_delivery
 from flopmarket_coordinator.application.receipting import signed_receipt
-from flopmarket_coordinator.application.types import AuditKind
+from flopmarket_coordinator.application.types_auditing import AuditKind
 from flopmarket_coordinator.core import escrow, faults
 from flopmarket_coordinator.core.events import EventKind
 from flopmarket_coordinator.core.faults import Claim, Covered
 from flopmarket_coordinator.core.ledger import Balance, account_of
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, SegmentState
-from flopmarket_coordinator.store import challenges, held_pay, jobs, ledger, penalties, tape
+from flopmarket_coordinator.store import (
+    challenges,
+    held_pay,
+    jobs,
+    ledger,
+    penalties,
+    segments,
+    tape,
+)
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.held_pay import FORFEITED, HELD, Due
 from flopmarket_coordinator.store.records import JobRow, SegmentRow
@@ -59,7 +67,7 @@ class PayingUseCases(UseCases):
         ledger.execute_all(tx, settlement.transfers)
         if pay.to_audits_nano:
             penalties.add_debt(tx, row.account_id, -pay.to_audits_nano)
-        jobs.move_segment(
+        segments.move(
             tx,
             row,
             SegmentState.SETTLED,
@@ -215,7 +223,7 @@ class PayingUseCases(UseCases):
         for row in others:
             known = row.verdict_accepted or row.held_state == FORFEITED
             if not known and self._house_can_look(tx, job, row):
-                jobs.update_segment(tx, row, house_task=AuditKind.RECOMPUTE.value)
+                segments.update(tx, row, house_task=AuditKind.RECOMPUTE.value)
                 waiting += 1
         if not covered and not waiting:
             return

@@ -13,10 +13,11 @@ from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.faults import Funds, Owed
 from flopmarket_coordinator.core.leasing import RevokeReason
 from flopmarket_coordinator.core.ledger import AUDIT, FEE, RESERVE, Balance, account_of
-from flopmarket_coordinator.core.lifecycle import LeaseState
+from flopmarket_coordinator.core.lifecycle import LeaseState, SegmentState
 from flopmarket_coordinator.core.payments import WithdrawalState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.core.proving import quarantined
+from flopmarket_coordinator.core.verification import VerdictCode
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.store import (
     audits,
@@ -27,6 +28,7 @@ from flopmarket_coordinator.store import (
     jobs,
     ledger,
     penalties,
+    segments,
     withdrawals,
     work,
 )
@@ -55,6 +57,51 @@ class PenalisingUseCases(StepBeginningUseCases):
             return Consequence.SLASH
         unit, flips = self._record(tx, row.device_key_id, row.segment_id, StrikeKind.FLIP)
         return after_fault(self._parameters.audit_rules, signature, unit, flips)
+
+    def _refute(
+        self,
+        tx: Transaction,
+        row: SegmentRow,
+        code: VerdictCode,
+        verdict: bytes | None,
+        *,
+        auditor: str,
+        signature: Signature | None,
+    ) -> bool:
+        """A segment is wrong, whether or not it still counted: note it, and what its account may
+        still lose is looked at again. Whether its stake is forfeited (:meth:`_put_away`)."""
+        consequence = self._consequence(tx, row, signature)
+        if consequence is Consequence.QUARANTINE:
+            self._strike(tx, row.device_key_id, StrikeKind.FLIP, code, segment_id=row.segment_id)
+        work.count_outcome(tx, row.offer_id, right=False)
+        self._look_back(tx, row.account_id, row.segment_id, code)
+        segments.move(
+            tx,
+            row,
+            SegmentState.REJECTED,
+            reason=code.value,
+            verdict=verdict,
+            verdict_accepted=False,
+            auditor=auditor,
+            house_task="",
+        )
+        text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {code}"
+        jobs.record(tx, row.job_id, EventKind.REJECTED, text, row.lease_id)
+        return consequence is Consequence.SLASH
+
+    def _put_away(
+        self,
+        tx: Transaction,
+        row: SegmentRow,
+        code: VerdictCode,
+        *,
+        slashed: bool,
+        apart_from: str = "",
+    ) -> None:
+        """The device of a wrong segment gets no more work, for good or until it is tested again."""
+        reason = f"{code} in segment {row.segment_index} of job {row.job_id}"
+        put_away = self._ban if slashed else self._quarantine
+        put_away(tx, row.device_key_id, code, reason, apart_from=apart_from)
 
     def _record(
         self, tx: Transaction, key_id: str, segment_id: int, kind: StrikeKind

@@ -28,7 +28,8 @@ from flopmarket.market.predict import PICOSECONDS_PER_MICROSECOND
 from flopmarket.market.proof import PROVED_CLASS
 from flopmarket.market.work import NO_PROMISES, JobWork, StepWork
 from flopmarket_coordinator.application.context import UseCases
-from flopmarket_coordinator.application.types import AccuracyReport, TimeReport
+from flopmarket_coordinator.application.types_buying import AccuracyReport
+from flopmarket_coordinator.application.types_working import TimeReport
 from flopmarket_coordinator.core.changes import CalibrationChanged
 from flopmarket_coordinator.core.proving import DELIVERED_STEP_PICOSECONDS, delivered
 from flopmarket_coordinator.store import benchmarks, prediction

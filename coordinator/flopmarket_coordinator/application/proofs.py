@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from flopmarket.limits import MAX_KEY_ROTATIONS
 from flopmarket.trust.documents import DeviceGrant
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header
+from flopmarket.trust.envelope import Envelope, unverified_body
 from flopmarket.trust.keys import PublicKey
 from flopmarket_coordinator.store import identity, keys
 from flopmarket_coordinator.store.engine import Transaction
@@ -42,7 +41,7 @@ def signer_proof(
 
 
 def _rotations(tx: Transaction, grant: Envelope, signer: str) -> list[Envelope]:
-    body = decode(DeviceGrant, decode(Header, grant.payload).body)
+    body = unverified_body(grant, DeviceGrant)
     granted = PublicKey(body.device_key).key_id
     found: list[Envelope] = []
     while signer != granted and len(found) < MAX_KEY_ROTATIONS:

@@ -18,7 +18,8 @@ from flopmarket.trust.modes import Mode
 from flopmarket.trust.step_records import StepsDrawn
 from flopmarket_coordinator.application.arbitration_views import ArbitrationViewUseCases
 from flopmarket_coordinator.application.context import page_size
-from flopmarket_coordinator.application.types import AuditsPage, LeaseDraws, Session
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_auditing import AuditsPage, LeaseDraws
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
 from flopmarket_coordinator.store import (
     audits,

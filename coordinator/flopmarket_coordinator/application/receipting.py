@@ -19,7 +19,7 @@ from flopmarket.trust.receipt import (
     sign_receipt,
 )
 from flopmarket_coordinator.core.lifecycle import SegmentState
-from flopmarket_coordinator.store import audits, benchmarks, disputes, jobs, work
+from flopmarket_coordinator.store import audits, benchmarks, disputes, segments, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, SegmentRow
 
@@ -38,7 +38,7 @@ def signed_receipt(
     ``replaces``: digest of the file that this one corrects (``trust.receipt.file_digest``).
     """
     spec = decode(JobSpec, job.spec)
-    settled = jobs.segments(tx, job.job_id, {SegmentState.SETTLED})
+    settled = segments.of_job(tx, job.job_id, {SegmentState.SETTLED})
     house = {"", HOUSE, key.key_id, *audits.house_keys(tx)}
     won = disputes.won_by_producer(tx, job.job_id)
     receipt = build_receipt(

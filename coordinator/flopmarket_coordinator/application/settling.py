@@ -31,7 +31,7 @@ from flopmarket_coordinator.core.lifecycle import (
     SegmentState,
 )
 from flopmarket_coordinator.core.verification import VoidReason
-from flopmarket_coordinator.store import jobs, ledger, prediction, work
+from flopmarket_coordinator.store import jobs, ledger, prediction, segments, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
 
@@ -114,8 +114,8 @@ class SettlingUseCases(PayingUseCases):
 
     def _restart(self, tx: Transaction, job: JobRow) -> StartPoint:
         """Where a chain without a live lease starts; segments after that point become void."""
-        newest = jobs.newest_checkpoint(tx, job.job_id, job.steps, checked=False)
-        live = jobs.live_from(tx, job.job_id, 0 if newest is None else newest.first_step)
+        newest = segments.newest_checkpoint(tx, job.job_id, job.steps, checked=False)
+        live = segments.live_from(tx, job.job_id, 0 if newest is None else newest.first_step)
         spec = decode(JobSpec, job.spec)
         start, lost = restart_point(spec, job.state_artifact, [row.part() for row in live])
         dropped = {part.segment_id for part in lost}
@@ -127,7 +127,7 @@ class SettlingUseCases(PayingUseCases):
 
     def _void(self, tx: Transaction, rows: Iterable[SegmentRow], reason: VoidReason) -> None:
         for row in rows:
-            jobs.move_segment(tx, row, SegmentState.VOID, reason=reason.value)
+            segments.move(tx, row, SegmentState.VOID, reason=reason.value)
             jobs.cut(tx, row.job_id, row.first_step)
 
     def _money_left(self, job: JobRow, owed: Nano, leases: Iterable[LeaseRow]) -> Nano:
@@ -147,7 +147,7 @@ class SettlingUseCases(PayingUseCases):
 
     def _end(self, tx: Transaction, job: JobRow, target: JobState, reason: str) -> None:
         """The last step: void what is left, give back the hold, release pay, sign the receipt."""
-        rest = [row for row in jobs.live_segments(tx, job.job_id)
+        rest = [row for row in segments.live(tx, job.job_id)
                 if row.state is SegmentState.VERIFIED]  # fmt: skip
         why = VoidReason.OUT_OF_ORDER if job.stateless else VoidReason.NOT_DURABLE
         self._void(tx, rest, why)
@@ -174,6 +174,6 @@ class SettlingUseCases(PayingUseCases):
 
 def _live_from(tx: Transaction, job_id: str, first_step: int) -> Iterator[SegmentRow]:
     """Live segments from a step on, in order of steps, read a few at a time."""
-    while rows := jobs.live_from(tx, job_id, first_step, SEGMENTS_READ_AT_ONCE):
+    while rows := segments.live_from(tx, job_id, first_step, SEGMENTS_READ_AT_ONCE):
         yield from rows
         first_step = rows[-1].first_step + 1

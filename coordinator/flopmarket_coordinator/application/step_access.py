@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flopmarket.errors import LimitExceeded
 from flopmarket.limits import MAX_BUNDLE_BYTES
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES
-from flopmarket_coordinator.store import identity, jobs, step_audits, work
+from flopmarket_coordinator.store import identity, jobs, segments, step_audits, work
 from flopmarket_coordinator.store.engine import Transaction
 
 
@@ -29,7 +29,7 @@ def may_read(tx: Transaction, session: Session, digest: str, lease_id: str) -> b
     inputs = (job.program_artifact, job.frozen_artifact, job.data_artifact, job.state_artifact)
     if digest in inputs:
         return True
-    live = jobs.segments(tx, job.job_id, LIVE_SEGMENT_STATES)
+    live = segments.of_job(tx, job.job_id, LIVE_SEGMENT_STATES)
     return any(row.checkpoint_artifact == digest for row in live)
 
 

@@ -19,8 +19,8 @@ from flopmarket.limits import (
 from flopmarket.trust.audit_policy import Consequence, after_silence
 from flopmarket.trust.challenge import Purpose
 from flopmarket.trust.documents import Commitment
-from flopmarket.trust.encoding import DIGEST_BYTES, AnyDocument, decode
-from flopmarket.trust.envelope import Envelope, Header, open_envelope
+from flopmarket.trust.encoding import DIGEST_BYTES, AnyDocument
+from flopmarket.trust.envelope import Envelope, open_envelope, unverified_body
 from flopmarket.trust.step_audit import (
     NO_VALUES,
     StepAnswer,
@@ -32,14 +32,14 @@ from flopmarket.trust.step_audit import (
 )
 from flopmarket_coordinator.application.audit_leases import AuditLeaseUseCases
 from flopmarket_coordinator.application.sampling import terms_of
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_steps import StepTask
+from flopmarket_coordinator.application.types_working import (
     ExpireReport,
     Instruction,
-    Session,
     StepsAnswered,
     StepsAsked,
 )
-from flopmarket_coordinator.application.types_steps import StepTask
 from flopmarket_coordinator.application.views import lease_offer
 from flopmarket_coordinator.core.auditing import AuditEnd, StepPhase
 from flopmarket_coordinator.core.penalties import StrikeKind
@@ -49,7 +49,7 @@ from flopmarket_coordinator.store import (
     challenges,
     collecting,
     identity,
-    jobs,
+    segments,
     step_audits,
     work,
 )
@@ -71,7 +71,7 @@ class StepAuditUseCases(AuditLeaseUseCases):
         for audit in step_audits.pointless(tx, MAX_AUDITS_PER_TICK):
             self._close_steps(tx, audit, AuditEnd.VOID)
         for audit in step_audits.over(tx, MAX_AUDITS_PER_TICK):
-            row = jobs.segment(tx, audit.segment_id)
+            row = segments.get(tx, audit.segment_id)
             assert row is not None, "a step audit refers to a segment"
             self._steps_unanswered(tx, audit, row, "no answer in time")
         return report
@@ -93,7 +93,7 @@ class StepAuditUseCases(AuditLeaseUseCases):
         ]
 
     def _steps_asked(self, tx: Transaction, audit: StepAuditRow) -> StepsAsked:
-        row = jobs.segment(tx, audit.segment_id)
+        row = segments.get(tx, audit.segment_id)
         assert row is not None, "a step audit refers to a segment"
         job, lease = self._job(tx, row.job_id), work.lease(tx, row.lease_id)
         assert lease is not None, "a segment refers to a lease"
@@ -138,7 +138,8 @@ class StepAuditUseCases(AuditLeaseUseCases):
         """The steps that the lease's chain draws, now that the claim is there."""
         stored = challenges.get(tx, row.lease_id)
         assert stored is not None, "the terms say that steps are drawn"
-        claim, body = _body_of(audit.claim, StepClaim), _body_of(row.commitment, Commitment)
+        claim = unverified_body(audit.claim, StepClaim)
+        body = unverified_body(row.commitment, Commitment)
         return drawn_by(audit.value, claim, body, stored.audit_steps)
 
     # ------------------------------------------------------------ what the worker says
@@ -176,7 +177,7 @@ class StepAuditUseCases(AuditLeaseUseCases):
         envelope: Envelope,
     ) -> None:
         claim = self._signed_by_worker(tx, lease, envelope, StepClaim)
-        check_claim(claim, _body_of(row.commitment, Commitment))
+        check_claim(claim, unverified_body(row.commitment, Commitment))
         self._uploaded(tx, claim.checksums, MAX_CHECKSUM_LIST_BYTES)
         self._uploaded(tx, claim.roots, (row.steps + 1) * DIGEST_BYTES)
         stored = challenges.get(tx, row.lease_id)
@@ -205,7 +206,7 @@ class StepAuditUseCases(AuditLeaseUseCases):
     ) -> None:
         answer = self._signed_by_worker(tx, lease, envelope, StepAnswer)
         drawn = self._steps_drawn(tx, audit, row)
-        claim = _body_of(audit.claim, StepClaim)
+        claim = unverified_body(audit.claim, StepClaim)
         check_answer(answer, claim, drawn, with_values=audit.with_values)
         files = [state.state for state in answer.states]
         files += [state.values for state in answer.states if state.values != NO_VALUES]
@@ -272,7 +273,7 @@ class StepAuditUseCases(AuditLeaseUseCases):
         self, tx: Transaction, audit: StepAuditRow, outcome: StepCode | AuditEnd, detail: str = ""
     ) -> None:
         """Its files are let go, unless they convict somebody."""
-        row = jobs.segment(tx, audit.segment_id)
+        row = segments.get(tx, audit.segment_id)
         assert row is not None, "a step audit refers to a segment"
         if outcome.value not in collecting.CONVICTING:
             collecting.release(tx, audit.files.split(), row.account_id)
@@ -291,17 +292,12 @@ class StepAuditUseCases(AuditLeaseUseCases):
         assert audit is not None and audit.answer, "it waits for the house"
         return StepTask(
             audit.step_audit_id,
-            _body_of(row.commitment, Commitment),
-            _body_of(audit.claim, StepClaim),
-            _body_of(audit.answer, StepAnswer),
+            unverified_body(row.commitment, Commitment),
+            unverified_body(audit.claim, StepClaim),
+            unverified_body(audit.answer, StepAnswer),
             audit.with_values,
             row.outputs_artifact,
         )
-
-
-def _body_of(envelope: bytes, kind: type[AnyDocument]) -> AnyDocument:
-    """The document in an envelope that was verified when it came."""
-    return decode(kind, decode(Header, Envelope.from_bytes(envelope).payload).body)
 
 
 def _not_expected() -> Conflict:

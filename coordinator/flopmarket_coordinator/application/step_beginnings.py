@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.application.dispatching import DispatchingUseCases
-from flopmarket_coordinator.application.types import AuditKind
+from flopmarket_coordinator.application.types_auditing import AuditKind
 from flopmarket_coordinator.core.auditing import AuditPhase, StepPhase
-from flopmarket_coordinator.store import audits, challenges, jobs, step_audits
+from flopmarket_coordinator.store import audits, challenges, segments, step_audits
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, SegmentRow
 
@@ -41,7 +41,7 @@ class StepBeginningUseCases(DispatchingUseCases):
                     "ended_at_us": 0,
                 },
             )
-        jobs.update_segment(tx, row, house_task=AuditKind.STEPS.value)
+        segments.update(tx, row, house_task=AuditKind.STEPS.value)
         return True
 
     def _values_asked(self, job: JobRow) -> bool:
@@ -53,10 +53,10 @@ class StepBeginningUseCases(DispatchingUseCases):
         """Of segments that were put up for the house, those too big for it are looked at by steps;
         where an audit by somebody else is under way, it decides."""
         for segment_id in step_audits.by_steps(tx, segment_ids):
-            row = jobs.segment(tx, segment_id)
+            row = segments.get(tx, segment_id)
             assert row is not None, "it was put up for the house a moment ago"
             under_way = audits.open_of_segment(tx, segment_id)
             if any(audit.phase is not AuditPhase.HOUSE for audit in under_way):
-                jobs.update_segment(tx, row, house_task="")
+                segments.update(tx, row, house_task="")
             else:
                 self._begin_steps(tx, row)

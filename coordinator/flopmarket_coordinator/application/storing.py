@@ -11,9 +11,10 @@ from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.application import step_access
 from flopmarket_coordinator.application.context import UseCases
 from flopmarket_coordinator.application.dispute_access import check_may_upload, may_read
-from flopmarket_coordinator.application.types import ArtifactInfo, Session
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_buying import ArtifactInfo
 from flopmarket_coordinator.core.lifecycle import LIVE_LEASE_STATES, SegmentState
-from flopmarket_coordinator.store import collecting, decisions, disputes, jobs, work
+from flopmarket_coordinator.store import collecting, decisions, disputes, jobs, segments, work
 from flopmarket_coordinator.store.decisions import DecisionKind
 from flopmarket_coordinator.store.engine import Transaction
 
@@ -175,5 +176,5 @@ class ArtifactUseCases(UseCases):
         if job is None or job.buyer != session.account_id:
             return False
         checked = {SegmentState.VERIFIED, SegmentState.SETTLED}
-        results = jobs.segments(tx, job_id, checked)
+        results = segments.of_job(tx, job_id, checked)
         return any(digest in (row.outputs_artifact, row.checkpoint_artifact) for row in results)

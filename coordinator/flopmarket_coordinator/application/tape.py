@@ -15,6 +15,7 @@ from flopmarket.market.snapshot import (
     sign_snapshot,
 )
 from flopmarket.market.tape import Trade
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.application.context import page_size
 from flopmarket_coordinator.application.offers import OfferUseCases
 from flopmarket_coordinator.application.types_tape import (
@@ -38,34 +39,35 @@ _MARK_CHARACTERS = 8
 class TapeUseCases(OfferUseCases):
     """What was paid, and what it is signed with."""
 
-    def prices(self, tx: Transaction) -> PriceReport:
-        """Ask, bid, mid and last trade of every class that has any of them."""
-        report = self.spot(tx)
+    def prices(self, tx: Transaction, mode: Mode = Mode.EXACT) -> PriceReport:
+        """Ask, bid, mid and last trade in a mode of every class that has any of them."""
+        report = self.spot(tx, mode)
         spots = {price.work_class: price for price in report.prices}
-        last = tape.last_trades(tx, WORK_CLASSES)
+        last = tape.last_trades(tx, WORK_CLASSES, mode)
         newest, _ = tape.newest(tx)
         return PriceReport(
             as_of_us=report.as_of_us,
             currency=report.currency,
             trades=newest,
             prices=tuple(
-                ClassPrices(work_class, spots.get(work_class), last.get(work_class))
+                ClassPrices(work_class, spots.get(work_class), last.get(work_class), mode)
                 for work_class in WORK_CLASSES
                 if work_class in spots or work_class in last
             ),
+            mode=mode,
         )
 
     def history(self, tx: Transaction, query: HistoryQuery) -> HistoryPage:
-        """A page of candles, oldest first; a class that never traded has none."""
+        """A page of candles, oldest first; a class that never traded in the mode has none."""
         work_class = check_class(query.work_class)
         resolution = check_resolution(query.resolution_seconds)
         check_range(query.from_us, query.to_us)
-        size = page_size(query.page_size)
-        bound = f"history/{work_class}/{resolution}/{query.from_us}/{query.to_us}"
+        size, mode = page_size(query.page_size), query.mode
+        bound = f"history/{work_class}/{mode}/{resolution}/{query.from_us}/{query.to_us}"
         after = self._page_position(bound, query.page_token)
         first_us = query.from_us if after is None else after + 1
         found = tape.candles_between(
-            tx, work_class, resolution, first_us, query.to_us or END_OF_TIME_US, size + 1
+            tx, work_class, mode, resolution, first_us, query.to_us or END_OF_TIME_US, size + 1
         )
         page = tuple(found[:size])
         more = len(found) > size
@@ -76,7 +78,8 @@ class TapeUseCases(OfferUseCases):
             resolution_seconds=resolution,
             candles=page,
             next_page_token=self._page_token(bound, page[-1].start_us) if more else "",
-            kept_since_us=tape.kept_since_us(tx, work_class, resolution),
+            kept_since_us=tape.kept_since_us(tx, work_class, mode, resolution),
+            mode=mode,
         )
 
     def trades(self, tx: Transaction, query: TradesQuery) -> TradesPage:
@@ -84,11 +87,13 @@ class TapeUseCases(OfferUseCases):
         work_class = check_class(query.work_class) if query.work_class else ""
         check_range(query.from_us, query.to_us)
         size = page_size(query.page_size)
-        bound = f"trades/{work_class}/{query.offer_id}/{query.from_us}/{query.to_us}"
+        series = f"{work_class}/{query.mode or ''}"
+        bound = f"trades/{series}/{query.offer_id}/{query.from_us}/{query.to_us}"
         after = self._page_position(bound, query.page_token)
         found = tape.trades_between(
             tx,
             work_class=work_class,
+            mode=query.mode,
             offer_id=query.offer_id,
             from_us=query.from_us,
             to_us=query.to_us or END_OF_TIME_US,
@@ -102,7 +107,7 @@ class TapeUseCases(OfferUseCases):
         return TradesPage(tx.now_us, self._parameters.currency, page, token)
 
     def trades_since(self, tx: Transaction, number: int, limit: int) -> NewTrades:
-        """Trades of all classes behind a number, in order, at most ``limit``."""
+        """Trades of all classes and modes behind a number, in order, at most ``limit``."""
         found = tape.trades_after(tx, number, limit)
         last = found[-1] if found else tape.trade(tx, number)
         return NewTrades(
@@ -114,23 +119,25 @@ class TapeUseCases(OfferUseCases):
         )
 
     def resume_trades(
-        self, tx: Transaction, work_class: str, number: int, mark: str
+        self, tx: Transaction, work_class: str, mode: Mode | None, number: int, mark: str
     ) -> NewTrades | None:
-        """What a subscriber missed since trade ``number``.
+        """What a subscriber of a class and a mode, or of all, missed since trade ``number``.
 
         None when that is too much to repeat, or when ``mark`` is not :func:`mark_of` the trade: the
         subscriber followed another tape.
         """
         if mark != mark_of(tape.trade(tx, number) if number else None):
             return None
-        found = tape.trades_after(tx, number, MAX_STREAM_REPLAY_TRADES + 1, work_class)
+        found = tape.trades_after(tx, number, MAX_STREAM_REPLAY_TRADES + 1, work_class, mode)
         if len(found) > MAX_STREAM_REPLAY_TRADES:
             return None
         return self._new_trades(tx, found, gap=False)
 
-    def newest_trades(self, tx: Transaction, work_class: str, *, gap: bool) -> NewTrades:
+    def newest_trades(
+        self, tx: Transaction, work_class: str, mode: Mode | None = None, *, gap: bool
+    ) -> NewTrades:
         """What a new stream begins with."""
-        found = tape.newest_trades(tx, STREAM_SNAPSHOT_TRADES, work_class)
+        found = tape.newest_trades(tx, STREAM_SNAPSHOT_TRADES, work_class, mode)
         return self._new_trades(tx, found, gap=gap)
 
     def _new_trades(self, tx: Transaction, found: Sequence[Trade], *, gap: bool) -> NewTrades:
@@ -139,7 +146,7 @@ class TapeUseCases(OfferUseCases):
         return NewTrades(tx.now_us, number, mark, tuple(found), gap)
 
     def take_snapshot(self, tx: Transaction) -> int:
-        """Sign the prices of this instant; the snapshot's number."""
+        """Sign the prices of this instant in exact mode; the snapshot's number."""
         before = snapshots.newest(tx)
         trades, tape_digest = tape.newest(tx)
         report = self.prices(tx)

@@ -64,7 +64,7 @@ def _candles_follow(
     right: Mapping[Any, Mapping[str, Any]], stored: Mapping[Any, Mapping[Any, Any]]
 ) -> Iterator[tuple[str, str]]:
     for key in sorted({*right, *stored}):
-        name = "candle {} {} s {}".format(*key)
+        name = "candle {} {} s {} {}".format(*key)
         if key not in stored:
             yield name, "is missing"
         elif key not in right:

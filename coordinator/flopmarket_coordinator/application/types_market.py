@@ -81,7 +81,7 @@ class OfferPage:
 
 @dataclass(frozen=True, slots=True)
 class SpotPrice:
-    """Where a class of work stands: its cheapest live offer and its highest bid.
+    """Where a class of work stands in a mode: its cheapest live offer and its highest bid.
 
     Without an offer ``per_pflop_nano`` is None and what describes the offer is empty; without a
     bid ``bid_nano`` is None.
@@ -107,14 +107,16 @@ class SpotReport:
     as_of_us: int
     currency: str
     prices: tuple[SpotPrice, ...]
+    mode: Mode
 
 
 @dataclass(frozen=True, slots=True)
 class DepthQuery:
-    """Depth of one class; ``levels`` prices of each side."""
+    """Depth of one class in one mode; ``levels`` prices of each side."""
 
     work_class: str
     levels: int = DEFAULT_BOOK_LEVELS
+    mode: Mode = Mode.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +130,4 @@ class DepthReport:
     bids: tuple[BidLevel, ...]
     offers: int
     orders: int
+    mode: Mode = Mode.EXACT

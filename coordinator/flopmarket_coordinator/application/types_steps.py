@@ -26,7 +26,7 @@ class StepTask:
 @dataclass(frozen=True, slots=True)
 class StepsFound:
     """What the drawn steps came to, and the roots read from a segment's files as in
-    :class:`~flopmarket_coordinator.application.types.AuditResult`."""
+    :class:`~flopmarket_coordinator.application.types_auditing.AuditResult`."""
 
     finding: Finding
     outputs_artifact_root: bytes | None

@@ -6,39 +6,48 @@ from dataclasses import dataclass
 
 from flopmarket.market.money import Nano, round_up_nano
 from flopmarket.market.tape import Trade
+from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.application.types_market import SpotPrice
 from flopmarket_coordinator.core.tape import Candle
 
 
 @dataclass(frozen=True, slots=True)
 class ClassPrices:
-    """Where one class of work stands: live offers and orders, and the newest trade."""
+    """Where one class of work stands in a mode: live offers and orders, and the newest trade."""
 
     work_class: str
     spot: SpotPrice | None
     last: Trade | None
+    mode: Mode
 
     @property
     def mid_nano(self) -> Nano | None:
-        """Halfway between best ask and best bid, rounded up; None unless both are there."""
+        """Halfway between best ask and best bid, rounded up; None unless both are there.
+
+        None in class mode, too: the best bid and the best ask may be of two classes of devices.
+        """
         if self.spot is None or self.spot.per_pflop_nano is None or self.spot.bid_nano is None:
+            return None
+        if self.mode is Mode.CLASS:
             return None
         return round_up_nano(self.spot.per_pflop_nano + self.spot.bid_nano, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class PriceReport:
-    """Prices as of one instant; an empty market has none. ``trades`` is how many there were."""
+    """Prices in one mode as of one instant; an empty market has none. ``trades`` is how many there
+    were in all modes."""
 
     as_of_us: int
     currency: str
     trades: int
     prices: tuple[ClassPrices, ...]
+    mode: Mode
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """Candles of one class that start in ``[from_us, to_us)``.
+    """Candles of one class in one mode that start in ``[from_us, to_us)``.
 
     Empty or zero: dot-f32, an hour, from the oldest that is kept, to the newest.
     """
@@ -49,6 +58,7 @@ class HistoryQuery:
     to_us: int = 0
     page_size: int = 0
     page_token: str = ""
+    mode: Mode = Mode.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +72,13 @@ class HistoryPage:
     candles: tuple[Candle, ...]
     next_page_token: str
     kept_since_us: int
+    mode: Mode
 
 
 @dataclass(frozen=True, slots=True)
 class TradesQuery:
-    """Trades settled in ``[from_us, to_us)``; empty or zero leaves a side open."""
+    """Trades settled in ``[from_us, to_us)``; empty or zero leaves a side open, None takes every
+    mode."""
 
     work_class: str = ""
     offer_id: str = ""
@@ -74,6 +86,7 @@ class TradesQuery:
     to_us: int = 0
     page_size: int = 0
     page_token: str = ""
+    mode: Mode | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from flopmarket.market.price import PriceTerms
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.envelope import Envelope
 from flopmarket_coordinator.application.proofs import signer_proof
-from flopmarket_coordinator.application.types import JobView, LeaseOffered, SegmentView
-from flopmarket_coordinator.store import buyers, challenges, identity, jobs
+from flopmarket_coordinator.application.types_buying import JobView, SegmentView
+from flopmarket_coordinator.application.types_working import LeaseOffered
+from flopmarket_coordinator.store import buyers, challenges, identity, segments
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow, SegmentRow
 
@@ -20,12 +21,10 @@ FIRST_SEGMENT = (-1, 0)
 def job_view(tx: Transaction, job: JobRow, *, with_segments: bool) -> JobView:
     """A job and what its segments add up to; the first of them where they are asked for."""
     spec = decode(JobSpec, job.spec)
-    sums = jobs.progress(tx, job.job_id)
+    sums = segments.progress(tx, job.job_id)
     durable = bool(sums.checkpoint_artifact)
     rows = (
-        jobs.segment_page(tx, job.job_id, FIRST_SEGMENT, MAX_INLINE_SEGMENTS)
-        if with_segments
-        else ()
+        segments.page(tx, job.job_id, FIRST_SEGMENT, MAX_INLINE_SEGMENTS) if with_segments else ()
     )
     return JobView(
         job_id=job.job_id,

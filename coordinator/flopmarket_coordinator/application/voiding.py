@@ -7,7 +7,7 @@ from flopmarket_coordinator.core.events import EventKind, who
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES, SegmentState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.core.verification import VoidReason
-from flopmarket_coordinator.store import jobs
+from flopmarket_coordinator.store import jobs, segments
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 
@@ -31,11 +31,11 @@ class VoidingUseCases(JudgingUseCases):
         if strike is not None:
             self._strike(tx, row.device_key_id, strike, reason, segment_id=row.segment_id)
         if row.state is not SegmentState.COMMITTED:
-            jobs.update_segment(tx, row, house_task="")
+            segments.update(tx, row, house_task="")
             self._release_of(tx, row.account_id)
             return False
         before = self._job(tx, row.job_id)
-        jobs.move_segment(tx, row, SegmentState.VOID, reason=reason.value, house_task="")
+        segments.move(tx, row, SegmentState.VOID, reason=reason.value, house_task="")
         jobs.cut(tx, row.job_id, row.first_step)
         text = f"segment {row.segment_index} of {who(row.device_name, row.device_key_id)}: {reason}"
         jobs.record(tx, row.job_id, EventKind.VOIDED, text, row.lease_id)

@@ -16,7 +16,12 @@ from flopmarket.limits import (
 )
 from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.application.context import UseCases
-from flopmarket_coordinator.application.types import DeliveryView, DueDelivery, Session, WebhookView
+from flopmarket_coordinator.application.types_accounts import (
+    DeliveryView,
+    DueDelivery,
+    Session,
+    WebhookView,
+)
 from flopmarket_coordinator.core.webhooks import (
     DeliveryState,
     WebhookEvent,

@@ -22,8 +22,9 @@ from flopmarket_coordinator.application.dispatching import revocation
 from flopmarket_coordinator.application.exchanging import ExchangingUseCases
 from flopmarket_coordinator.application.predicting import note_delivery
 from flopmarket_coordinator.application.sampling import drawn_text
-from flopmarket_coordinator.application.types import (
-    AuditKind,
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_auditing import AuditKind
+from flopmarket_coordinator.application.types_working import (
     CommitmentAnswer,
     HeldLease,
     Hello,
@@ -31,7 +32,6 @@ from flopmarket_coordinator.application.types import (
     LeaseRevoked,
     OfferRefused,
     SegmentCommit,
-    Session,
     Welcome,
 )
 from flopmarket_coordinator.application.views import lease_offer
@@ -49,7 +49,7 @@ from flopmarket_coordinator.core.lifecycle import (
     LeaseState,
     SegmentState,
 )
-from flopmarket_coordinator.store import challenges, identity, jobs, work
+from flopmarket_coordinator.store import challenges, identity, jobs, segments, work
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import JobRow, LeaseRow
 
@@ -189,7 +189,7 @@ class WorkingUseCases(ExchangingUseCases, ChallengeEndUseCases):
         self._require_key(session, signed_by)
         body = opened.body
         try:
-            known = jobs.segment_of_commitment(tx, digest(body))
+            known = segments.of_commitment(tx, digest(body))
             record = self._audit_record(tx, digest(body))
             if known is not None:
                 record = challenges.record_of(tx, known.segment_id)
@@ -235,7 +235,7 @@ class WorkingUseCases(ExchangingUseCases, ChallengeEndUseCases):
         commitment_digest = digest(body)
         draw = self._draw(tx, lease, commitment_digest, cost)
         record = draw.record(commitment_digest, cost) if draw.value else None
-        segment_id = jobs.add_segment(
+        segment_id = segments.add(
             tx,
             {
                 "job_id": job.job_id,
@@ -251,7 +251,7 @@ class WorkingUseCases(ExchangingUseCases, ChallengeEndUseCases):
                 "device_name": lease.device_name,
                 "offer_id": lease.offer_id,
                 "price_nano": cost,
-                "surcharge_nano": surcharge(cost, job.surcharge_ppm),
+                "surcharge_nano": surcharge(cost, self._surcharge_ppm(job, draw.detection_ppm)),
                 "fee_nano": 0,
                 "to_bond_nano": 0,
                 "to_held_nano": 0,
@@ -289,7 +289,7 @@ class WorkingUseCases(ExchangingUseCases, ChallengeEndUseCases):
         )
         jobs.record(tx, job.job_id, EventKind.COMMITTED, text, lease.lease_id)
         if draw.audited:
-            row = jobs.segment(tx, segment_id)
+            row = segments.get(tx, segment_id)
             assert row is not None, "it was written a moment ago"
             self._begin_audit(tx, row, draw)
         if next_step == lease.end_step:

@@ -36,6 +36,17 @@ class AuditPhase(StrEnum):
     ENDED = "ended"
 
 
+class RulingKind(StrEnum):
+    """What decided about a segment where no dispute of lists did."""
+
+    ARBITRATION = "arbitration"
+    """Further accounts of its class of devices."""
+    STEPS = "steps"
+    """Drawn steps, from what its worker itself has signed."""
+    HOUSE = "house"
+    """The house alone: by the files, or because nobody was there to answer."""
+
+
 class StepPhase(StrEnum):
     """Where an audit of single steps is (:mod:`flopmarket.trust.step_audit`)."""
 

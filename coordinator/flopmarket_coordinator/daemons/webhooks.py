@@ -27,7 +27,7 @@ from flopmarket.limits import (
 )
 from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.webhooks import webhook_headers
-from flopmarket_coordinator.application.types import DueDelivery
+from flopmarket_coordinator.application.types_accounts import DueDelivery
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.webhook_address import check_address, target_of
 

@@ -11,7 +11,7 @@ from typing import Any
 from flopmarket.errors import InvalidInput, LimitExceeded, QuotaExceeded, Unavailable
 from flopmarket.limits import ARTIFACT_CHUNK_BYTES, MAX_STAT_DIGESTS, UPLOAD_IDLE_SECONDS
 from flopmarket.v1 import artifact_pb2, artifact_pb2_grpc
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.artifacts import check_digest, check_size
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.rpc import convert

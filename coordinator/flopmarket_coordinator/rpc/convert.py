@@ -21,22 +21,21 @@ from flopmarket.limits import (
 from flopmarket.trust.encoding import DIGEST_BYTES
 from flopmarket.v1 import common_pb2, job_pb2, ledger_pb2, worker_pb2
 from flopmarket.wire import envelope_from_proto, envelope_to_proto, order_to_proto
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_buying import JobView, SegmentView
+from flopmarket_coordinator.application.types_money import TransferView
+from flopmarket_coordinator.application.types_working import (
     CommitmentAnswer,
     HeldLease,
     Hello,
     Instruction,
-    JobView,
     LeaseOffered,
     OfferRefused,
     OpeningAsked,
     Progress,
     SegmentOpening,
-    SegmentView,
     StepsAsked,
     Welcome,
 )
-from flopmarket_coordinator.application.types_money import TransferView
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.rpc import convert_steps
 

@@ -4,51 +4,57 @@ from __future__ import annotations
 
 from flopmarket.trust.arbitration_records import Arbitrated
 from flopmarket.trust.audit_answers import AuditorAnswer
+from flopmarket.trust.audit_records import DrawnSegment, LeaseAudits
 from flopmarket.trust.cross_draws import CrossDraw
 from flopmarket.trust.envelope import Envelope
 from flopmarket.trust.step_records import StepsDrawn
 from flopmarket.v1 import audit_pb2, common_pb2, job_pb2
 from flopmarket.wire import envelope_to_proto
 from flopmarket_coordinator.application.publishing import CanaryPage
-from flopmarket_coordinator.application.types import AuditsPage
+from flopmarket_coordinator.application.types_auditing import AuditsPage, LeaseDraws
 
 
 def audits_page(page: AuditsPage) -> job_pb2.ListAuditsResponse:
     """A page of a job's draws."""
     return job_pb2.ListAuditsResponse(
-        leases=[
-            job_pb2.LeaseDraws(
-                lease_id=lease.lease_id,
-                terms=envelope_to_proto(Envelope.from_bytes(lease.terms)),
-                rules=lease.rules,
-                candidates=lease.candidates,
-                house=lease.house,
-            )
-            for lease in page.leases
-        ],
-        commitments=[
-            job_pb2.DrawnCommitment(
-                lease_id=lease_id,
-                segment_index=item.segment_index,
-                state=item.state,
-                auditor=item.auditor,
-                record=item.record,
-                commitment=envelope_to_proto(Envelope.from_bytes(item.commitment)),
-                worker_public_key=item.worker_key,
-                verdict=_envelope(item.verdict),
-                answer=None if item.answer is None else _answer(item.answer),
-                worker_account_id=item.worker_account,
-                cross=None if item.cross is None else _cross(item.cross),
-                arbitration=None if item.arbitration is None else _arbitration(item.arbitration),
-                steps=None if item.steps is None else _steps(item.steps),
-            )
-            for lease_id, item in page.segments
-        ],
+        leases=[lease_draws(lease) for lease in page.leases],
+        commitments=[drawn_commitment(lease_id, item) for lease_id, item in page.segments],
         next_page_token=page.next_page_token,
     )
 
 
-def _answer(answer: AuditorAnswer) -> job_pb2.AuditorAnswer:
+def lease_draws(lease: LeaseDraws | LeaseAudits) -> job_pb2.LeaseDraws:
+    """What a lease's draws follow from."""
+    return job_pb2.LeaseDraws(
+        lease_id=lease.lease_id,
+        terms=envelope_to_proto(Envelope.from_bytes(lease.terms)),
+        rules=lease.rules,
+        candidates=lease.candidates,
+        house=lease.house,
+    )
+
+
+def drawn_commitment(lease_id: str, item: DrawnSegment) -> job_pb2.DrawnCommitment:
+    """A commitment with all that is published about it."""
+    return job_pb2.DrawnCommitment(
+        lease_id=lease_id,
+        segment_index=item.segment_index,
+        state=item.state,
+        auditor=item.auditor,
+        record=item.record,
+        commitment=envelope_to_proto(Envelope.from_bytes(item.commitment)),
+        worker_public_key=item.worker_key,
+        verdict=_envelope(item.verdict),
+        answer=None if item.answer is None else auditor_answer(item.answer),
+        worker_account_id=item.worker_account,
+        cross=None if item.cross is None else _cross(item.cross),
+        arbitration=None if item.arbitration is None else _arbitration(item.arbitration),
+        steps=None if item.steps is None else _steps(item.steps),
+    )
+
+
+def auditor_answer(answer: AuditorAnswer) -> job_pb2.AuditorAnswer:
+    """An auditor's own words."""
     return job_pb2.AuditorAnswer(
         account_id=answer.account_id,
         public_key=answer.public_key,
@@ -70,8 +76,8 @@ def _steps(steps: StepsDrawn) -> job_pb2.StepsDrawn:
 def _arbitration(found: Arbitrated) -> job_pb2.ClassArbitration:
     return job_pb2.ClassArbitration(
         outcome=found.outcome,
-        auditor=_answer(found.auditor),
-        arbiters=[_answer(answer) for answer in found.arbiters],
+        auditor=auditor_answer(found.auditor),
+        arbiters=[auditor_answer(answer) for answer in found.arbiters],
         house_account_ids=found.house_accounts,
     )
 

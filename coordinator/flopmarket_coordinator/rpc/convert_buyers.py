@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flopmarket.v1 import buyer_pb2
-from flopmarket_coordinator.application.types import BudgetReport, WebhookView
+from flopmarket_coordinator.application.types_accounts import BudgetReport, WebhookView
 from flopmarket_coordinator.core.spending import Budget
 from flopmarket_coordinator.rpc.convert import money
 

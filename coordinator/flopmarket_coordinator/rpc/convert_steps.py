@@ -5,7 +5,7 @@ from __future__ import annotations
 from flopmarket.trust.envelope import Envelope
 from flopmarket.v1 import common_pb2, worker_pb2
 from flopmarket.wire import envelope_from_proto, envelope_to_proto
-from flopmarket_coordinator.application.types import StepsAnswered, StepsAsked
+from flopmarket_coordinator.application.types_working import StepsAnswered, StepsAsked
 
 
 def asked(value: StepsAsked, work: worker_pb2.LeaseOffered) -> worker_pb2.SessionResponse:

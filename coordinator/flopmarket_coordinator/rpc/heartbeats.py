@@ -12,7 +12,7 @@ import logging
 from flopmarket.errors import FlopmarketError, Forbidden
 from flopmarket.limits import MAX_JOINED_HEARTBEATS
 from flopmarket_coordinator.application.beating import Beat
-from flopmarket_coordinator.application.types import HeartbeatAnswer
+from flopmarket_coordinator.application.types_working import HeartbeatAnswer
 from flopmarket_coordinator.backend import Backend
 
 _log = logging.getLogger(__name__)

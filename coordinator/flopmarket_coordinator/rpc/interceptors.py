@@ -22,7 +22,7 @@ from flopmarket.engine.errors import EngineError
 from flopmarket.errors import FlopmarketError, Unauthenticated, Unavailable
 from flopmarket.limits import MAX_TOKEN_CHARACTERS, MAX_UNARY_SECONDS
 from flopmarket.trust.tls import client_key_id
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.rpc.errors import incident_status, status_of, to_grpc
 from flopmarket_coordinator.rpc.open_streams import OpenStreams
 from flopmarket_coordinator.rpc.rates import ConcurrencyLimiter, RateLimiter

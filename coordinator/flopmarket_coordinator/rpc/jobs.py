@@ -15,13 +15,9 @@ from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.modes import Mode
 from flopmarket.v1 import job_pb2, job_pb2_grpc
 from flopmarket.wire import envelope_from_proto
-from flopmarket_coordinator.application.types import (
-    JobProgress,
-    JobView,
-    QuoteRequest,
-    Session,
-    SubmitRequest,
-)
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_buying import JobView, QuoteRequest, SubmitRequest
+from flopmarket_coordinator.application.types_working import JobProgress
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
 from flopmarket_coordinator.rpc import convert, convert_prediction

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from flopmarket.errors import Unauthenticated
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.core.changes import Change, SessionsEnded
 from flopmarket_coordinator.store.engine import Transaction
 

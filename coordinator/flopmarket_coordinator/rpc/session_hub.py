@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from flopmarket.errors import Conflict, FlopmarketError, QuotaExceeded
 from flopmarket.limits import MAX_SESSION_QUEUE_MESSAGES, MAX_WATCH_EVENTS
 from flopmarket.v1 import worker_pb2
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_working import (
     Instruction,
     JobProgress,
     LeaseOffered,

@@ -22,8 +22,8 @@ from flopmarket.trust.keys import KeyRole
 from flopmarket.v1 import worker_pb2, worker_pb2_grpc
 from flopmarket.wire import envelope_from_proto
 from flopmarket_coordinator.application.beating import Beat
-from flopmarket_coordinator.application.types import LeaseRevoked, SegmentCommit, TimeReport
-from flopmarket_coordinator.application.types import Session as Caller
+from flopmarket_coordinator.application.types_accounts import Session as Caller
+from flopmarket_coordinator.application.types_working import LeaseRevoked, SegmentCommit, TimeReport
 from flopmarket_coordinator.backend import Backend
 from flopmarket_coordinator.rpc import convert, convert_disputes, convert_steps
 from flopmarket_coordinator.rpc.heartbeats import Heartbeats

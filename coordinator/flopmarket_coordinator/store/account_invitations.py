@@ -9,8 +9,7 @@ import sqlalchemy as sa
 from flopmarket.trust.keys import PublicKey
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.invitations import state_of
-from flopmarket_coordinator.store.records import to_record
+from flopmarket_coordinator.store.one_time import OneTime, state_of
 
 _invitation = schema.account_invitation
 
@@ -35,6 +34,9 @@ class AccountInvitationRow:
         return state_of(self.used_at_us, self.revoked_at_us, self.expires_at_us, now_us)
 
 
+_INVITATIONS = OneTime(_invitation, AccountInvitationRow)
+
+
 def add(
     tx: Transaction, key: PublicKey, *, reason: str, operator_key_id: str, expires_at_us: int
 ) -> None:
@@ -56,43 +58,24 @@ def add(
 
 def get(tx: Transaction, invitation_id: str) -> AccountInvitationRow | None:
     """One invitation."""
-    query = sa.select(_invitation).where(_invitation.c.invitation_id == invitation_id)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(AccountInvitationRow, row)
+    return _INVITATIONS.get(tx, invitation_id)
 
 
 def newest(tx: Transaction, limit: int) -> list[AccountInvitationRow]:
     """Invitations, newest first."""
-    query = (
-        sa.select(_invitation)
-        .order_by(_invitation.c.created_at_us.desc(), _invitation.c.invitation_id)
-        .limit(limit)
-    )
-    rows = tx.connection.execute(query).mappings()
-    return [to_record(AccountInvitationRow, row) for row in rows]
+    return _INVITATIONS.newest(tx, limit)
 
 
 def count_open(tx: Transaction) -> int:
     """Invitations that can still be used."""
-    query = sa.select(sa.func.count()).where(
-        _invitation.c.used_at_us == 0,
-        _invitation.c.revoked_at_us == 0,
-        _invitation.c.expires_at_us > tx.now_us,
-    )
-    return int(tx.connection.execute(query).scalar_one())
+    return _INVITATIONS.count_open(tx)
 
 
 def use(tx: Transaction, invitation_id: str, account_id: str, admission: bytes) -> None:
     """An account was opened with it."""
-    _change(tx, invitation_id, account_id=account_id, used_at_us=tx.now_us, admission=admission)
+    _INVITATIONS.use(tx, invitation_id, account_id=account_id, admission=admission)
 
 
 def revoke(tx: Transaction, invitation_id: str) -> None:
     """Nobody may use it any more."""
-    _change(tx, invitation_id, revoked_at_us=tx.now_us)
-
-
-def _change(tx: Transaction, invitation_id: str, **values: str | int | bytes) -> None:
-    tx.connection.execute(
-        sa.update(_invitation).where(_invitation.c.invitation_id == invitation_id).values(**values)
-    )
+    _INVITATIONS.revoke(tx, _invitation.c.invitation_id == invitation_id)

@@ -13,7 +13,7 @@ from flopmarket_coordinator.core.auditing import AuditPhase, AuditPurpose
 from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, SegmentState
 from flopmarket_coordinator.store import schema, settings
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import SegmentRow, to_record
+from flopmarket_coordinator.store.records import SegmentRow
 from flopmarket_coordinator.store.rows import Rows, any_of, constant, constants, given
 
 _audit = schema.audit
@@ -61,6 +61,8 @@ class AuditRow:
     """Of an arbiter's: the audit whose difference it decides."""
     until_us: int = 0
     """How long auditors are asked again and again, where nobody else can look."""
+    arbitrated_at_us: int = 0
+    """Since when nobody but its class decides, as two of it differ, or nobody came; else 0."""
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -304,8 +306,7 @@ def known_right(tx: Transaction, house: str, limit: int) -> list[SegmentRow]:
     """Segments that the house recomputed itself, of jobs that could still run; newest first."""
     right = [SegmentState.VERIFIED.value, SegmentState.SETTLED.value]
     query = (
-        sa.select(_segment)
-        .join(_job, _job.c.job_id == _segment.c.job_id)
+        _SEGMENTS.select.join(_job, _job.c.job_id == _segment.c.job_id)
         .where(
             _segment.c.auditor.in_([house, "house"]),
             _segment.c.state.in_(right),
@@ -315,7 +316,7 @@ def known_right(tx: Transaction, house: str, limit: int) -> list[SegmentRow]:
         .order_by(_segment.c.segment_id.desc())
         .limit(limit)
     )
-    return [to_record(SegmentRow, row) for row in tx.connection.execute(query).mappings()]
+    return _SEGMENTS.all(tx, query)
 
 
 def add_commitment(tx: Transaction, values: Mapping[str, Any]) -> None:

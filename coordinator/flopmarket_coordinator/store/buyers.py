@@ -11,7 +11,7 @@ from flopmarket.trust.documents import NO_LIMIT_NANO
 from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import KeyRow, to_record
+from flopmarket_coordinator.store.records import KeyRow
 from flopmarket_coordinator.store.rows import Rows, given
 
 _budget = schema.budget
@@ -40,6 +40,7 @@ _GRANTS = Rows(GrantRow, _grant)
 _GRANT_OF_JOB = _GRANTS.select.join(_job_grant, _job_grant.c.grant_number == _grant.c.number).where(
     _job_grant.c.job_id == given("which")
 )
+_KEYS = Rows(KeyRow, schema.account_key)
 
 
 def monthly_limit(tx: Transaction, account_id: str) -> Nano:
@@ -93,10 +94,9 @@ def add_grant(
 def grant(tx: Transaction, key_id: str) -> GrantRow | None:
     """The valid grant of a CI key, None when it never had one."""
     query = (
-        sa.select(_grant).where(_grant.c.key_id == key_id).order_by(_grant.c.number.desc()).limit(1)
+        _GRANTS.select.where(_grant.c.key_id == key_id).order_by(_grant.c.number.desc()).limit(1)
     )
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(GrantRow, row)
+    return _GRANTS.first(tx, query)
 
 
 def add_job_grant(tx: Transaction, job_id: str, key_id: str, grant_number: int) -> None:
@@ -139,12 +139,11 @@ def ci_keys(tx: Transaction, account_id: str, limit: int) -> list[KeyRow]:
     """CI keys of an account, oldest first."""
     key = schema.account_key
     query = (
-        sa.select(key)
-        .where(key.c.account_id == account_id, key.c.role == KeyRole.CI.value)
+        _KEYS.select.where(key.c.account_id == account_id, key.c.role == KeyRole.CI.value)
         .order_by(key.c.created_at_us, key.c.key_id)
         .limit(limit)
     )
-    return [to_record(KeyRow, row) for row in tx.connection.execute(query).mappings()]
+    return _KEYS.all(tx, query)
 
 
 def set_label(tx: Transaction, key_id: str, label: str) -> None:

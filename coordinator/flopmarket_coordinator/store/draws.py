@@ -12,7 +12,7 @@ from flopmarket.trust.encoding import encode
 from flopmarket_coordinator.core.auditing import AuditPurpose
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import to_record
+from flopmarket_coordinator.store.rows import Rows
 
 _cross = schema.cross_draw
 _day = schema.canary_day
@@ -45,6 +45,10 @@ class CanaryRow:
     audit_id: str
 
 
+_CROSSES = Rows(CrossRow, _cross)
+_CANARIES = Rows(CanaryRow, _draw)
+
+
 # --- cross-audits ---------------------------------------------------------------------------------
 
 
@@ -56,9 +60,8 @@ def next_cross(tx: Transaction, lease_id: str) -> int:
 
 def cross_of(tx: Transaction, segment_id: int) -> CrossRow | None:
     """What was drawn about the answer to a drawn segment."""
-    query = sa.select(_cross).where(_cross.c.segment_id == segment_id)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(CrossRow, row)
+    query = _CROSSES.select.where(_cross.c.segment_id == segment_id)
+    return _CROSSES.first(tx, query)
 
 
 def add_cross(
@@ -133,12 +136,11 @@ def add_canary(
 def canaries(tx: Transaction, day: int, after: int, limit: int) -> list[CanaryRow]:
     """A day's draws, from behind a number on."""
     query = (
-        sa.select(_draw)
-        .where(_draw.c.day == day, _draw.c.number > after)
+        _CANARIES.select.where(_draw.c.day == day, _draw.c.number > after)
         .order_by(_draw.c.number)
         .limit(limit)
     )
-    return [to_record(CanaryRow, row) for row in tx.connection.execute(query).mappings()]
+    return _CANARIES.all(tx, query)
 
 
 def canary_is_out(tx: Transaction, day: int) -> bool:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from flopmarket.trust.keys import PublicKey
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import to_record
+from flopmarket_coordinator.store.one_time import OneTime, state_of
 
 _invitation = schema.invitation
 
@@ -35,13 +35,7 @@ class InvitationRow:
         return state_of(self.used_at_us, self.revoked_at_us, self.expires_at_us, now_us)
 
 
-def state_of(used_at_us: int, revoked_at_us: int, expires_at_us: int, now_us: int) -> str:
-    """What an invitation is now: open, used, revoked or expired."""
-    if used_at_us:
-        return "used"
-    if revoked_at_us:
-        return "revoked"
-    return "expired" if expires_at_us <= now_us else "open"
+_INVITATIONS = OneTime(_invitation, InvitationRow)
 
 
 def add(
@@ -72,59 +66,29 @@ def add(
 
 def get(tx: Transaction, invitation_id: str) -> InvitationRow | None:
     """One invitation."""
-    query = sa.select(_invitation).where(_invitation.c.invitation_id == invitation_id)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(InvitationRow, row)
+    return _INVITATIONS.get(tx, invitation_id)
 
 
 def of_account(tx: Transaction, account_id: str, limit: int) -> list[InvitationRow]:
     """Invitations of an account, newest first."""
-    query = (
-        sa.select(_invitation)
-        .where(_invitation.c.account_id == account_id)
-        .order_by(_invitation.c.created_at_us.desc(), _invitation.c.invitation_id)
-        .limit(limit)
-    )
-    return [to_record(InvitationRow, row) for row in tx.connection.execute(query).mappings()]
+    return _INVITATIONS.newest(tx, limit, _invitation.c.account_id == account_id)
 
 
 def count_open(tx: Transaction, account_id: str) -> int:
-    """Invitations that can still be used."""
-    query = sa.select(sa.func.count()).where(
-        _invitation.c.account_id == account_id,
-        _invitation.c.used_at_us == 0,
-        _invitation.c.revoked_at_us == 0,
-        _invitation.c.expires_at_us > tx.now_us,
-    )
-    return int(tx.connection.execute(query).scalar_one())
+    """Invitations of an account that can still be used."""
+    return _INVITATIONS.count_open(tx, _invitation.c.account_id == account_id)
 
 
 def use(tx: Transaction, invitation_id: str, device_key_id: str, enrolment: bytes) -> None:
     """A device came with it."""
-    tx.connection.execute(
-        sa.update(_invitation)
-        .where(_invitation.c.invitation_id == invitation_id)
-        .values(device_key_id=device_key_id, used_at_us=tx.now_us, enrolment=enrolment)
-    )
+    _INVITATIONS.use(tx, invitation_id, device_key_id=device_key_id, enrolment=enrolment)
 
 
 def revoke(tx: Transaction, invitation_id: str) -> None:
     """Nobody may use it any more."""
-    tx.connection.execute(
-        sa.update(_invitation)
-        .where(_invitation.c.invitation_id == invitation_id)
-        .values(revoked_at_us=tx.now_us)
-    )
+    _INVITATIONS.revoke(tx, _invitation.c.invitation_id == invitation_id)
 
 
 def revoke_open(tx: Transaction, account_id: str) -> None:
     """No open invitation of the account may be used any more."""
-    tx.connection.execute(
-        sa.update(_invitation)
-        .where(
-            _invitation.c.account_id == account_id,
-            _invitation.c.used_at_us == 0,
-            _invitation.c.revoked_at_us == 0,
-        )
-        .values(revoked_at_us=tx.now_us)
-    )
+    _INVITATIONS.revoke(tx, _invitation.c.account_id == account_id, _INVITATIONS.unused)

@@ -10,7 +10,8 @@ from flopmarket.trust.keys import KeyRole, PublicKey
 from flopmarket_coordinator.core.changes import KeyChanged, SessionsEnded
 from flopmarket_coordinator.store import identity, schema
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import KeyRow, to_record
+from flopmarket_coordinator.store.records import KeyRow
+from flopmarket_coordinator.store.rows import Rows
 
 _account = schema.account
 _key = schema.account_key
@@ -53,18 +54,22 @@ class SessionRow:
     expires_at_us: int
 
 
+_KEYS = Rows(KeyRow, _key)
+_LINKS = Rows(LinkRow, _link)
+_RECOVERIES = Rows(RecoveryRow, _recovery)
+
+
 # --- keys -----------------------------------------------------------------------------------------
 
 
 def of_account(tx: Transaction, account_id: str, limit: int) -> list[KeyRow]:
     """Keys of an account, oldest first."""
     query = (
-        sa.select(_key)
-        .where(_key.c.account_id == account_id)
+        _KEYS.select.where(_key.c.account_id == account_id)
         .order_by(_key.c.created_at_us, _key.c.key_id)
         .limit(limit)
     )
-    return [to_record(KeyRow, row) for row in tx.connection.execute(query).mappings()]
+    return _KEYS.all(tx, query)
 
 
 def count(tx: Transaction, account_id: str) -> int:
@@ -75,9 +80,8 @@ def count(tx: Transaction, account_id: str) -> int:
 
 def predecessor(tx: Transaction, key_id: str) -> KeyRow | None:
     """The key whose place this one took."""
-    query = sa.select(_key).where(_key.c.successor == key_id)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(KeyRow, row)
+    query = _KEYS.select.where(_key.c.successor == key_id)
+    return _KEYS.first(tx, query)
 
 
 def replace(tx: Transaction, old: KeyRow, new: PublicKey, document: bytes | None) -> None:
@@ -125,8 +129,8 @@ def revoke(tx: Transaction, key_id: str, document: bytes | None) -> None:
 
 def links(tx: Transaction, account_id: str) -> list[LinkRow]:
     """The account's chain, oldest link first."""
-    query = sa.select(_link).where(_link.c.account_id == account_id).order_by(_link.c.number)
-    return [to_record(LinkRow, row) for row in tx.connection.execute(query).mappings()]
+    query = _LINKS.select.where(_link.c.account_id == account_id).order_by(_link.c.number)
+    return _LINKS.all(tx, query)
 
 
 def add_link(tx: Transaction, account_id: str, number: int, owner: str, envelope: bytes) -> None:
@@ -144,13 +148,12 @@ def add_link(tx: Transaction, account_id: str, number: int, owner: str, envelope
 
 def owner(tx: Transaction, account_id: str) -> KeyRow | None:
     """The key that owns the account now."""
-    query = sa.select(_key).where(
+    query = _KEYS.select.where(
         _key.c.account_id == account_id,
         _key.c.role == KeyRole.OWNER.value,
         _key.c.successor == "",
     )
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(KeyRow, row)
+    return _KEYS.first(tx, query)
 
 
 def freeze(tx: Transaction, account_id: str, until_us: int) -> None:
@@ -173,9 +176,8 @@ def frozen_until_us(tx: Transaction, account_id: str) -> int:
 
 def recovery(tx: Transaction, account_id: str) -> RecoveryRow | None:
     """The recovery of an account that waits."""
-    query = sa.select(_recovery).where(_recovery.c.account_id == account_id)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(RecoveryRow, row)
+    query = _RECOVERIES.select.where(_recovery.c.account_id == account_id)
+    return _RECOVERIES.first(tx, query)
 
 
 def start_recovery(

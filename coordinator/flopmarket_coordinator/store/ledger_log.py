@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from flopmarket.market.money import Nano
 from flopmarket.trust import ledger_log as log
 from flopmarket.trust.encoding import DIGEST_BYTES
-from flopmarket.trust.merkle import MerkleProof
+from flopmarket.trust.merkle import HashTree, MerkleProof
 from flopmarket_coordinator.core.ledger import ESCROW
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
@@ -81,7 +81,7 @@ class ProvedBatch:
     batch: log.LedgerBatch
     first_transfer: int
     proof: MerkleProof
-    tree: log.BatchTree
+    tree: HashTree
 
 
 def position(tx: Transaction) -> Position:
@@ -170,7 +170,7 @@ def prove(tx: Transaction, transfer_numbers: Sequence[int], batch_count: int) ->
         )
         siblings = tuple(log.range_root(span, node) for span in ranges[number])
         proof = MerkleProof(number - 1, batch_count, siblings)
-        proved.append(ProvedBatch(batch, after + 1, proof, log.BatchTree(leaves.scalars().all())))
+        proved.append(ProvedBatch(batch, after + 1, proof, HashTree(leaves.scalars().all())))
     return proved
 
 

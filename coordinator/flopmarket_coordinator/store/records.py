@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import sqlalchemy as sa
 
 from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.core.escrow import Hold
 from flopmarket_coordinator.core.leasing import Part
 from flopmarket_coordinator.core.lifecycle import JobState, LeaseState, SegmentState
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,20 +267,3 @@ class KeyRow:
     successor: str
     ended_at_us: int
     ended_by: bytes | None
-
-
-_ENUMS: Mapping[type, Any] = {
-    JobRow: JobState,
-    LeaseRow: LeaseState,
-    SegmentRow: SegmentState,
-}
-
-
-def to_record(cls: type[Record], row: sa.RowMapping) -> Record:
-    """The dataclass of a row that has all its columns."""
-    values = {field.name: row[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if cls in _ENUMS:
-        values["state"] = _ENUMS[cls](values["state"])
-    if cls is JobRow:
-        values["mode"] = Mode(values["mode"])
-    return cls(**values)

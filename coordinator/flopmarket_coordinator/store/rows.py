@@ -66,13 +66,15 @@ class Rows(Generic[Record]):
         """The columns in the order of the fields; a query adds its conditions to it."""
 
     def first(
-        self, tx: Transaction, query: sa.Executable, values: Mapping[str, Any]
+        self, tx: Transaction, query: sa.Executable, values: Mapping[str, Any] | None = None
     ) -> Record | None:
         """The record of the first row, or None."""
         row = tx.connection.execute(query, values).first()
         return None if row is None else self.record(row)
 
-    def all(self, tx: Transaction, query: sa.Executable, values: Mapping[str, Any]) -> list[Record]:
+    def all(
+        self, tx: Transaction, query: sa.Executable, values: Mapping[str, Any] | None = None
+    ) -> list[Record]:
         """The record of each row."""
         return [self.record(row) for row in tx.connection.execute(query, values)]
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from flopmarket_coordinator.store import schema
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import to_record
+from flopmarket_coordinator.store.rows import Rows
 
 _snapshot = schema.price_snapshot
 
@@ -24,6 +24,9 @@ class SnapshotRow:
     envelope: bytes
 
 
+_SNAPSHOTS = Rows(SnapshotRow, _snapshot)
+
+
 def add(tx: Transaction, number: int, as_of_us: int, digest: bytes, envelope: bytes) -> None:
     """Keep a new snapshot."""
     row = {"number": number, "as_of_us": as_of_us, "digest": digest, "envelope": envelope}
@@ -32,18 +35,19 @@ def add(tx: Transaction, number: int, as_of_us: int, digest: bytes, envelope: by
 
 def get(tx: Transaction, number: int) -> SnapshotRow | None:
     """The snapshot with this number."""
-    return _first(tx, sa.select(_snapshot).where(_snapshot.c.number == number))
+    return _SNAPSHOTS.first(tx, _SNAPSHOTS.select.where(_snapshot.c.number == number))
 
 
 def newest(tx: Transaction) -> SnapshotRow | None:
     """The newest snapshot."""
-    return _first(tx, sa.select(_snapshot).order_by(_snapshot.c.number.desc()).limit(1))
+    query = _SNAPSHOTS.select.order_by(_snapshot.c.number.desc()).limit(1)
+    return _SNAPSHOTS.first(tx, query)
 
 
 def every(tx: Transaction) -> Iterator[SnapshotRow]:
     """All snapshots, in order of number."""
-    for row in tx.connection.execute(sa.select(_snapshot).order_by(_snapshot.c.number)).mappings():
-        yield to_record(SnapshotRow, row)
+    for row in tx.connection.execute(_SNAPSHOTS.select.order_by(_snapshot.c.number)):
+        yield _SNAPSHOTS.record(row)
 
 
 def oldest_number(tx: Transaction) -> int:
@@ -54,8 +58,3 @@ def oldest_number(tx: Transaction) -> int:
 def drop_before(tx: Transaction, number: int) -> None:
     """Forget the snapshots before a number."""
     tx.connection.execute(sa.delete(_snapshot).where(_snapshot.c.number < number))
-
-
-def _first(tx: Transaction, query: sa.Select[tuple[object, ...]]) -> SnapshotRow | None:
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(SnapshotRow, row)

@@ -14,7 +14,7 @@ from flopmarket_coordinator.core.events import EventKind
 from flopmarket_coordinator.core.webhooks import EVENT_OF, DeliveryState, WebhookEvent
 from flopmarket_coordinator.store import decisions, schema
 from flopmarket_coordinator.store.engine import Transaction
-from flopmarket_coordinator.store.records import to_record
+from flopmarket_coordinator.store.rows import Rows
 
 _webhook = schema.webhook
 _delivery = schema.webhook_delivery
@@ -58,6 +58,10 @@ class DeliveryRow:
     last_error: str
     created_at_us: int
     ended_at_us: int
+
+
+_WEBHOOKS = Rows(WebhookRow, _webhook)
+_DELIVERIES = Rows(DeliveryRow, _delivery)
 
 
 def add(tx: Transaction, webhook_id: str, account_id: str, url: str, events: str) -> None:
@@ -106,19 +110,16 @@ def remove(tx: Transaction, webhook_id: str) -> None:
 
 def get(tx: Transaction, webhook_id: str) -> WebhookRow | None:
     """The webhook with this id."""
-    query = sa.select(_webhook).where(_webhook.c.webhook_id == webhook_id)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(WebhookRow, row)
+    query = _WEBHOOKS.select.where(_webhook.c.webhook_id == webhook_id)
+    return _WEBHOOKS.first(tx, query)
 
 
 def of_account(tx: Transaction, account_id: str) -> list[WebhookRow]:
     """Webhooks of an account, oldest first."""
-    query = (
-        sa.select(_webhook)
-        .where(_webhook.c.account_id == account_id)
-        .order_by(_webhook.c.created_at_us, _webhook.c.webhook_id)
+    query = _WEBHOOKS.select.where(_webhook.c.account_id == account_id).order_by(
+        _webhook.c.created_at_us, _webhook.c.webhook_id
     )
-    return [to_record(WebhookRow, row) for row in tx.connection.execute(query).mappings()]
+    return _WEBHOOKS.all(tx, query)
 
 
 def pending(tx: Transaction, webhook_id: str) -> int:
@@ -198,21 +199,19 @@ def due(tx: Transaction, exclude: Collection[str], limit: int) -> list[tuple[Del
         .subquery()
     )
     query = (
-        sa.select(_delivery, _webhook.c.url)
+        _DELIVERIES.select.add_columns(_webhook.c.url)
         .select_from(joined)
         .where(_delivery.c.number.in_(sa.select(first.c.number)))
         .order_by(_delivery.c.due_at_us, _delivery.c.number)
         .limit(limit)
     )
-    rows = tx.connection.execute(query).mappings()
-    return [(to_record(DeliveryRow, row), row["url"]) for row in rows]
+    return [(_DELIVERIES.record(row[:-1]), row[-1]) for row in tx.connection.execute(query)]
 
 
 def delivery(tx: Transaction, message_id: str) -> DeliveryRow | None:
     """The message with this id."""
-    query = sa.select(_delivery).where(_delivery.c.message_id == message_id)
-    row = tx.connection.execute(query).mappings().first()
-    return None if row is None else to_record(DeliveryRow, row)
+    query = _DELIVERIES.select.where(_delivery.c.message_id == message_id)
+    return _DELIVERIES.first(tx, query)
 
 
 def update_delivery(tx: Transaction, number: int, **values: object) -> None:

@@ -7,7 +7,7 @@ import pytest
 from flopmarket.client import Client
 from flopmarket.errors import InvalidInput, Unavailable
 from flopmarket.jobs.spec import NO_CLASS, Mode
-from tests.integration.client.double_server import GOOD_CLASS
+from tests.integration.client.double_jobs import GOOD_CLASS
 from tests.integration.client.doubles import FakeCoordinator, TinyJob
 
 

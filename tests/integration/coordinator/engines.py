@@ -55,7 +55,13 @@ class InProcessEngine:
         return bytes.fromhex(answer["state_root"])
 
     async def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
         if self.deaths:
             self.deaths -= 1
@@ -67,6 +73,7 @@ class InProcessEngine:
             count=count,
             outputs_path=str(outputs_path),
             state_path=str(state_path or ""),
+            roots_ppm=roots_ppm,
         )
         yield StepDone(first_step + count, {})
         yield SegmentDone(
@@ -96,9 +103,9 @@ class InProcessEngine:
     async def judge_step(self, question: ValuesQuestion) -> StepVerdict:
         return StepVerdict.of_fields(self._call(**question.to_command()))
 
-    async def find_flip(self, folder: Path, spec: bytes, asked: FlipQuestion) -> Flip | None:
-        found = self._call(**asked.to_command(folder, spec))["flip"]
-        return None if found is None else Flip.of_fields(found)
+    async def find_flips(self, folder: Path, spec: bytes, asked: FlipQuestion) -> tuple[Flip, ...]:
+        found = self._call(**asked.to_command(folder, spec))["flips"]
+        return tuple(Flip.of_fields(each) for each in found)
 
     async def interrupt(self) -> None:
         raise NotImplementedError

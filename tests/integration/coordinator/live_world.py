@@ -14,7 +14,8 @@ from typing import Any
 from flopmarket.trust.keys import KeyPair
 from flopmarket_coordinator.application.context import ProgramCatalogue
 from tests.integration.coordinator.market import Market
-from tests.unit.coordinator.world import ASK, Answer, MemoryArtifacts, World
+from tests.unit.coordinator.world import Answer, MemoryArtifacts, World
+from tests.unit.coordinator.world_work import ASK
 
 CALM = {"match_interval_seconds": 3_600.0}
 """Configuration under which nobody matches but :meth:`World.match`."""

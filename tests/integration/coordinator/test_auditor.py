@@ -18,7 +18,7 @@ from flopmarket.jobs.host import JobRefused
 from flopmarket.jobs.prepared import PreparedJob, run_local
 from flopmarket.jobs.spec import job_id
 from flopmarket.trust.encoding import encode
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_auditing import (
     AuditKind,
     AuditOutcome,
     AuditResult,

@@ -26,7 +26,8 @@ from flopmarket.trust.keys import KeyPair
 from flopmarket.v1 import market_pb2
 from flopmarket_coordinator.core.proving import Standing
 from flopmarket_coordinator.store import benchmarks, schema
-from flopmarket_worker.agent import Agent, AgentDevice
+from flopmarket_worker.agent import Agent
+from flopmarket_worker.agent_device import AgentDevice
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import Journal
 from flopmarket_worker.link import CoordinatorLink, Credentials
@@ -35,7 +36,7 @@ from flopmarket_worker.signing import random_nonce, wall_clock_us
 from flopmarket_worker.telemetry.ports import UnknownPower
 from flopmarket_worker.transfers import Transfers
 from tests.integration.coordinator.market import FAST, Market, Person, eventually, running_market
-from tests.integration.worker.fakes import FakeEngine
+from tests.integration.worker.fake_engine import FakeEngine
 from tests.unit.trust import benchmark_bots as bots
 
 ACCEPTED = "BENCHMARK_ACCEPTED"

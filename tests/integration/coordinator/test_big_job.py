@@ -36,7 +36,7 @@ from flopmarket_coordinator.core.events import EventKind
 from flopmarket_coordinator.store import jobs, schema
 from flopmarket_coordinator.store.engine import Transaction
 from tests.integration.coordinator.market import HOUR_US, Market, refused, running_market
-from tests.integration.coordinator.test_job import Buyer, buyer_of, worker_of
+from tests.integration.coordinator.scripted import Buyer, buyer_of, worker_of
 from tests.unit.jobs.jobs import small_job
 
 BIG = small_job(steps=MAX_RECEIPT_SEGMENTS, segment_steps=1)

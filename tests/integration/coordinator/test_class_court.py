@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from flopmarket.cli.main import main
 from flopmarket.jobs.spec import Mode
 from flopmarket.trust.audit_policy import RULES
 from flopmarket.trust.sealing import Waits
@@ -15,8 +19,8 @@ from flopmarket_coordinator.core.lifecycle import SegmentState
 from flopmarket_coordinator.store.audits import AuditRow
 from tests.integration.coordinator.disputed import Scene, StartAny, scene
 from tests.integration.coordinator.market import FAST, running_market
+from tests.integration.coordinator.scripted import buyer_of
 from tests.integration.coordinator.test_blind_audits import audits_of, onboarded
-from tests.integration.coordinator.test_job import buyer_of
 from tests.integration.coordinator.test_modes import (
     ASK,
     JOB,
@@ -82,8 +86,30 @@ def test_a_wrong_worker_is_outvoted_by_three_of_its_class(tmp_path: Path) -> Non
         wrong = await built.segment(first.question_id)
         assert (wrong.state, wrong.reason) == (SegmentState.REJECTED, "CLASS_OUTVOTED")
         assert wrong.device_key_id == producer
+        await asyncio.to_thread(_read_as_people_do, built, first.audit_id, tmp_path)
 
     play(tmp_path, story)
+
+
+def _read_as_people_do(built: Scene, ruling_id: str, folder: Path) -> None:
+    key_file = folder / "buyer.pem"
+    built.buyer.key.save(key_file)
+    connection = ["--address", built.market.coordinator.address, "--key", str(key_file)]
+
+    def flop(*arguments: str) -> str:
+        result = CliRunner().invoke(main, ["dispute", *arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    found = json.loads(flop("list", "--json", *connection).splitlines()[-1])
+    assert (found["dispute_id"], found["kind"]) == (ruling_id, "arbitration")
+    assert "arbitration" in flop("list", *connection)
+    file = folder / "x.dispute"
+    flop("fetch", ruling_id[:12], "-o", str(file), *connection)
+    assert flop("replay", str(file)).strip() == "producer-wrong (CLASS_OUTVOTED)"
+    for shown in (flop("show", str(file)), flop("show", ruling_id, *connection)):
+        for words in ("producer", "auditor", "arbiter", "what follows", "an operator can lift"):
+            assert words in shown
 
 
 def test_a_wrong_auditor_is_outvoted_and_the_worker_is_verified(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from flopmarket import errors
 from flopmarket.engine.errors import EngineError
 from flopmarket.limits import MAX_SESSION_QUEUE_MESSAGES
 from flopmarket.v1 import worker_pb2
-from flopmarket_coordinator.application.types import JobProgress, LeaseRevoked
+from flopmarket_coordinator.application.types_working import JobProgress, LeaseRevoked
 from flopmarket_coordinator.artifacts import FileArtifactStore
 from flopmarket_coordinator.config import CoordinatorConfig, ListenAddress
 from flopmarket_coordinator.data_dir import DataDirectory, DirectoryLock

@@ -26,7 +26,7 @@ from tests.integration.coordinator.disputed import (
     scene,
 )
 from tests.integration.coordinator.market import FAST, HOUR_US, eventually, refused, running_market
-from tests.integration.coordinator.test_job import buyer_of
+from tests.integration.coordinator.scripted import buyer_of
 from tests.unit.jobs.disputes import mlp_job
 
 JOB = replace(mlp_job(steps=4), segment_steps=2, checkpoint_segments=1)

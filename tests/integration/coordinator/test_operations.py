@@ -20,7 +20,7 @@ from flopmarket.v1 import (
     market_pb2,
     worker_pb2,
 )
-from flopmarket_coordinator.application.types import LeaseRevoked
+from flopmarket_coordinator.application.types_working import LeaseRevoked
 from flopmarket_coordinator.config import ListenAddress
 from flopmarket_coordinator.server import SERVICES, Coordinator
 from tests.integration.coordinator.market import (

@@ -20,7 +20,7 @@ from flopmarket.jobs.host import Engine, EngineProcess
 from flopmarket.trust.audit_policy import RULES
 from flopmarket.trust.sealing import Waits
 from flopmarket_coordinator.core.lifecycle import SegmentState
-from flopmarket_coordinator.store import identity, jobs, step_audits
+from flopmarket_coordinator.store import identity, segments, step_audits
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 from flopmarket_coordinator.store.step_audits import StepAuditRow
@@ -65,7 +65,7 @@ async def closed(built: Scene, row: SegmentRow) -> tuple[SegmentRow, StepAuditRo
     """A segment and its step audit, when something has become of both."""
 
     def find(tx: Transaction) -> tuple[SegmentRow, StepAuditRow | None] | None:
-        found = jobs.segment(tx, row.segment_id)
+        found = segments.get(tx, row.segment_id)
         assert found is not None
         if found.state is SegmentState.COMMITTED:
             return None

@@ -170,6 +170,30 @@ def test_a_word_of_an_output_convicts_though_its_step_is_not_drawn(honest: Case)
     assert 4 not in DRAWN
 
 
+def odd_outputs(tensors: bundle.Tensors, what: str) -> bundle.Tensors:
+    """Outputs that no segment of the program leaves."""
+    name = next(iter(tensors))
+    rest = {other: values for other, values in tensors.items() if other != name}
+    return {
+        "fewer steps": {**rest, name: tensors[name][:1]},
+        "no steps": {**rest, name: tensors[name][0].reshape(-1)[0].reshape(())},
+        "a tensor less": rest,
+        "a tensor more": {**tensors, "more": tensors[name]},
+        "another type": {**rest, name: tensors[name].astype(np.float64)},
+    }[what]
+
+
+@pytest.mark.parametrize(
+    "what", ["fewer steps", "no steps", "a tensor less", "a tensor more", "another type"]
+)
+def test_outputs_of_another_form_convict(honest: Case, what: str) -> None:
+    """The worker committed to the root of such a file, and no honest segment leaves one."""
+    tensors = bundle.load(honest.data(bytes.fromhex(honest.task.outputs_artifact)))
+    odd = honest.put(bundle.save(odd_outputs(tensors, what))).hex()
+    found = replace(honest, task=replace(honest.task, outputs_artifact=odd)).look()
+    assert (found.code, found.step) == (StepCode.DIFFERS, FIRST)
+
+
 def test_another_state_is_no_answer(honest: Case) -> None:
     """That of another drawn step, of other numbers, of another shape, or no state at all."""
     states = honest.task.answer.states
@@ -215,7 +239,13 @@ class Unsteady(InProcessEngine):
     """Comes to another end each time."""
 
     async def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
         async for event in super().run(
             first_step, count, outputs_path=outputs_path, state_path=state_path

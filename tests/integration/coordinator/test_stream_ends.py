@@ -15,12 +15,12 @@ from flopmarket.trust.administration import AdminAction, AdminOrder
 from flopmarket.trust.key_documents import rotation
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket.v1 import admin_pb2, admin_pb2_grpc, identity_pb2, job_pb2, market_pb2
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.core.changes import SessionsEnded
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.rpc.open_streams import OpenStreams
 from tests.integration.coordinator.market import CALL_SECONDS, Market, Person, reason, wire
-from tests.integration.coordinator.test_job import Buyer, buyer_of, in_market
+from tests.integration.coordinator.scripted import Buyer, buyer_of, in_market
 
 End = Callable[[Person], Awaitable[None]]
 

@@ -45,7 +45,7 @@ from tests.integration.coordinator.disputed import (
     scene,
 )
 from tests.integration.coordinator.market import FAST, HOUR_US, eventually, refused, running_market
-from tests.integration.coordinator.test_job import buyer_of
+from tests.integration.coordinator.scripted import buyer_of
 from tests.unit.jobs.disputes import mlp_job
 from tests.unit.jobs.rounding import RoundingServer, splitting, to_half, with_operands
 

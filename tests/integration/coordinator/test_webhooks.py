@@ -20,7 +20,7 @@ from flopmarket.limits import MAX_WEBHOOK_RESPONSE_BYTES
 from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.tls import CertificateAuthority
 from flopmarket.v1 import buyer_pb2
-from flopmarket_coordinator.application.types import DueDelivery
+from flopmarket_coordinator.application.types_accounts import DueDelivery
 from flopmarket_coordinator.daemons.webhooks import WebhookPost
 from flopmarket_coordinator.parameters import Parameters
 from tests.integration.coordinator.market import Market, Person, refused, running_market

@@ -10,7 +10,8 @@ from pathlib import Path
 from flopmarket.engine.cost import WORK_CLASSES
 from flopmarket.trust.keys import KeyPair
 from flopmarket.v1 import worker_pb2
-from flopmarket_worker.agent import Agent, AgentDevice
+from flopmarket_worker.agent import Agent
+from flopmarket_worker.agent_device import AgentDevice
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.journal import Journal
 from flopmarket_worker.link import CoordinatorLink, Credentials
@@ -19,7 +20,8 @@ from flopmarket_worker.signing import random_nonce, wall_clock_us
 from flopmarket_worker.telemetry.ports import DeclaredPower
 from flopmarket_worker.transfers import Transfers
 from flopmarket_worker.week import Hour
-from tests.integration.worker.fakes import FakeCoordinator, FakeEngine
+from tests.integration.worker.fake_engine import FakeEngine
+from tests.integration.worker.fakes import FakeCoordinator
 
 DEVICE_ID = "f" * 64
 DEVICE_KEY = KeyPair.from_seed(b"d" * 32)
@@ -76,7 +78,7 @@ class Scene:
 
     async def connected(self, times: int = 1) -> None:
         await self.coordinator.until(lambda: len(self.coordinator.hellos) >= times)
-        await self.coordinator.until(lambda: self.coordinator._calls)
+        await self.coordinator.until(lambda: self.coordinator.calls)
 
     async def crash_agent(self) -> None:
         """As kill -9 would: nothing is said, nothing is cleaned up."""

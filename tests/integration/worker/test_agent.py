@@ -16,7 +16,7 @@ from flopmarket_worker.offers import OwnerTerms
 from flopmarket_worker.tariff import Tariff, parse_tariff
 from flopmarket_worker.telemetry.ports import DeclaredPower
 from flopmarket_worker.week import Hour
-from tests.integration.worker.fakes import spec_for, state_after
+from tests.integration.worker.fake_job import spec_for, state_after
 from tests.integration.worker.scenes import (
     DEVICE_ID,
     DEVICE_KEY,

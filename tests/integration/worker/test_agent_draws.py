@@ -9,7 +9,7 @@ from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.sealing import InnerSecret, seal_inner
 from flopmarket.v1 import worker_pb2
 from flopmarket.wire import envelope_from_proto
-from tests.integration.worker.fakes import COORDINATOR, spec_for
+from tests.integration.worker.fake_job import COORDINATOR, spec_for
 from tests.integration.worker.scenes import (
     DEVICE_ID,
     DEVICE_KEY,

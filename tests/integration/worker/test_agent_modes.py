@@ -10,7 +10,7 @@ import pytest
 
 from flopmarket.jobs.spec import NO_CLASS, JobSpec, Mode
 from flopmarket.trust.device_class import DeviceClass, class_digest
-from tests.integration.worker.fakes import spec_for
+from tests.integration.worker.fake_job import spec_for
 from tests.integration.worker.scenes import DEVICE_ID, Scene
 
 KERNELS, RESULTS = b"k" * 32, b"r" * 32

@@ -13,7 +13,7 @@ from flopmarket.jobs import bundle
 from flopmarket_worker.link import CoordinatorLink, Credentials
 from flopmarket_worker.signing import random_nonce, wall_clock_us
 from flopmarket_worker.transfers import Transfers, evict
-from tests.integration.worker.fakes import spec_for, state_after
+from tests.integration.worker.fake_job import spec_for, state_after
 from tests.integration.worker.scenes import (
     DEVICE_ID,
     DEVICE_KEY,

@@ -8,7 +8,7 @@ import pytest
 
 from flopmarket.cli.mode_options import DEFAULT_MODE, MEANINGS, MODES
 from flopmarket.trust.modes import Mode
-from tests.integration.client.double_server import GOOD_CLASS
+from tests.integration.client.double_jobs import GOOD_CLASS
 from tests.integration.client.doubles import COORDINATOR_KEY, FakeCoordinator
 from tests.unit.cli.conftest import Flop, json_lines
 

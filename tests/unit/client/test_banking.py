@@ -13,14 +13,17 @@ import pytest
 from flopmarket.client.banking import Banking
 from flopmarket.client.failures import AnswerRefused
 from flopmarket.client.heads import StoredHeads
+from flopmarket.client.session import Answer, Identity, Session
 from flopmarket.errors import Conflict, FlopmarketError, InvalidInput
 from flopmarket.trust.errors import MerkleError
+from flopmarket.trust.keys import KeyRole
 from flopmarket.trust.statement import LedgerRewritten
 from flopmarket.v1 import ledger_pb2
 from flopmarket.wire import envelope_to_proto
 from flopmarket_coordinator.application.money import ProvedPage
 from flopmarket_coordinator.rpc import convert_money
-from tests.unit.coordinator.world import Buyer, World
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
 
 
 class Service:
@@ -53,6 +56,20 @@ class Service:
         return convert_money.proved(self.twist(page))
 
 
+class Direct(Session):
+    """Calls of the bank's service, without a channel."""
+
+    def __init__(self, buyer: Buyer) -> None:
+        self._identity = Identity(buyer.key, buyer.account, KeyRole.OWNER)
+        self._info: Any = SimpleNamespace(public_key=buyer.world.key.public, currency="USD")
+
+    def coordinator(self) -> Any:
+        return self._info
+
+    def call(self, method: Callable[..., Answer], request: object, **_: object) -> Answer:
+        return method(request)
+
+
 class Bank(Banking):
     """A client with nothing but money calls."""
 
@@ -60,12 +77,7 @@ class Bank(Banking):
         world = buyer.world
         self.service = Service(buyer)
         self._ledger = self.service  # type: ignore[assignment]
-        info = SimpleNamespace(public_key=world.key.public, currency="USD")
-        self._session = SimpleNamespace(  # type: ignore[assignment]
-            call=lambda method, request, **_: method(request),
-            coordinator=lambda: info,
-            identity=SimpleNamespace(account_id=buyer.account),
-        )
+        self._session = Direct(buyer)
         self.heads = StoredHeads(world.key.public, folder / "heads")
 
 

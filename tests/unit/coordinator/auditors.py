@@ -16,8 +16,8 @@ from flopmarket.trust.administration import AdminAction, AdminOrder
 from flopmarket.trust.audit_policy import RULES, AuditRules
 from flopmarket.trust.documents import DepositTarget
 from flopmarket.trust.sealing import Waits
-from flopmarket_coordinator.application.types import (
-    JobView,
+from flopmarket_coordinator.application.types_buying import JobView
+from flopmarket_coordinator.application.types_working import (
     LeaseOffered,
     LeaseRevoked,
     OpeningAsked,
@@ -36,7 +36,9 @@ from flopmarket_coordinator.parameters import SECOND_US, Parameters
 from flopmarket_coordinator.store import audits, ledger, schema
 from flopmarket_coordinator.store.audits import AuditRow
 from flopmarket_coordinator.store.engine import Transaction
-from tests.unit.coordinator.world import DOLLAR, Buyer, Worker, World
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import DOLLAR
 
 DAY_US = 24 * 3_600 * SECOND_US
 EVERYTHING = replace(

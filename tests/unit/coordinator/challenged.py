@@ -29,7 +29,9 @@ from flopmarket_coordinator.parameters import SECOND_US, Parameters
 from flopmarket_coordinator.rpc.session_hub import SessionHub
 from flopmarket_coordinator.store import benchmarks, schema
 from flopmarket_coordinator.store.benchmarks import ChallengeRow
-from tests.unit.coordinator.world import ASK, Worker, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Worker
+from tests.unit.coordinator.world_work import ASK, digest_of
 from tests.unit.trust import benchmark_bots as bots
 
 DOT_RATE = 2 * 10**10

@@ -8,14 +8,16 @@ from dataclasses import replace
 from flopmarket.trust.device_class import class_of
 from flopmarket.trust.modes import Mode
 from flopmarket.trust.sealing import InnerSecret
-from flopmarket_coordinator.application.types import JobView, LeaseOffered
+from flopmarket_coordinator.application.types_buying import JobView
+from flopmarket_coordinator.application.types_working import LeaseOffered
 from flopmarket_coordinator.core.auditing import AuditPurpose
-from flopmarket_coordinator.store import audits, jobs
+from flopmarket_coordinator.store import audits, segments
 from flopmarket_coordinator.store.audits import AuditRow
 from flopmarket_coordinator.store.records import SegmentRow
 from tests.unit.coordinator.auditors import DAY_US, Club
 from tests.unit.coordinator.classed import fast_terms, fast_worker
-from tests.unit.coordinator.world import Buyer, Worker, digest_of
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import digest_of
 
 NAMES = ("first", "second", "third", "fourth")
 DEAR = 10**11
@@ -116,7 +118,7 @@ def play(club: Club, rounds: int = 60, step_us: int = 0) -> None:
 
 
 def segment(club: Club, job: JobView) -> SegmentRow:
-    rows = club.world.see(lambda tx: jobs.segments(tx, job.job_id))
+    rows = club.world.see(lambda tx: segments.of_job(tx, job.job_id))
     return rows[0]
 
 

@@ -8,7 +8,9 @@ from typing import Any
 from flopmarket.trust.device_class import DeviceClass, class_digest
 from flopmarket.trust.documents import OfferTerms
 from flopmarket.trust.modes import NO_CLASS, Mode
-from tests.unit.coordinator.world import Worker, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Worker
+from tests.unit.coordinator.world_work import digest_of
 
 FAST_ONLY = (Mode.CLASS, Mode.TOLERANCE)
 

@@ -8,10 +8,12 @@ from flopmarket.trust.audit_policy import AuditRules
 from flopmarket.trust.audit_records import LeaseAudits
 from flopmarket.trust.documents import DepositTarget
 from flopmarket.trust.sealing import Waits
-from flopmarket_coordinator.application.types import CommitmentAnswer
+from flopmarket_coordinator.application.types_working import CommitmentAnswer
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
-from tests.unit.coordinator.world import DOLLAR, Buyer, Worker, World
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import DOLLAR
 
 FIFTH = AuditRules(
     safety=1,

@@ -12,10 +12,12 @@ from flopmarket.trust.sealing import Waits
 from flopmarket_coordinator.core.lifecycle import SegmentState
 from flopmarket_coordinator.core.verification import VerdictCode
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
-from flopmarket_coordinator.store import jobs, ledger
+from flopmarket_coordinator.store import ledger, segments
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
-from tests.unit.coordinator.world import DOLLAR, Buyer, Worker, World, digest_of, state
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import DOLLAR, digest_of, state
 
 NOT_DRAWN = replace(
     RULES, full_streak=0, onboarding_streak=0, onboarding_ppm=0, floor_ppm=1, own_audit_units=0
@@ -46,7 +48,7 @@ def staked(world: World, name: str, ask: int = 100_000_000, stake: int = STAKE) 
 
 
 def rows(world: World, job_id: str) -> list[SegmentRow]:
-    return world.see(jobs.segments, job_id)
+    return world.see(segments.of_job, job_id)
 
 
 def balance(world: World, account: str) -> int:
@@ -62,7 +64,7 @@ def lie_at(*steps: int) -> Callable[[int], bytes]:
 
 def reject(world: World, row: SegmentRow, signature: Signature | None, auditor: str = "") -> None:
     def judged(tx: Transaction) -> None:
-        fresh = jobs.segment(tx, row.segment_id)
+        fresh = segments.get(tx, row.segment_id)
         assert fresh is not None
         finder = auditor or world.key.key_id
         world.application._reject(

@@ -16,9 +16,10 @@ from flopmarket.trust.key_documents import (
 )
 from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
 from flopmarket.trust.ownership import Ownership, link_digest, verify_chain
-from flopmarket_coordinator.application.types import Session
+from flopmarket_coordinator.application.types_accounts import Session
 from flopmarket_coordinator.parameters import SECOND_US
-from tests.unit.coordinator.world import World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import digest_of
 
 HOUR_US = 3_600 * SECOND_US
 WAIT_US = 72 * HOUR_US

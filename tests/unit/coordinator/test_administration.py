@@ -20,11 +20,13 @@ from flopmarket.trust.documents import DepositTarget
 from flopmarket.trust.errors import DocumentError
 from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket_coordinator.application.administration import OrdersInForce
-from flopmarket_coordinator.application.types import LeaseRevoked, Session
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_working import LeaseRevoked
 from flopmarket_coordinator.core.changes import ParametersChanged
 from flopmarket_coordinator.store import engine
 from flopmarket_coordinator.store.decisions import Decision
-from tests.unit.coordinator.world import DOLLAR, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import DOLLAR, digest_of
 
 
 class Operator:

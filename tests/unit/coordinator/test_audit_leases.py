@@ -12,7 +12,7 @@ from flopmarket.errors import Conflict
 from flopmarket.trust.administration import AdminAction, AdminOrder
 from flopmarket.trust.audit_policy import Level
 from flopmarket.trust.sealing import Waits
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_working import (
     HeldLease,
     LeaseOffered,
     LeaseRevoked,
@@ -22,7 +22,7 @@ from flopmarket_coordinator.core.auditing import AuditPhase, AuditPurpose
 from flopmarket_coordinator.core.lifecycle import JobState, LeaseState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.parameters import SECOND_US
-from flopmarket_coordinator.store import audits, work
+from flopmarket_coordinator.store import audits, segments, work
 from flopmarket_coordinator.store.engine import Transaction
 from tests.unit.coordinator.auditors import (
     DAY_US,
@@ -37,7 +37,8 @@ from tests.unit.coordinator.auditors import (
     strikes,
     until,
 )
-from tests.unit.coordinator.world import World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import digest_of
 
 
 @pytest.mark.parametrize("stateless", [False, True])
@@ -323,6 +324,26 @@ def test_a_canary_watches_the_auditor(tmp_path: Path, lies: bool) -> None:
         canary = next(row for row in club.audits() if row.purpose is AuditPurpose.CANARY)
         assert canary.finding == "CONFIRMED"
         assert strikes(club, StrikeKind.AUDITOR_WRONG) == 1
+    club.world.close()
+
+
+def test_a_canary_that_nobody_takes_ends_and_asks_nothing_of_the_house(tmp_path: Path) -> None:
+    """What is right was known before: there is nobody to be watched."""
+    rules = replace(EVERYTHING, canary_ppm=1_000_000)
+    club = Club(World(tmp_path, club_parameters(rules)))
+    buyer = club.world.buyer()
+    club.add(club.world.worker("producer"))
+    known = buyer.submit("known", steps=3)
+    club.turn()
+    club.world.audit_all()
+    assert buyer.job(known.job_id).state == JobState.SUCCEEDED
+    club.add(club.world.worker("first", ask=10**11), audits_others=True)
+    buyer.submit("job", steps=3)
+    club.turn(40)  # there is no money to pay an auditor from
+    canary = next(row for row in club.audits() if row.purpose is AuditPurpose.CANARY)
+    assert (canary.phase, canary.outcome) == (AuditPhase.ENDED, "NO_AUDITOR")
+    row = club.world.see(segments.get, canary.segment_id)
+    assert row is not None and row.house_task == ""
     club.world.close()
 
 

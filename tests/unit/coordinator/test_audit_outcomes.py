@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from flopmarket.errors import Conflict
-from flopmarket_coordinator.application.types import (
-    AuditResult,
+from flopmarket_coordinator.application.types_auditing import AuditResult
+from flopmarket_coordinator.application.types_working import (
     LeaseOffered,
     OpeningAsked,
     SegmentOpening,
@@ -17,7 +17,7 @@ from flopmarket_coordinator.core.auditing import AuditPhase
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.core.verification import VerdictCode
-from flopmarket_coordinator.store import audits, jobs
+from flopmarket_coordinator.store import audits, segments
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 from tests.unit.coordinator.auditors import (
@@ -30,7 +30,7 @@ from tests.unit.coordinator.auditors import (
     strikes,
     until,
 )
-from tests.unit.coordinator.world import digest_of
+from tests.unit.coordinator.world_work import digest_of
 
 
 def test_a_wrong_worker_reaches_the_dispute_room(club: Club) -> None:
@@ -269,7 +269,7 @@ def test_an_open_audit_does_not_end_the_look_that_the_house_takes_after_a_fault(
     assert audit.outcome == "EQUAL"
 
     def segment() -> SegmentRow:
-        found = club.world.see(lambda tx: jobs.segment(tx, audit.segment_id))
+        found = club.world.see(lambda tx: segments.get(tx, audit.segment_id))
         assert found is not None
         return found
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from flopmarket.errors import FlopmarketError
 from flopmarket.trust.audit_records import check
 from flopmarket.trust.canaries import DAY_US, check_day
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_working import (
     HeldLease,
     LeaseOffered,
     LeaseRevoked,
@@ -24,11 +24,12 @@ from flopmarket_coordinator.application.types import (
 from flopmarket_coordinator.core.auditing import AuditPhase
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
 from flopmarket_coordinator.parameters import SECOND_US
-from flopmarket_coordinator.store import jobs
+from flopmarket_coordinator.store import segments
 from flopmarket_coordinator.store.engine import Transaction
 from tests.unit.coordinator.auditors import EVERYTHING, Club, club_parameters
 from tests.unit.coordinator.drawn import published
-from tests.unit.coordinator.world import World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import digest_of
 
 NAMES = ("producer", "first", "second", "third")
 RULES = replace(EVERYTHING, cross_ppm=300_000, canary_ppm=300_000)
@@ -175,7 +176,7 @@ class Market(RuleBasedStateMachine):
         def look(tx: Transaction) -> None:
             for row in self.club.audits():
                 if row.auditor_account_id:
-                    segment = jobs.segment(tx, row.segment_id)
+                    segment = segments.get(tx, row.segment_id)
                     assert segment is not None
                     apart = {segment.account_id, self.buyer.account}
                     assert row.auditor_account_id not in apart

@@ -18,7 +18,7 @@ from flopmarket.trust.challenge import Purpose
 from flopmarket.trust.documents import Commitment
 from flopmarket.trust.envelope import keys_by_id, open_envelope
 from flopmarket.trust.sealing import InnerSecret
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_working import (
     CommitmentAnswer,
     HeldLease,
     LeaseOffered,
@@ -28,7 +28,7 @@ from flopmarket_coordinator.application.types import (
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.parameters import SECOND_US
-from flopmarket_coordinator.store import jobs
+from flopmarket_coordinator.store import segments
 from tests.unit.coordinator.auditors import (
     EVERYTHING,
     Club,
@@ -38,7 +38,9 @@ from tests.unit.coordinator.auditors import (
     market,
     strikes,
 )
-from tests.unit.coordinator.world import Worker, World, digest_of, state
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Worker
+from tests.unit.coordinator.world_work import digest_of, state
 
 STEPS = 8
 
@@ -187,7 +189,7 @@ def test_what_an_audit_needs_is_here_before_a_commitment_counts(
         commit = replace(commit, **change)  # type: ignore[arg-type]
     answer = worker.send(commit)
     assert (answer.accepted, answer.code) == (False, code)
-    assert world.see(jobs.segments, lease.job_id) == []
+    assert world.see(segments.of_job, lease.job_id) == []
     assert worker.balances.held_nano == worker.balances.available_nano == 0
     world.close()
 
@@ -213,11 +215,11 @@ def test_a_bug_that_two_owners_share_is_found_by_the_house(tmp_path: Path) -> No
     club.turn(200)
     believed = [row for row in club.audits() if row.outcome == "EQUAL"]
     assert len(believed) >= 30, "two devices with one bug find each other right"
-    assert {row.root_after for row in world.see(jobs.segments, job.job_id)}.isdisjoint(
+    assert {row.root_after for row in world.see(segments.of_job, job.job_id)}.isdisjoint(
         {state(step) for step in range(0, 121, 3)}
     )
     world.audit_all()
-    rows = world.see(jobs.segments, job.job_id)
+    rows = world.see(segments.of_job, job.job_id)
     assert rows[0].state is SegmentState.REJECTED
     assert {row.state for row in rows[1:]} <= {SegmentState.REJECTED, SegmentState.VOID}
     assert producer.balances.available_nano == producer.balances.held_nano == 0
@@ -231,7 +233,7 @@ def test_a_bug_that_two_owners_share_is_found_by_the_house(tmp_path: Path) -> No
         if buyer.job(job.job_id).state is JobState.SUCCEEDED:
             break
     assert buyer.job(job.job_id).state is JobState.SUCCEEDED
-    rows = world.see(jobs.segments, job.job_id)
+    rows = world.see(segments.of_job, job.job_id)
     settled = [row for row in rows if row.state is SegmentState.SETTLED]
     assert {row.root_after for row in settled} == {state(step) for step in range(3, 121, 3)}
     world.check()

@@ -23,7 +23,9 @@ from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.rpc.convert_audits import audits_page
 from tests.unit.coordinator.auditors import DAY_US, Club, club_parameters, market, until
 from tests.unit.coordinator.drawn import published
-from tests.unit.coordinator.world import Worker, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Worker
+from tests.unit.coordinator.world_work import digest_of
 
 Lie = Callable[["Told"], AuditorAnswer | None]
 

@@ -16,9 +16,12 @@ from flopmarket.trust.envelope import Envelope, Header
 from flopmarket.trust.grants import check_job_within, open_ci_grant
 from flopmarket.trust.keys import KeyPair, KeyRole, PublicKey
 from flopmarket_coordinator.application.budgets import month_bounds_us
-from flopmarket_coordinator.application.types import BudgetReport, JobView, Session
+from flopmarket_coordinator.application.types_accounts import BudgetReport, Session
+from flopmarket_coordinator.application.types_buying import JobView
 from flopmarket_coordinator.parameters import SECOND_US
-from tests.unit.coordinator.world import DOLLAR, Buyer, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
+from tests.unit.coordinator.world_work import DOLLAR, digest_of
 
 DAY_US = 86_400 * SECOND_US
 

@@ -17,12 +17,14 @@ from flopmarket.trust.device_class import class_of
 from flopmarket.trust.encoding import decode
 from flopmarket.trust.modes import Mode
 from flopmarket_coordinator.application.sampling import terms_of
-from flopmarket_coordinator.application.types import AuditKind, JobView, LeaseOffered
+from flopmarket_coordinator.application.types_auditing import AuditKind
+from flopmarket_coordinator.application.types_buying import JobView
+from flopmarket_coordinator.application.types_working import LeaseOffered
 from flopmarket_coordinator.core.auditing import AuditPhase, AuditPurpose
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.parameters import SECOND_US
-from flopmarket_coordinator.store import audits, challenges, jobs
+from flopmarket_coordinator.store import audits, challenges, segments
 from tests.unit.coordinator.auditors import (
     DAY_US,
     EVERYTHING,
@@ -50,7 +52,9 @@ from tests.unit.coordinator.class_market import (
 )
 from tests.unit.coordinator.classed import fast_terms, fast_worker
 from tests.unit.coordinator.drawn import published
-from tests.unit.coordinator.world import Buyer, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
+from tests.unit.coordinator.world_work import digest_of
 
 # --- as long as everybody agrees ------------------------------------------------------------------
 
@@ -70,7 +74,7 @@ def test_a_class_job_is_never_the_houses_to_recompute(club: Club) -> None:
     _, _, job = class_market(club)
     worker = drawn_first(club)
     row = segment(club, job)
-    club.world.do(lambda tx: jobs.update_segment(tx, row, house_task="recompute"))
+    club.world.do(lambda tx: segments.update(tx, row, house_task="recompute"))
     assert club.world.see(lambda tx: club.world.application.next_audit(tx, (), None)) is None
     assert club.world.see(club.world.application.next_audit, (), AuditKind.FILES) is None
     go_on(club, worker)
@@ -313,7 +317,7 @@ def test_in_a_chain_everything_after_an_undecided_unit_falls(club: Club) -> None
     collude(producer, at=3)
     for _ in range(30):
         club.round()
-        rows = club.world.see(lambda tx: jobs.segments(tx, job.job_id))
+        rows = club.world.see(lambda tx: segments.of_job(tx, job.job_id))
         if rows[1:] and rows[1].reason:
             break
     mine = [row for row in rows if row.device_key_id == producer.key.key_id]

@@ -32,7 +32,9 @@ from tests.unit.coordinator.class_market import (
     offered_to,
 )
 from tests.unit.coordinator.drawn import published
-from tests.unit.coordinator.world import Worker, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Worker
+from tests.unit.coordinator.world_work import digest_of
 
 
 class Told:

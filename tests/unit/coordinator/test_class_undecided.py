@@ -15,7 +15,7 @@ from flopmarket_coordinator.core.ledger import AUDIT
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.parameters import SECOND_US
-from flopmarket_coordinator.store import audits, jobs, ledger
+from flopmarket_coordinator.store import audits, ledger, segments
 from tests.unit.coordinator.auditors import DAY_US, Club, auditor, leases, strikes
 from tests.unit.coordinator.class_market import (
     NAMES,
@@ -32,7 +32,7 @@ from tests.unit.coordinator.class_market import (
     stake,
 )
 from tests.unit.coordinator.classed import fast_terms
-from tests.unit.coordinator.world import DOLLAR, digest_of
+from tests.unit.coordinator.world_work import DOLLAR, digest_of
 
 # --- nobody can say -------------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ def test_the_job_goes_on_with_another_device_and_not_with_this_one(club: Club) -
     first = drawn_first(club)
     first.lie = lambda step: digest_of(f"slander {step}")
     go_on(club, first)
-    rows = club.world.see(lambda tx: jobs.segments(tx, job.job_id))
+    rows = club.world.see(lambda tx: segments.of_job(tx, job.job_id))
     void = [row for row in rows if row.state is SegmentState.VOID]
     assert void and len({row.offer_id for row in void}) == len(void), "nobody does it twice"
     (kept,) = [row for row in rows if row.state is SegmentState.SETTLED]

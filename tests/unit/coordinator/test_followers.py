@@ -14,7 +14,9 @@ from flopmarket_coordinator.store import jobs
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 from tests.unit.coordinator.judged import FLIP, balance, lie_at, made, reject, rows, staked
-from tests.unit.coordinator.world import DOLLAR, Buyer, Worker, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import DOLLAR, digest_of
 
 
 @pytest.fixture

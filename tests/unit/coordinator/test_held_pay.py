@@ -26,7 +26,8 @@ from tests.unit.coordinator.judged import (
     settle_one,
     staked,
 )
-from tests.unit.coordinator.world import DOLLAR, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import DOLLAR, digest_of
 
 
 @pytest.fixture

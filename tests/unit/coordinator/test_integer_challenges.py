@@ -12,7 +12,7 @@ from flopmarket.trust.benchmark_shape import Operands
 from flopmarket.trust.documents import OfferTerms
 from flopmarket.trust.modes import NO_CLASS, Mode
 from tests.unit.coordinator.challenged import Rented, Yard
-from tests.unit.coordinator.world import digest_of
+from tests.unit.coordinator.world_work import digest_of
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from flopmarket.errors import FlopmarketError
 from flopmarket.market.price import split_fee
 from flopmarket.trust.reason_codes import REASON_CODES, finding
 from flopmarket.trust.receipt import Outcome, file_digest, verify_receipt
-from flopmarket_coordinator.application.types import LeaseRevoked
+from flopmarket_coordinator.application.types_working import LeaseRevoked
 from flopmarket_coordinator.core import escrow
 from flopmarket_coordinator.core.ledger import AUDIT, FEE, RESERVE
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
 from flopmarket_coordinator.core.penalties import StrikeKind
 from flopmarket_coordinator.core.verification import VerdictCode, VoidReason
-from flopmarket_coordinator.store import decisions, jobs, ledger, penalties
+from flopmarket_coordinator.store import decisions, jobs, ledger, penalties, segments
 from flopmarket_coordinator.store.engine import Transaction
 from flopmarket_coordinator.store.records import SegmentRow
 from tests.unit.coordinator.judged import (
@@ -33,7 +33,8 @@ from tests.unit.coordinator.judged import (
     settle_one,
     staked,
 )
-from tests.unit.coordinator.world import DOLLAR, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import DOLLAR, digest_of
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def recompute(world: World, row: SegmentRow) -> None:
     """The house looks at a segment again, whatever became of it."""
 
     def put(tx: Transaction) -> None:
-        jobs.update_segment(tx, row, house_task="recompute")
+        segments.update(tx, row, house_task="recompute")
 
     world.do(put)
     world.audit_all()

@@ -14,13 +14,15 @@ from flopmarket.market.price import split_fee
 from flopmarket.trust.audit_policy import RULES
 from flopmarket.trust.documents import DepositTarget
 from flopmarket.trust.sealing import Waits
-from flopmarket_coordinator.application.types import LeaseOffered
+from flopmarket_coordinator.application.types_working import LeaseOffered
 from flopmarket_coordinator.core.ledger import Purpose, Transfer
 from flopmarket_coordinator.core.lifecycle import LIVE_SEGMENT_STATES, JobState, SegmentState
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
-from flopmarket_coordinator.store import jobs, schema
+from flopmarket_coordinator.store import jobs, schema, segments
 from flopmarket_coordinator.store.engine import Transaction
-from tests.unit.coordinator.world import DOLLAR, Worker, World, digest_of, state
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Worker
+from tests.unit.coordinator.world_work import DOLLAR, digest_of, state
 
 MONEY = 1_000 * DOLLAR
 STAKES = (0, 20_000, 500 * DOLLAR)
@@ -90,11 +92,11 @@ class Story:
 
     def look_at(self, pick: int) -> None:
         """The house recomputes one segment that counts, however long ago it was paid."""
-        every = [row for job in self.jobs for row in self.world.see(jobs.segments, job)]
+        every = [row for job in self.jobs for row in self.world.see(segments.of_job, job)]
         live = [row for row in every if row.state in LIVE_SEGMENT_STATES]
         if live:
             row = live[pick % len(live)]
-            self.world.do(lambda tx: jobs.update_segment(tx, row, house_task="recompute"))
+            self.world.do(lambda tx: segments.update(tx, row, house_task="recompute"))
             self.world.audit()
 
     def check(self) -> None:
@@ -105,7 +107,7 @@ class Story:
         for job_id in self.jobs:
             job = self.world.see(jobs.get, job_id)
             assert job is not None
-            rows = self.world.see(jobs.segments, job_id)
+            rows = self.world.see(segments.of_job, job_id)
             counted = sum(row.bill_nano for row in rows if row.state is SegmentState.SETTLED)
             assert job.billed_nano == counted, "nothing void is billed"
             paid += job.billed_nano + job.unreturned_nano + job.hold_nano
@@ -116,7 +118,7 @@ class Story:
                 self._check_honest(worker, transfers)
 
     def _check_honest(self, worker: Worker, transfers: list[Transfer]) -> None:
-        rows = [row for job in self.jobs for row in self.world.see(jobs.segments, job)]
+        rows = [row for job in self.jobs for row in self.world.see(segments.of_job, job)]
         mine = [row for row in rows if row.account_id == worker.account]
         assert all(row.state is not SegmentState.REJECTED for row in mine), "never accused"
         fee_ppm = self.world.parameters.fee_ppm
@@ -196,7 +198,7 @@ def test_the_right_state_is_reached_whatever_was_claimed(tmp_path: Path) -> None
         story.world.audit_all()
     story.check()
     assert story.buyer.job(job_id).state is JobState.SUCCEEDED
-    rows = story.world.see(jobs.segments, job_id)
+    rows = story.world.see(segments.of_job, job_id)
     settled = [row for row in rows if row.state is SegmentState.SETTLED]
     assert [row.root_after for row in settled] == [state(3), state(6), state(9)]
     assert settled[0].first_step == 0 and len(rows) > len(settled)

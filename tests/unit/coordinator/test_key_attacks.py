@@ -11,7 +11,8 @@ from flopmarket.trust.keys import KeyRole
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.store import identity
 from tests.unit.coordinator.keyring import HOUR_US, WAIT_US, Keyring, key
-from tests.unit.coordinator.world import DOLLAR, World
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import DOLLAR
 
 WORDS, THIEF, SAFE = key("words"), key("thief"), key("safe")
 

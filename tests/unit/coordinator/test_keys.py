@@ -11,11 +11,13 @@ from flopmarket.trust.documents import DeviceGrant
 from flopmarket.trust.grants import check_owner_signed, open_ci_grant
 from flopmarket.trust.key_documents import CertificateRequest, rotation
 from flopmarket.trust.keys import KeyRole, PublicKey
-from flopmarket_coordinator.application.types import HeldLease, LeaseOffered
+from flopmarket_coordinator.application.types_working import HeldLease, LeaseOffered
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.store import identity, work
 from tests.unit.coordinator.keyring import HOUR_US, Keyring, key
-from tests.unit.coordinator.world import DOLLAR, Buyer, Worker, World
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import DOLLAR
 
 
 @pytest.fixture

@@ -13,12 +13,14 @@ from flopmarket.market.price import surcharge
 from flopmarket.trust.audit_policy import AuditRules, Level
 from flopmarket.trust.documents import DepositTarget
 from flopmarket.trust.receipt import HOUSE, AuditOutcome, Receipt, verify_receipt
-from flopmarket_coordinator.application.types import QuoteRequest
+from flopmarket_coordinator.application.types_buying import QuoteRequest
 from flopmarket_coordinator.core.ledger import AUDIT
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.parameters import Parameters
 from flopmarket_coordinator.store import ledger
-from tests.unit.coordinator.world import DOLLAR, Buyer, World, program
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
+from tests.unit.coordinator.world_work import DOLLAR, program
 
 EXTRA_PPM = {Level.DETER: 0, Level.CHECK: 178_000, Level.DUAL: 970_000}
 """Beyond the fee of 3 %: 20 % and 100 % of the work again, canaries and cross-audits included."""

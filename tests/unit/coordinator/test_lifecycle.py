@@ -7,10 +7,12 @@ import pytest
 from flopmarket.errors import Conflict, FlopmarketError, Forbidden
 from flopmarket.trust.encoding import digest
 from flopmarket.trust.receipt import Outcome, verify_receipt
-from flopmarket_coordinator.application.types import HeldLease, JobRefusedByAuditor, LeaseRevoked
+from flopmarket_coordinator.application.types_auditing import JobRefusedByAuditor
+from flopmarket_coordinator.application.types_working import HeldLease, LeaseRevoked
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
 from flopmarket_coordinator.parameters import SECOND_US
-from tests.unit.coordinator.world import DOLLAR, World, digest_of, state
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import DOLLAR, digest_of, state
 
 
 def code_of(error: pytest.ExceptionInfo[FlopmarketError]) -> str:

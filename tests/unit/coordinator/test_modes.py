@@ -15,12 +15,14 @@ from flopmarket.market.order import MARKET_ORDER
 from flopmarket.trust.audit_policy import RULES
 from flopmarket.trust.class_odds import at_worst
 from flopmarket.trust.receipt import verify_receipt
-from flopmarket_coordinator.application.types import JobView, QuoteRequest
+from flopmarket_coordinator.application.types_buying import JobView, QuoteRequest
 from flopmarket_coordinator.application.types_market import OfferQuery
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.store import challenges
 from tests.unit.coordinator.classed import FAST_ONLY, class_of_kind, fast_worker
-from tests.unit.coordinator.world import ASK, Buyer, World, program
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
+from tests.unit.coordinator.world_work import ASK, program
 
 IN_CLASS = {"mode": Mode.CLASS, "class_digest": class_of_kind()}
 QUOTED = QuoteRequest(program().to_bytes(), "", 12, 3, mode="class")

@@ -50,7 +50,9 @@ from flopmarket_coordinator.store import engine, ledger, ledger_log
 from flopmarket_coordinator.store import settings as stored
 from flopmarket_coordinator.store.withdrawals import WithdrawalRow
 from tests.unit.coordinator.tampering import rewrite
-from tests.unit.coordinator.world import Buyer, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
+from tests.unit.coordinator.world_work import digest_of
 
 
 def refused(code: str):  # type: ignore[no-untyped-def]

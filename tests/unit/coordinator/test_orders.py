@@ -11,11 +11,14 @@ from flopmarket.market.headline import unit_price_nano
 from flopmarket.market.order import MARKET_ORDER, PFLOP, Constraints, OrderTerms, OrderType
 from flopmarket.market.price import price
 from flopmarket.market.reasons import REASONS, Reason
-from flopmarket_coordinator.application.types import LeaseOffered, QuoteRequest
+from flopmarket_coordinator.application.types_buying import QuoteRequest
 from flopmarket_coordinator.application.types_orders import JobExplanation
+from flopmarket_coordinator.application.types_working import LeaseOffered
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.parameters import SECOND_US
-from tests.unit.coordinator.world import ASK, Buyer, World, digest_of, program
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
+from tests.unit.coordinator.world_work import ASK, digest_of, program
 
 CLASS = "elementwise-f32"
 """The headline class of the test program: it adds and multiplies."""

@@ -22,12 +22,15 @@ from flopmarket.market.calibrate import (
 from flopmarket.market.order import MARKET_ORDER
 from flopmarket.market.quote import Quote
 from flopmarket.trust.receipt import verify_receipt
-from flopmarket_coordinator.application.types import Hello, LeaseOffered, QuoteRequest, TimeReport
+from flopmarket_coordinator.application.types_buying import QuoteRequest
+from flopmarket_coordinator.application.types_working import Hello, LeaseOffered, TimeReport
 from flopmarket_coordinator.core.changes import CalibrationChanged
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.store import prediction, schema, work
 from flopmarket_coordinator.store.records import LeaseRow
-from tests.unit.coordinator.world import Buyer, Worker, World, program
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import program
 
 STEPS = 12
 SEGMENT = 3

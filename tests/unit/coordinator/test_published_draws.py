@@ -18,11 +18,13 @@ from flopmarket.trust.audit_records import DrawnSegment, LeaseAudits, check, fro
 from flopmarket.trust.challenge import AuditorList, ChallengeRecord, FindingCode
 from flopmarket.trust.encoding import decode, encode
 from flopmarket.trust.keys import KeyPair
-from flopmarket_coordinator.application.types import LeaseOffered
+from flopmarket_coordinator.application.types_working import LeaseOffered
 from flopmarket_coordinator.core.lifecycle import FINAL_JOB_STATES
 from flopmarket_coordinator.parameters import SECOND_US
 from tests.unit.coordinator.drawn import FIFTH, bonded, finish, parameters, published
-from tests.unit.coordinator.world import Worker, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Worker
+from tests.unit.coordinator.world_work import digest_of
 
 
 @pytest.fixture

@@ -15,12 +15,15 @@ from flopmarket.market.reasons import REASONS, Reason, ranked, remedies, tell
 from flopmarket.trust.documents import OfferTerms, Rate
 from flopmarket.trust.keys import KeyRole
 from flopmarket.trust.modes import Mode
-from flopmarket_coordinator.application.types import QuoteRequest, Session
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_buying import QuoteRequest
 from flopmarket_coordinator.application.types_orders import JobExplanation, OfferExplanation
 from flopmarket_coordinator.parameters import SECOND_US, Parameters
 from flopmarket_coordinator.store.engine import Transaction
 from tests.unit.coordinator.classed import class_of_kind, fast_worker
-from tests.unit.coordinator.world import ASK, Buyer, Worker, World, digest_of, program
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import ASK, digest_of, program
 from tests.unit.worker.test_why import WORKER_REASONS
 
 CLASS = "elementwise-f32"

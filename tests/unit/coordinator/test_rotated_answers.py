@@ -14,14 +14,14 @@ from flopmarket.trust.key_documents import rotation
 from flopmarket.trust.keys import KeyRole
 from flopmarket.trust.transcript import payload_digest
 from flopmarket_coordinator.application.dispute_access import check_may_upload
-from flopmarket_coordinator.application.types import (
+from flopmarket_coordinator.application.types_accounts import Session
+from flopmarket_coordinator.application.types_disputes import DisputeMove
+from flopmarket_coordinator.application.types_working import (
     LeaseOffered,
     LeaseRevoked,
     OpeningAsked,
     SegmentOpening,
-    Session,
 )
-from flopmarket_coordinator.application.types_disputes import DisputeMove
 from flopmarket_coordinator.core.auditing import AuditPhase
 from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.parameters import SECOND_US
@@ -29,7 +29,9 @@ from flopmarket_coordinator.rpc.session_hub import SessionHub
 from flopmarket_coordinator.store import disputes
 from tests.unit.coordinator.auditors import Club
 from tests.unit.coordinator.keyring import key
-from tests.unit.coordinator.world import Buyer, Worker, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer, Worker
+from tests.unit.coordinator.world_work import digest_of
 
 
 def waiting(club: Club, *, lies: bool = False) -> tuple[Buyer, Worker, str]:

@@ -15,12 +15,14 @@ from flopmarket.trust.encoding import decode, digest
 from flopmarket.trust.envelope import keys_by_id, open_envelope
 from flopmarket.trust.receipt import verify_receipt
 from flopmarket_coordinator.application import dispatching
-from flopmarket_coordinator.application.types import AuditKind, LeaseOffered
+from flopmarket_coordinator.application.types_auditing import AuditKind
+from flopmarket_coordinator.application.types_working import LeaseOffered
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
 from flopmarket_coordinator.core.verification import VerdictCode
-from flopmarket_coordinator.store import jobs, work
+from flopmarket_coordinator.store import segments, work
 from tests.unit.coordinator.drawn import FIFTH, bonded, finish, parameters, published
-from tests.unit.coordinator.world import DOLLAR, World, digest_of, state
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_work import DOLLAR, digest_of, state
 
 
 @pytest.fixture
@@ -229,7 +231,7 @@ def test_a_wrong_file_is_found_though_its_segment_was_not_drawn(market: World) -
     assert outcome is not None
     assert outcome.reason_code == VerdictCode.CHECKPOINT_FILE_DIFFERS
     (wrong,) = [
-        row for row in market.see(jobs.segments, job.job_id) if row.state is SegmentState.REJECTED
+        row for row in market.see(segments.of_job, job.job_id) if row.state is SegmentState.REJECTED
     ]
     assert wrong.checkpoint_artifact == commit.checkpoint_artifact
     assert "slashed" in buyer.kinds(job.job_id)
@@ -252,7 +254,7 @@ def test_a_replay_finds_the_first_wrong_segment_before_the_drawn_one(market: Wor
     market.audit_all()
     rejected = [
         row.first_step
-        for row in market.see(jobs.segments, job.job_id)
+        for row in market.see(segments.of_job, job.job_id)
         if row.state is SegmentState.REJECTED
     ]
     assert rejected == [began]

@@ -9,7 +9,8 @@ import pytest
 
 from flopmarket.limits import SEGMENTS_READ_AT_ONCE
 from flopmarket_coordinator.core.lifecycle import JobState
-from flopmarket_coordinator.store import jobs
+from flopmarket_coordinator.store.records import JobRow, SegmentRow
+from flopmarket_coordinator.store.rows import Rows
 from tests.unit.coordinator.world import World
 
 SEGMENTS = 40
@@ -19,13 +20,15 @@ SEGMENTS = 40
 def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[type]:
     """Every row of a job or segment that the store reads from now on."""
     read: list[type] = []
-    original: Callable[..., Any] = jobs.to_record
+    original: Callable[..., Any] = Rows.record
 
-    def counting(cls: type, row: object) -> object:
-        read.append(cls)
-        return original(cls, row)
+    def counting(self: Rows[Any], row: object) -> object:
+        record = original(self, row)
+        if isinstance(record, (JobRow, SegmentRow)):
+            read.append(type(record))
+        return record
 
-    monkeypatch.setattr(jobs, "to_record", counting)
+    monkeypatch.setattr(Rows, "record", counting)
     return read
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,43 +11,45 @@ import pytest
 from flopmarket.errors import Conflict, Forbidden, InvalidInput, NotFound
 from flopmarket.trust.audit_policy import steps_detection_ppm
 from flopmarket.trust.audit_records import LeaseAudits, check, from_line, to_line
-from flopmarket.trust.challenge import ChallengeTerms, FindingCode
+from flopmarket.trust.challenge import FindingCode
 from flopmarket.trust.documents import Commitment
-from flopmarket.trust.encoding import AnyDocument, Document, decode, digest
-from flopmarket.trust.envelope import Envelope, Header
 from flopmarket.trust.step_audit import (
     EQUAL,
-    DrawnState,
     Finding,
     StepAnswer,
-    StepClaim,
     StepCode,
 )
-from flopmarket_coordinator.application.sampling import terms_of
-from flopmarket_coordinator.application.types import (
-    AuditKind,
-    AuditOutcome,
-    LeaseOffered,
-    StepsAnswered,
-    StepsAsked,
-)
+from flopmarket_coordinator.application.types_auditing import AuditKind, AuditOutcome, PathDiffers
 from flopmarket_coordinator.application.types_steps import StepsFound
 from flopmarket_coordinator.core.auditing import StepPhase
 from flopmarket_coordinator.core.lifecycle import JobState, SegmentState
-from flopmarket_coordinator.parameters import SECOND_US, Parameters
-from flopmarket_coordinator.store import challenges, identity, jobs, penalties, step_audits
-from tests.unit.coordinator.drawn import FIFTH, bonded, parameters, published
-from tests.unit.coordinator.world import Buyer, Worker, World, digest_of, upload
-
-STEPS = 6
-RULES = replace(FIFTH, full_streak=20, onboarding_streak=20, least_steps=2)
-"""Newcomers: every segment is drawn."""
-DAY_US = 24 * 3_600 * SECOND_US
-
-
-def too_big(**changes: object) -> Parameters:
-    """The house may not recompute a single step."""
-    return replace(parameters(RULES), max_house_flops=1, **changes)  # type: ignore[arg-type]
+from flopmarket_coordinator.store import identity, segments, step_audits
+from flopmarket_coordinator.store.engine import Transaction
+from tests.unit.coordinator.drawn import FIFTH, parameters, published
+from tests.unit.coordinator.stepped import (
+    DAY_US,
+    RULES,
+    STEPS,
+    answer,
+    answered,
+    answered_without_files,
+    asked,
+    body_of,
+    claim,
+    digest_hex,
+    looked_at,
+    put,
+    question_again,
+    say,
+    started,
+    state_of,
+    terms_in,
+    too_big,
+    worker_bond,
+)
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import upload
+from tests.unit.coordinator.world_work import digest_of
 
 
 @pytest.fixture
@@ -57,103 +58,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     yield made
     made.check()
     made.close()
-
-
-def started(world: World, **changes: object) -> tuple[Buyer, Worker, LeaseOffered]:
-    """A job of two segments, its worker's lease accepted."""
-    buyer, worker = world.buyer(), bonded(world, "w")
-    values: dict[str, object] = {"steps": 2 * STEPS, "segment_steps": STEPS}
-    buyer.submit(**(values | changes))
-    (lease,) = world.offers()
-    return buyer, worker, worker.accept(lease)
-
-
-def asked(world: World) -> list[StepsAsked]:
-    return [item for item in world.match() if isinstance(item, StepsAsked)]
-
-
-def body_of(envelope: Envelope, kind: type[AnyDocument]) -> AnyDocument:
-    return decode(kind, decode(Header, envelope.payload).body)
-
-
-def put(world: World, worker: Worker, name: str, lease_id: str) -> bytes:
-    return bytes.fromhex(upload(world, worker.session, name.encode(), lease_id))
-
-
-def claim(world: World, worker: Worker, question: StepsAsked, **changes: object) -> StepClaim:
-    """What an honest worker signs in the first round; pretended files hold their names."""
-    body = body_of(question.commitment, Commitment)
-    secret = worker.secret(question.lease_id, question.segment_index, body.first_step)
-    values: dict[str, object] = {
-        "commitment": digest(body),
-        "device_key_id": worker.key.key_id,
-        "salt": secret.salt,
-        "inner": secret.inner,
-        "checksums": put(world, worker, f"list {body.first_step}", question.lease_id),
-        "roots": put(world, worker, f"roots {body.first_step}", question.lease_id),
-    }
-    return StepClaim(**(values | changes))  # type: ignore[arg-type]
-
-
-def answer(world: World, worker: Worker, question: StepsAsked) -> StepAnswer:
-    assert question.claim is not None
-    states = tuple(
-        DrawnState(step, put(world, worker, f"state {step}", question.lease_id))
-        for step in question.steps
-    )
-    return StepAnswer(digest(body_of(question.claim, StepClaim)), states)
-
-
-def say(
-    world: World,
-    worker: Worker,
-    question: StepsAsked,
-    *,
-    first: Document | None = None,
-    second: Document | None = None,
-    code: str = "",
-    by: Worker | None = None,
-) -> None:
-    signer = by or worker
-    said = StepsAnswered(
-        question.lease_id,
-        question.segment_index,
-        None if first is None else world.sign(first, signer.key),
-        None if second is None else world.sign(second, signer.key),
-        code,
-        "in words",
-    )
-    world.do(world.application.steps_answered, worker.session, said)
-
-
-def answered(world: World, worker: Worker) -> StepsAsked:
-    """Both rounds for the one segment that is asked about; the second question."""
-    (question,) = asked(world)
-    say(world, worker, question, first=claim(world, worker, question))
-    (second,) = asked(world)
-    say(world, worker, second, second=answer(world, worker, second))
-    return second
-
-
-def looked_at(world: World, finding: Finding = EQUAL) -> AuditOutcome:
-    """The house runs the steps and finds this."""
-    task = world.see(world.application.next_audit, (), AuditKind.STEPS)
-    assert task is not None and task.step_task is not None
-    files = world.recomputed(replace(task, kind=AuditKind.FILES))
-    found = StepsFound(finding, files.outputs_artifact_root, files.checkpoint_artifact_root)
-    return world.do(world.application.audit_finished, task, found)
-
-
-def state_of(world: World, segment_id: int = 1) -> tuple[SegmentState, str]:
-    row = world.see(jobs.segment, segment_id)
-    assert row is not None
-    return row.state, row.reason
-
-
-def terms_in(world: World, lease_id: str) -> ChallengeTerms:
-    row = world.see(challenges.get, lease_id)
-    assert row is not None
-    return terms_of(row)
 
 
 # --- what a lease says ----------------------------------------------------------------------------
@@ -218,13 +122,8 @@ def test_an_answer_that_fits_is_paid(world: World) -> None:
         assert len(second.steps) == RULES.least_steps
         say(world, worker, second, second=answer(world, worker, second))
         assert looked_at(world) == AuditOutcome(True, True, "STEPS_EQUAL")
-    assert buyer.job(world.see(jobs.segment, 1).job_id).state is JobState.SUCCEEDED
+    assert buyer.job(world.see(segments.get, 1).job_id).state is JobState.SUCCEEDED
     assert state_of(world)[0] is SegmentState.SETTLED
-
-
-def question_again(world: World, worker: Worker) -> StepsAsked:
-    """What a worker that connects anew is asked."""
-    return next(item for item in worker.hello().again if isinstance(item, StepsAsked))
 
 
 def test_steps_are_drawn_when_the_claim_is_there_and_from_it(world: World) -> None:
@@ -336,14 +235,6 @@ def test_a_step_that_leads_elsewhere_costs_the_stake(world: World) -> None:
     assert worker_bond(world, worker) == 0
 
 
-def worker_bond(world: World, worker: Worker) -> int:
-    from flopmarket_coordinator.core.ledger import Balance, account_of
-    from flopmarket_coordinator.store import ledger
-
-    amount, _ = world.see(ledger.balance, account_of(worker.account, Balance.BOND))
-    return amount
-
-
 def test_files_that_are_not_what_was_signed_are_no_answer(world: World) -> None:
     _, worker, lease = started(world)
     worker.commit(lease, STEPS)
@@ -367,19 +258,6 @@ def test_uploaded_outputs_are_held_to_the_committed_root_too(world: World) -> No
     assert outcome == AuditOutcome(True, False, "OUTPUTS_FILE_DIFFERS")
 
 
-def answered_without_files(world: World, worker: Worker) -> None:
-    """Both rounds before the house has read the segment's files."""
-
-    def questions() -> list[StepsAsked]:
-        told = world.do(world.application.match)
-        return [item for item in told if isinstance(item, StepsAsked)]
-
-    (question,) = questions()
-    say(world, worker, question, first=claim(world, worker, question))
-    (second,) = questions()
-    say(world, worker, second, second=answer(world, worker, second))
-
-
 @pytest.mark.parametrize("code", [StepCode.EQUAL, StepCode.DIFFERS])
 def test_files_are_kept_while_they_are_needed(world: World, code: StepCode) -> None:
     """Until the house has looked; what convicts somebody as long as its job is remembered."""
@@ -398,130 +276,34 @@ def test_files_are_kept_while_they_are_needed(world: World, code: StepCode) -> N
     assert bool(states & planned()) == (code is StepCode.EQUAL)
 
 
-def digest_hex(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
+# --- a look at steps is no recomputation ----------------------------------------------------------
 
 
-# --- silence --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("round_", [1, 2])
-def test_silence_voids_the_unit_and_is_a_strike(world: World, round_: int) -> None:
-    buyer, worker, lease = started(world)
-    for _ in range(2):
-        worker.commit(lease, STEPS)
-    question = asked(world)[0]
-    if round_ == 2:
-        say(world, worker, question, first=claim(world, worker, question))
-    world.now_us += DAY_US - 1
-    world.do(world.application.expire)
-    assert state_of(world)[0] is SegmentState.COMMITTED
-    world.now_us += 1 + SECOND_US
-    world.do(world.application.expire)
-    assert state_of(world) == (SegmentState.VOID, "STEPS_UNANSWERED")
-    assert state_of(world, 2)[0] is SegmentState.VOID  # it was built on the first
-    strikes = world.see(penalties.strikes, [worker.key.key_id], 0)
-    assert [strike.kind.value for strike in strikes][:1] == ["silence"]
-    key = world.see(identity.key, worker.key.key_id)
-    assert key is not None and not key.revoked
-    assert "voided" in buyer.kinds(world.see(jobs.segment, 1).job_id)
-
-
-def test_a_refusal_is_silence_at_once(world: World) -> None:
-    _, worker, lease = started(world)
+def test_a_segment_that_drawn_steps_missed_convicts_when_it_is_computed_whole(
+    world: World,
+) -> None:
+    """An auditor of a later segment comes to another state: the house computes what lies before it,
+    and finds wrong what its own look at a few steps had found right."""
+    _, worker, lease = started(world, checkpoint_segments=2)
+    worker.commit(lease, STEPS, keep=False)
+    answered(world, worker)
+    assert looked_at(world).accepted
     worker.commit(lease, STEPS)
-    (question,) = asked(world)
-    say(world, worker, question, code="REPLAY_DIFFERS")
-    assert state_of(world) == (SegmentState.VOID, "STEPS_UNANSWERED")
-    audit = world.see(step_audits.open_of_segment, 1)
-    assert audit is None
-    with pytest.raises(Conflict):
-        say(world, worker, question, code="REPLAY_DIFFERS")
-
-
-def test_the_fifth_silence_costs_the_stake(world: World) -> None:
-    buyer, worker = world.buyer(), bonded(world, "w")
-    for number in range(RULES.allowed_silences + 1):
-        key = world.see(identity.key, worker.key.key_id)
-        assert key is not None and not key.revoked
-        buyer.submit(f"job {number}", steps=STEPS, segment_steps=STEPS)
-        lease = next(item for item in world.offers() if item.first_step == 0)
-        worker.accept(lease)
-        worker.commit(lease, STEPS)
-        (question,) = asked(world)
-        say(world, worker, question, code="ENGINE_FAILED")
-        buyer.cancel(lease.job_id)
-    key = world.see(identity.key, worker.key.key_id)
-    assert key is not None and key.revoked
+    world.do(lambda tx: put_up(tx, 2))
+    task = world.see(world.application.next_audit, (), AuditKind.RECOMPUTE)
+    assert task is not None and task.segment_id == 2
+    assert [(part.segment_id, part.recomputed) for part in task.path] == [(1, False)]
+    found = PathDiffers(1, digest_of("right state"), digest_of("right outputs"))
+    assert world.do(world.application.audit_finished, task, found).applied
+    assert state_of(world)[0] is SegmentState.REJECTED
     assert worker_bond(world, worker) == 0
 
 
-def test_time_stands_still_while_the_coordinator_is_away(world: World) -> None:
-    _, worker, lease = started(world)
-    worker.commit(lease, STEPS)
-    (question,) = asked(world)
-    world.do(world.application.expire)
-    world.now_us += 2 * DAY_US
-    world.do(lambda tx: world.application.expire(tx, resumed=True))
-    world.do(world.application.expire)
-    assert state_of(world)[0] is SegmentState.COMMITTED
-    say(world, worker, question, first=claim(world, worker, question))
-
-
-def test_a_key_that_is_revoked_answers_no_more_and_its_unit_is_void(world: World) -> None:
-    _, worker, lease = started(world)
-    worker.commit(lease, STEPS)
-    asked(world)
-    world.do(lambda tx: identity.ban_key(tx, worker.key.key_id, "test"))
-    world.do(world.application.expire)
-    assert state_of(world) == (SegmentState.VOID, "STEPS_UNANSWERED")
-
-
-def test_an_earlier_fault_ends_it(world: World) -> None:
-    _, worker, lease = started(world)
-    for _ in range(2):
-        worker.commit(lease, STEPS)
-    first, second = asked(world)
-    say(world, worker, first, code="ENGINE_FAILED")
-    world.do(world.application.expire)
-    with pytest.raises(Conflict):
-        say(world, worker, second, code="ENGINE_FAILED")
-    assert world.see(step_audits.open_of_segment, 2) is None
-
-
-# --- looking back ---------------------------------------------------------------------------------
-
-
-def test_after_a_fault_other_big_segments_are_looked_at_by_steps(tmp_path: Path) -> None:
-    """Units whose pay is held, and that were not drawn, are asked about; none is recomputed."""
-    rules = replace(FIFTH, safety=0 + 1, floor_ppm=1, least_steps=2, outlier_ppm=1_000_000)
-    world = World(tmp_path, replace(too_big(held_us=DAY_US), audit_rules=rules))
-    buyer, worker = world.buyer(), bonded(world, "w", 10**15)
-    for name in ("one", "two"):
-        buyer.submit(name, steps=STEPS, segment_steps=STEPS)
-        (lease,) = world.offers()
-        worker.accept(lease)
-        assert not worker.commit(lease, STEPS).audited
-        world.read_files()
-    assert asked(world) == []
-    world.do(lambda tx: world.application._look_back(tx, worker.account, 2, "TEST"))
-    (question,) = asked(world)
-    assert body_of(question.commitment, Commitment).first_step == 0
-    row = world.see(jobs.segment, 1)
-    assert row is not None and row.house_task == AuditKind.STEPS
-    assert world.see(world.application.next_audit, (), AuditKind.RECOMPUTE) is None
-    answered_again(world, worker, question)
-    assert looked_at(world).accepted
-    row = world.see(jobs.segment, 1)
-    assert row is not None and (row.house_task, row.auditor) == ("", world.key.key_id)
-    world.check()
-    world.close()
-
-
-def answered_again(world: World, worker: Worker, question: StepsAsked) -> None:
-    say(world, worker, question, first=claim(world, worker, question))
-    (second,) = asked(world)
-    say(world, worker, second, second=answer(world, worker, second))
+def put_up(tx: Transaction, segment_id: int) -> None:
+    """For the house, as after a difference."""
+    row = segments.get(tx, segment_id)
+    assert row is not None
+    segments.update(tx, row, house_task=AuditKind.RECOMPUTE.value)
 
 
 # --- what is published ----------------------------------------------------------------------------

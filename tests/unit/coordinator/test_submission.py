@@ -10,10 +10,12 @@ from flopmarket.errors import FlopmarketError
 from flopmarket.market.order import MARKET_ORDER
 from flopmarket.trust.documents import Deposit, DepositTarget, SessionRequest
 from flopmarket.trust.keys import KeyPair, KeyRole
-from flopmarket_coordinator.application.types import QuoteRequest
+from flopmarket_coordinator.application.types_buying import QuoteRequest
 from flopmarket_coordinator.application.types_market import OfferQuery
 from flopmarket_coordinator.parameters import SECOND_US
-from tests.unit.coordinator.world import DOLLAR, Buyer, World, digest_of, program
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
+from tests.unit.coordinator.world_work import DOLLAR, digest_of, program
 
 
 def refused(world: World, buyer: Buyer, **changes: object) -> FlopmarketError:

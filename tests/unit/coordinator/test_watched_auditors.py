@@ -35,7 +35,9 @@ from flopmarket_coordinator.core.lifecycle import JobState
 from flopmarket_coordinator.rpc.convert_audits import audits_page
 from tests.unit.coordinator.auditors import DAY_US, EVERYTHING, Club, club_parameters, market
 from tests.unit.coordinator.drawn import published
-from tests.unit.coordinator.world import Buyer, World, digest_of
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
+from tests.unit.coordinator.world_work import digest_of
 
 
 class Watched:

@@ -16,11 +16,13 @@ from flopmarket.limits import (
     MAX_WEBHOOK_FAILURES,
     MAX_WEBHOOKS_PER_ACCOUNT,
 )
-from flopmarket_coordinator.application.types import DueDelivery, WebhookView
+from flopmarket_coordinator.application.types_accounts import DueDelivery, WebhookView
 from flopmarket_coordinator.core.webhooks import SUBSCRIBABLE, DeliveryState, retry_pause_us
 from flopmarket_coordinator.parameters import SECOND_US
 from flopmarket_coordinator.store import engine, schema
-from tests.unit.coordinator.world import DOLLAR, Buyer, World
+from tests.unit.coordinator.world import World
+from tests.unit.coordinator.world_people import Buyer
+from tests.unit.coordinator.world_work import DOLLAR
 
 URL = "https://example.org/hook"
 

@@ -14,6 +14,7 @@ from flopmarket.jobs import bundle
 from flopmarket.jobs.host import EngineProcess, EngineProcessDied, JobRefused, SegmentDone, StepDone
 from flopmarket.jobs.prepared import PreparedJob, run_local
 from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
+from flopmarket.jobs.roots import StateRoots, roots_path
 from flopmarket.trust.encoding import encode
 from tests.unit.jobs.jobs import small_job
 
@@ -154,3 +155,23 @@ def test_a_missing_device_is_named(tmp_path: Path) -> None:
         assert refusal.value.code == "DEVICE_UNKNOWN"
 
     asyncio.run(run())
+
+
+def test_roots_are_written_where_somebody_may_ask_for_them(tmp_path: Path) -> None:
+    job, outputs = small_job(), tmp_path / "outputs.safetensors"
+    spec = lay_out(job, tmp_path)
+
+    async def run(engine: EngineProcess) -> None:
+        await engine.open(tmp_path, spec)
+        await engine.load_state(tmp_path / "state.safetensors", 0)
+        await segment(engine, tmp_path, 0, 4)
+        assert not roots_path(outputs).exists()
+        events = engine.run(4, 4, outputs_path=outputs, state_path=None, roots_ppm=1_000_000)
+        done = [event async for event in events][-1]
+        assert isinstance(done, SegmentDone)
+        kept = StateRoots.from_bytes(roots_path(outputs).read_bytes())
+        assert (kept.first_step, len(kept.data)) == (4, 5 * 32)
+        assert kept.data[:32] == done.state_root_before
+        assert kept.data[-32:] == done.state_root_after
+
+    with_engine(run)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flopmarket.trust import ledger_log as log
 from flopmarket.trust.errors import MerkleError
-from flopmarket.trust.merkle import EMPTY_TREE, MerkleProof, TreeBuilder
+from flopmarket.trust.merkle import EMPTY_TREE, HashTree, MerkleProof, TreeBuilder
 
 
 def batch(number: int, twist: int = 0) -> log.LedgerBatch:
@@ -128,7 +128,7 @@ def test_a_transfer_is_proved_at_its_number_only(
         batch(4), last_transfer=before + count, transfers_root=log.transfers_root(hashes)
     )
     at = data.draw(st.integers(0, count - 1))
-    proof = log.BatchTree(hashes).proof(at)
+    proof = HashTree(hashes).proof(at)
     log.check_transfer(rows[at], holder, proof)
     for wrong in (
         replace(rows[at], amount_nano=6),
@@ -144,7 +144,7 @@ def test_no_proof_for_what_is_not_there() -> None:
         lambda: log.inclusion_ranges(3, 3),
         lambda: log.consistency_ranges(0, 3),
         lambda: log.consistency_ranges(4, 3),
-        lambda: log.BatchTree([b"a" * 32]).proof(1),
+        lambda: HashTree([b"a" * 32]).proof(1),
     ):
         with pytest.raises(MerkleError):
             call()

@@ -71,7 +71,7 @@ def test_every_leaf_has_a_proof_that_fits_no_other_place(count: int, data: st.Da
     for item in hashes:
         tree.append(item)
     index = data.draw(st.integers(0, count - 1))
-    proof = merkle._proof(hashes, index)
+    proof = merkle.HashTree(hashes).proof(index)
     assert root_from_proof(hashes[index], proof) == tree.root()
     elsewhere = data.draw(st.integers(0, count - 1))
     if elsewhere != index:

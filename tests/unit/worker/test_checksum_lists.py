@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flopmarket.jobs.checksums import ChecksumList
+from flopmarket.jobs.roots import StateRoots
 from flopmarket.limits import KEPT_OPENING_SECONDS
 from flopmarket_worker.checksum_lists import ChecksumLists
 
@@ -85,3 +86,23 @@ def test_a_torn_or_missing_list_is_none(tmp_path: Path) -> None:
     (path,) = (tmp_path / "lists").glob("*/1.checksums")
     path.write_bytes(path.read_bytes()[:-1])
     assert lists.find("one", 0) is lists.find("one", 1) is None
+
+
+def roots_of(index: int) -> StateRoots:
+    return StateRoots(index, bytes([index]) * 96)
+
+
+def test_roots_are_kept_beside_their_list_and_within_the_same_bytes(tmp_path: Path) -> None:
+    size = len(sums(0).to_bytes()) + len(roots_of(0).to_bytes())
+    lists = ChecksumLists(tmp_path / "lists", Clock(), most_bytes=2 * size)
+    for index, lease in enumerate(("one", "two", "three")):
+        put(lists, tmp_path, lease, 0)
+        path = tmp_path / "roots"
+        path.write_bytes(roots_of(index).to_bytes())
+        lists.keep_roots(lease, 0, path)
+    again = ChecksumLists(tmp_path / "lists", Clock(), most_bytes=2 * size)
+    for known in (lists, again):
+        assert known.find_roots("one", 0) is None and known.find("one", 0) is None
+        assert known.find_roots("two", 0) == roots_of(1) and known.find("two", 0) == sums(0)
+        assert known.find_roots("three", 0) == roots_of(2)
+        assert known.find_roots("three", 1) is None

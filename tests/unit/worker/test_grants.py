@@ -17,7 +17,8 @@ from flopmarket.trust.keys import KeyPair, KeyRole
 from flopmarket.v1 import common_pb2, worker_pb2
 from flopmarket.wire import envelope_to_proto
 from flopmarket_worker.lease_offer import read_offer
-from tests.integration.worker.fakes import BUYER, COORDINATOR, FakeCoordinator, spec_for
+from tests.integration.worker.fake_job import BUYER, COORDINATOR, spec_for
+from tests.integration.worker.fakes import FakeCoordinator
 
 CI = KeyPair.from_seed(b"i" * 32)
 MALLORY = KeyPair.from_seed(b"m" * 32)

@@ -19,7 +19,7 @@ from flopmarket_worker.lease_offer import OfferRejected, check_numerics
 from flopmarket_worker.link_speed import LinkSpeed
 from flopmarket_worker.offers import Calibration, DeviceCard, OwnerTerms, modes_of, offer_terms
 from flopmarket_worker.telemetry.ports import UnknownPower
-from tests.integration.worker.fakes import spec_for
+from tests.integration.worker.fake_job import spec_for
 from tests.unit.worker.test_parts import MeasuredEngine
 
 RATES = dict.fromkeys(WORK_CLASSES, 10**9)

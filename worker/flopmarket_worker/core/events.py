@@ -1,6 +1,6 @@
 """What happens to a worker's leases, and what is to be done about it: values only.
 
-The shell (:mod:`flopmarket_worker.agent`) turns messages, timers and finished tasks into events,
+The shell (:mod:`flopmarket_worker.leasing`) turns messages, timers and finished tasks into events,
 gives them to :class:`flopmarket_worker.core.session.SessionMachine`, and carries out what it says.
 Everything that concerns one lease names it by id and fence.
 """

@@ -19,6 +19,7 @@ from flopmarket_coordinator.store.schema.accounts import (
 )
 from flopmarket_coordinator.store.schema.artifacts import artifact, artifact_grant
 from flopmarket_coordinator.store.schema.audits import (
+    ARBITRATED,
     OPEN_AUDIT,
     UNTOLD_AUDIT,
     audit,
@@ -61,14 +62,17 @@ from flopmarket_coordinator.store.schema.penalties import audit_pay, quarantine,
 from flopmarket_coordinator.store.schema.prediction import calibration, delivery, promise
 from flopmarket_coordinator.store.schema.step_audits import (
     OPEN_STEP_AUDIT,
+    STEPS_AGAINST,
     UNTOLD_STEP_AUDIT,
     step_audit,
 )
 from flopmarket_coordinator.store.schema.tape import candle, price_snapshot, trade
 
 __all__ = [
+    "ARBITRATED",
     "OPEN_AUDIT",
     "OPEN_STEP_AUDIT",
+    "STEPS_AGAINST",
     "UNFINISHED_JOB",
     "UNTOLD_AUDIT",
     "UNTOLD_LEASE",

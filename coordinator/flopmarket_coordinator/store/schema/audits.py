@@ -19,6 +19,7 @@ from flopmarket_coordinator.store.schema.base import (
 
 OPEN_AUDIT = "phase <> 'ended'"
 UNTOLD_AUDIT = "phase IN ('auditor-opens', 'worker-opens') AND NOT told"
+ARBITRATED = "arbitrated_at_us > 0"
 
 audit = sa.Table(
     "audit",
@@ -48,6 +49,7 @@ audit = sa.Table(
     # Of an arbiter's: the audit whose difference it decides.
     Column("parent_id", Text, nullable=False, server_default=sa.text("''")),
     big("until_us", 0),  # until when auditors are asked again, where nobody else can look
+    big("arbitrated_at_us", 0),  # since when its class alone decides: two differ, or nobody came
     one_of("purpose", AuditPurpose),
     one_of("phase", AuditPhase),
 )
@@ -55,6 +57,7 @@ some("ix_audit_open_deadline", OPEN_AUDIT, audit.c.deadline_us)
 some("ix_audit_untold", UNTOLD_AUDIT, audit.c.created_at_us)
 sa.Index("ix_audit_segment", audit.c.segment_id)
 some("ix_audit_parent", "parent_id <> ''", audit.c.parent_id)
+some("ix_audit_arbitrated", ARBITRATED, audit.c.arbitrated_at_us)
 partial(
     "uq_audit_one_open",
     f"purpose NOT IN ('cross', 'arbiter') AND {OPEN_AUDIT}",

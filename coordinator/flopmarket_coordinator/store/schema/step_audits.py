@@ -19,6 +19,7 @@ from flopmarket_coordinator.store.schema.base import (
 
 OPEN_STEP_AUDIT = "phase <> 'ended'"
 UNTOLD_STEP_AUDIT = "phase IN ('roots', 'states') AND NOT told"
+STEPS_AGAINST = "outcome IN ('DIFFERS', 'FAULT', 'SECOND_OPINION', 'UNUSABLE')"
 
 step_audit = sa.Table(
     "step_audit",
@@ -43,5 +44,6 @@ step_audit = sa.Table(
 )
 some("ix_step_audit_open_deadline", OPEN_STEP_AUDIT, step_audit.c.deadline_us)
 some("ix_step_audit_untold", UNTOLD_STEP_AUDIT, step_audit.c.created_at_us)
+some("ix_step_audit_against", STEPS_AGAINST, step_audit.c.created_at_us)
 sa.Index("ix_step_audit_segment", step_audit.c.segment_id)
 partial("uq_step_audit_one_open", OPEN_STEP_AUDIT, step_audit.c.segment_id)
