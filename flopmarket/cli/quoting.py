@@ -19,6 +19,8 @@ def print_quote(out: Output, quote: Quote) -> None:
     if quote.offers:
         fields += _offered(quote)
     fields.append(("verification", _verification(quote)))
+    if quote.audited_steps:
+        fields.append(("audits", _steps(quote)))
     out.fields(fields)
     if quote.levels:
         _print_levels(out, quote)
@@ -97,6 +99,25 @@ def _offered(quote: Quote) -> list[tuple[str, str]]:
 def _verification(quote: Quote) -> str:
     price = f"{quote.verification_price} of it" if quote.verification_price.nano else "no surcharge"
     return f"{quote.verification}, {price}; choose another with --verify"
+
+
+def _steps(quote: Quote) -> str:
+    """What is looked at where nobody recomputes a segment whole, and what is billed for it."""
+    share = f"{quote.audited_steps} drawn steps of a segment's {quote.audited_of_steps}"
+    if quote.mode == "tolerance":
+        return (
+            f"of {share}, value by value, of every segment at every level, so that none adds "
+            "anything; the chances below are those of one wrong step"
+        )
+    if quote.others_recompute:
+        whose = "other devices that could recompute all of it are there now, and are asked first"
+    else:
+        whose = "nobody else is there now who could recompute all of it"
+    return (
+        f"too big for the operator, which looks at {share}; {whose}. The chances below are those "
+        "of one wrong step by that look, and what only it has seen is billed no surcharge beyond "
+        "its cost; shorter segments may be recomputed whole"
+    )
 
 
 def _print_levels(out: Output, quote: Quote) -> None:

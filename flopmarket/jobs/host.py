@@ -89,13 +89,21 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
         """Run a segment; the last event is SegmentDone.
 
         Outputs and, if asked, the end state are written to files, and beside the outputs the list
-        of checksums (``checksums_path``), where it is not too long to keep. Abandoning the
-        iteration ends the engine: use ``interrupt`` to stop early.
+        of checksums (``checksums_path``), where it is not too long to keep. ``roots_ppm`` is the
+        chance that the roots of all states will be asked for: where it is worth what they cost they
+        are written there too (``roots_path``). Abandoning the iteration ends the engine: use
+        ``interrupt`` to stop early.
         """
         ...
 
@@ -162,9 +170,9 @@ class Provable(Protocol):
 
 @runtime_checkable
 class FlipFinder(Protocol):
-    """An engine that looks for a bit that flipped once; it must compute FX1."""
+    """An engine that looks for bits that flipped once; it must compute FX1."""
 
-    async def find_flip(self, folder: Path, spec: bytes, asked: FlipQuestion) -> Flip | None:
+    async def find_flips(self, folder: Path, spec: bytes, asked: FlipQuestion) -> tuple[Flip, ...]:
         """See :class:`flopmarket.jobs.flips.FlipSearch`, for the job in ``folder``; ends a job that
         is open. JobRefused when the files are not the job's."""
         ...
@@ -249,7 +257,13 @@ class EngineProcess:
         return bytes.fromhex(answer["state_root"])
 
     async def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
         command = {
             "op": "run",
@@ -257,6 +271,7 @@ class EngineProcess:
             "count": count,
             "outputs_path": str(outputs_path),
             "state_path": str(state_path) if state_path else "",
+            "roots_ppm": roots_ppm,
         }
         async with self._lock:
             await self._send(command)
@@ -299,9 +314,9 @@ class EngineProcess:
     async def judge_step(self, question: ValuesQuestion) -> StepVerdict:
         return StepVerdict.of_fields(await self._call(question.to_command()))
 
-    async def find_flip(self, folder: Path, spec: bytes, asked: FlipQuestion) -> Flip | None:
-        found = (await self._call(asked.to_command(folder, spec)))["flip"]
-        return None if found is None else Flip.of_fields(found)
+    async def find_flips(self, folder: Path, spec: bytes, asked: FlipQuestion) -> tuple[Flip, ...]:
+        found = (await self._call(asked.to_command(folder, spec)))["flips"]
+        return tuple(Flip.of_fields(each) for each in found)
 
     async def close_job(self) -> None:
         await self._call({"op": "close_job"})

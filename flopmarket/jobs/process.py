@@ -39,6 +39,7 @@ from flopmarket.jobs.questions import (
     ValuesQuestion,
 )
 from flopmarket.jobs.retracing import Retrace
+from flopmarket.jobs.roots import roots_path
 from flopmarket.jobs.runner import JobRunner, check_job
 from flopmarket.jobs.spec import JobSpec, Mode
 from flopmarket.limits import MAX_CONTROL_LINE_BYTES
@@ -59,7 +60,7 @@ FROZEN_FILE = "frozen.safetensors"
 DATA_FILE = "data.safetensors"
 
 _PROGRESS_SECONDS = 0.1
-_STOPPABLE = ("run", "trace_open", "trace_answer", "trace_end", "replay_steps", "find_flip")
+_STOPPABLE = ("run", "trace_open", "trace_answer", "trace_end", "replay_steps", "find_flips")
 _ORPHAN_SECONDS = 5.0
 
 Command = dict[str, Any]
@@ -102,7 +103,7 @@ class EngineServer:
             "trace_answer": self._trace_answer,
             "trace_end": self._trace_end,
             "replay_steps": self._replay_steps,
-            "find_flip": self._find_flip,
+            "find_flips": self._find_flips,
             "judge_step": self._judge_step,
             "close_job": self._close_job,
             "admission": self._admission,
@@ -171,13 +172,17 @@ class EngineServer:
             int(command["count"]),
             on_step=on_step,
             should_stop=self._stop.is_set,
+            roots_ppm=int(command.get("roots_ppm", 0)),
         )
-        run_us = round((time.monotonic() - began) * 1e6)  # files on disk are no work that is sold
+        # Files on disk are no work that is sold, nor is what an audit may ask for.
+        run_us = round((time.monotonic() - began) * 1e6) - result.roots_us
         _write(Path(command["outputs_path"]), bundle.save(result.outputs))
         if result.checksums is not None:
             _write(checksums_path(Path(command["outputs_path"])), result.checksums.to_bytes())
+        if result.roots is not None:
+            _write(roots_path(Path(command["outputs_path"])), result.roots.to_bytes())
         if command["state_path"]:
-            _write(Path(command["state_path"]), bundle.save(runner.read_state()))
+            _write(Path(command["state_path"]), bundle.save(result.state))
         return {
             "first_step": result.first_step,
             "steps_done": result.steps_done,
@@ -247,8 +252,8 @@ class EngineServer:
             question, program, state, self._device, lambda alone: self.open_session(alone, spec)
         ).to_fields()
 
-    def _find_flip(self, command: Command) -> Fields:
-        """Look for a bit that flipped once; the job is closed before and after."""
+    def _find_flips(self, command: Command) -> Fields:
+        """Look for bits that flipped once; the job is closed before and after."""
         self._close_job(command)
         from flopmarket.jobs.flips import FlipSearch
         from flopmarket.jobs.replay import Replay
@@ -257,10 +262,10 @@ class EngineServer:
         session = self.open_session(instrument(program), spec)
         try:
             replay = Replay(session, program, spec, frozen, data, self._stop.is_set)
-            found = FlipSearch(replay).find(FlipQuestion.of_command(command))
+            found = FlipSearch(replay, FlipQuestion.of_command(command)).find()
         finally:
             session.close()
-        return {"flip": None if found is None else found.to_fields()}
+        return {"flips": [flip.to_fields() for flip in found]}
 
     def _traced(self) -> Retrace:
         if self._retrace is None:

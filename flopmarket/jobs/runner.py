@@ -7,6 +7,7 @@ segment's result is what a commitment signs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from flopmarket.jobs.bundle import Array, Tensors
 from flopmarket.jobs.checksums import ChecksumList, ListBuilder
 from flopmarket.jobs.instrument import CHECKSUMS
 from flopmarket.jobs.order import RowSchedule
+from flopmarket.jobs.roots import RootsKeeper, StateRoots
 from flopmarket.jobs.spec import JobSpec
 from flopmarket.limits import MAX_SEGMENT_OUTPUT_BYTES
 
@@ -33,7 +35,9 @@ class SegmentResult:
     """What one segment came to. Roots and ``inner`` are 32 bytes.
 
     ``inner`` is the hash of ``checksums``, which is None where the list passes its limit;
-    ``outputs`` stacks every output along a new first axis of ``steps_done``.
+    ``outputs`` stacks every output along a new first axis of ``steps_done``; ``state`` is the very
+    copy that ``state_root_after`` is the root of. ``roots`` are those of all states, where they
+    were asked for and are worth what they cost, which was ``roots_us``.
     """
 
     first_step: int
@@ -44,6 +48,9 @@ class SegmentResult:
     inner: bytes
     checksums: ChecksumList | None
     outputs: Tensors
+    state: Tensors
+    roots: StateRoots | None = None
+    roots_us: int = 0
 
 
 def check_job(spec: JobSpec, program: Program, frozen: Tensors, data: Tensors) -> None:
@@ -95,12 +102,21 @@ def check_data(program: Program, data: Tensors, rows: int, batch: int) -> None:
 class JobRunner:
     """One job on one session that runs the *instrumented* program of the job."""
 
-    def __init__(self, session: Session, spec: JobSpec, frozen: Tensors, data: Tensors) -> None:
+    def __init__(
+        self,
+        session: Session,
+        spec: JobSpec,
+        frozen: Tensors,
+        data: Tensors,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """``clock`` tells seconds, for what roots cost and nothing else."""
         self._session = session
         self._spec = spec
         self._frozen = frozen
         self._data = data
         self._schedule = RowSchedule(spec.data_order, spec.seed)
+        self._clock = clock
         self._step: int | None = None
         self._root = b""
 
@@ -136,9 +152,11 @@ class JobRunner:
         *,
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
+        roots_ppm: int = 0,
     ) -> SegmentResult:
         """Run up to ``count`` steps from ``first_step``; stops early, after a whole step, if asked.
 
+        ``roots_ppm`` is the chance that the roots of all states will be asked for.
         At least one step is run. Raises Conflict when the loaded state is not that of
         ``first_step``, LimitExceeded when the outputs grow beyond their limit.
         """
@@ -152,12 +170,12 @@ class JobRunner:
                 f"{count} steps from {first_step} of {self._spec.steps}", code="SEGMENT_LENGTH"
             )
         before = self._root
-        sums = ListBuilder(first_step)
+        sums, keeper = ListBuilder(first_step), RootsKeeper(first_step, before, roots_ppm)
         collected: dict[str, list[Array]] = {o.name: [] for o in self._session.program.outputs}
         collected.pop(CHECKSUMS)
         size = done = 0
         while done < count and not (done and should_stop is not None and should_stop()):
-            outputs = self._one_step(first_step + done, sums)
+            outputs = self._one_step(first_step + done, sums, keeper)
             done += 1
             self._step = first_step + done
             for name, value in outputs.items():
@@ -171,18 +189,34 @@ class JobRunner:
             if on_step is not None:
                 on_step(self._step, scalars(outputs))
         stacked = {name: np.stack(values) for name, values in collected.items()}
-        self._root = bundle.root(self._session.read_state())
+        state = self.read_state()
+        self._root = bundle.root(state)
         outputs_root = bundle.root(stacked)
         inner, words = sums.inner(), sums.list()
         return SegmentResult(
-            first_step, done, before, self._root, outputs_root, inner, words, stacked
+            first_step,
+            done,
+            before,
+            self._root,
+            outputs_root,
+            inner,
+            words,
+            stacked,
+            state,
+            keeper.roots(),
+            round(keeper.root_us),
         )
 
-    def _one_step(self, step: int, sums: ListBuilder) -> Tensors:
+    def _one_step(self, step: int, sums: ListBuilder, keeper: RootsKeeper) -> Tensors:
+        began = self._clock() if keeper.wants_more else 0.0
         rows = self._schedule.rows(step)
         inputs = {name: array[rows] for name, array in self._data.items()}
         outputs = self._session.step(inputs, seed=self._spec.seed, step=step)
         sums.add(outputs.pop(CHECKSUMS).tobytes())
+        if keeper.wants_more:
+            stepped = self._clock()
+            root = bundle.root(self.read_state())
+            keeper.add(root, (stepped - began) * 1e6, (self._clock() - stepped) * 1e6)
         return outputs
 
 

@@ -1,9 +1,9 @@
 """What it costs a worker to keep the roots of all states of a segment, and what a replay costs.
 
-``python -m tests.bench.bench_roots [STEPS] [ROUNDS]``: a small perceptron, the multilayer one of
-the design's peer table, one of a large state, and one of little state and large batches. Each round
-runs the segment without roots, with them, again for the roots, and again for four drawn steps.
-Times are over those of the first run: medians, least and most.
+``python -m tests.bench.bench_roots [STEPS] [ROUNDS] [DEVICE]``: a small perceptron, the multilayer
+one of the design's peer table, one of a large state, and one of little state and large batches.
+Each round runs the segment without roots, with them, again for the roots, and again for four drawn
+steps. Times are over those of the first run: medians, least and most.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ def seconds(doing: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def measure(name: str, job: PreparedJob, rounds: int, folder: Path) -> None:
+def measure(name: str, job: PreparedJob, rounds: int, folder: Path, device: str | None) -> None:
     """Print one row."""
     spec = job.spec(buyer="b", max_price_nano=1, deadline_us=2, nonce=bytes(16))
     start = folder / "start"
     start.write_bytes(bundle.save(job.state))
     program = instrument(job.program)
-    session = open_session(program)
+    session = open_session(program, device)
     runner = JobRunner(session, spec, job.frozen, job.data)
     replay = Replay(session, program, spec, job.frozen, job.data, lambda: False)
-    values = DeviceValues(job.program, open_session)
+    values = DeviceValues(job.program, lambda own: open_session(own, device))
     drawn = tuple(range(0, job.steps, max(job.steps // DRAWN, 1)))
 
     def again(steps: tuple[int, ...]) -> float:
@@ -110,7 +110,9 @@ def told(numbers: list[float]) -> str:
 
 def main() -> None:
     """Measure all."""
-    steps, rounds = (int(text) for text in (*sys.argv[1:], "30", "5")[:2])
+    given = sys.argv[1:]
+    steps, rounds = (int(text) for text in (*given[:2], *("30", "5")[len(given[:2]) :]))
+    device = given[2] if len(given) > 2 else None
     cases = {
         "small, 70-80-5 batch 32": ((70, 80, 5), 32),
         "state, 784-512-512-10 batch 256": ((784, 512, 512, 10), 256),
@@ -119,7 +121,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, (widths, batch) in cases.items():
-            measure(name, perceptron(widths, batch, steps), rounds, Path(folder))
+            measure(name, perceptron(widths, batch, steps), rounds, Path(folder), device)
 
 
 if __name__ == "__main__":

@@ -114,10 +114,22 @@ class CheapEngine(PassingEngine):
         return await self._card.load_state(path, step)
 
     def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
         """The segment as the other program has it."""
-        return self._card.run(first_step, count, outputs_path=outputs_path, state_path=state_path)
+        return self._card.run(
+            first_step,
+            count,
+            outputs_path=outputs_path,
+            state_path=state_path,
+            roots_ppm=roots_ppm,
+        )
 
     async def replay_steps(
         self, folder: Path, spec: bytes, asked: StepsQuestion, target: Path

@@ -1,13 +1,14 @@
-"""Checksum lists of a worker's segments, kept as they were when the segments ran.
+"""Checksum lists of a worker's segments and roots of their states, kept as the segments ran.
 
 With them the worker answers for single steps (docs/audits.md) and shows that a bit flipped once.
 Files beside the lease folders, one folder a lease: they survive the lease's own for two days, like
-what its commitments hide. Where there is too much, the oldest lease's go first; a list that is gone
-is made again by a replay.
+what its commitments hide. Where there is too much, the oldest lease's go first; what is gone is
+made again by a replay.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import shutil
@@ -16,12 +17,13 @@ from pathlib import Path
 
 from flopmarket.errors import FlopmarketError
 from flopmarket.jobs.checksums import ChecksumList
+from flopmarket.jobs.roots import StateRoots
 from flopmarket.limits import KEPT_OPENING_SECONDS, MAX_KEPT_LISTS_BYTES
-from flopmarket_worker.openings import Clock
+from flopmarket_worker.signing import Clock
 
 logger = logging.getLogger("flopmarket.worker")
 
-_SUFFIX = ".checksums"
+_LIST, _ROOTS = ".checksums", ".roots"
 _ENDED = "ended"
 
 
@@ -37,10 +39,17 @@ class ChecksumLists:
 
     def keep(self, lease_id: str, index: int, path: Path) -> None:
         """Take over the list in ``path`` as that of a segment; nothing where there is none."""
+        self._keep(lease_id, f"{index}{_LIST}", path)
+
+    def keep_roots(self, lease_id: str, index: int, path: Path) -> None:
+        """The same with the roots of its states."""
+        self._keep(lease_id, f"{index}{_ROOTS}", path)
+
+    def _keep(self, lease_id: str, file: str, path: Path) -> None:
         if not path.exists():
             return
         name = _name(lease_id)
-        target = self._folder / name / f"{index}{_SUFFIX}"
+        target = self._folder / name / file
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         before = target.stat().st_size if target.exists() else 0
         path.replace(target)
@@ -49,12 +58,23 @@ class ChecksumLists:
 
     def find(self, lease_id: str, index: int) -> ChecksumList | None:
         """The list of a segment; None when there was none, it is too old, or it is torn."""
-        path = self._folder / _name(lease_id) / f"{index}{_SUFFIX}"
-        if self._is_over(path.parent):
-            return None
+        with contextlib.suppress(FlopmarketError):
+            file = self._read_file(lease_id, f"{index}{_LIST}")
+            return None if file is None else ChecksumList.from_bytes(file)
+        return None
+
+    def find_roots(self, lease_id: str, index: int) -> StateRoots | None:
+        """The same of its states' roots, which may never have been taken."""
+        with contextlib.suppress(FlopmarketError):
+            file = self._read_file(lease_id, f"{index}{_ROOTS}")
+            return None if file is None else StateRoots.from_bytes(file)
+        return None
+
+    def _read_file(self, lease_id: str, file: str) -> bytes | None:
+        path = self._folder / _name(lease_id) / file
         try:
-            return ChecksumList.from_bytes(path.read_bytes())
-        except (OSError, FlopmarketError):
+            return None if self._is_over(path.parent) else path.read_bytes()
+        except OSError:
             return None
 
     def lease_ended(self, lease_id: str) -> None:
@@ -89,7 +109,9 @@ class ChecksumLists:
             name = next((name for name in self._sizes if name != newest), "")
             if not name:
                 return
-            logger.warning("more than %d bytes of checksum lists: the oldest go", self._most_bytes)
+            logger.warning(
+                "more than %d bytes of checksum lists and roots: the oldest go", self._most_bytes
+            )
             self._drop(name)
 
     def _drop(self, name: str) -> None:
@@ -103,7 +125,7 @@ class ChecksumLists:
         found = [path for path in self._folder.iterdir() if path.is_dir()]
         for path in sorted(found, key=lambda each: (each.stat().st_mtime_ns, each.name)):
             self._sizes[path.name] = sum(
-                item.stat().st_size for item in path.iterdir() if item.suffix == _SUFFIX
+                item.stat().st_size for item in path.iterdir() if item.suffix in (_LIST, _ROOTS)
             )
         self._forget("")
 

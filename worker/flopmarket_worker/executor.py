@@ -118,9 +118,15 @@ class JobExecutor:
         return await self._guarded(open_and_load(engine))
 
     async def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
-        """Events of one segment; the last is SegmentDone. Cancelling it ends the process."""
+        """Events of one segment, as :meth:`Engine.run`; cancelling it ends the process."""
         self._waiting, self._stopping = True, False
         try:
             await self._turn.acquire()
@@ -128,7 +134,7 @@ class JobExecutor:
             self._waiting = False
         self._running = True
         try:
-            events = self._run(first_step, count, outputs_path, state_path)
+            events = self._run(first_step, count, outputs_path, state_path, roots_ppm)
             async with contextlib.aclosing(events):
                 async for event in events:
                     yield event
@@ -137,11 +143,22 @@ class JobExecutor:
             self._turn.release()
 
     async def _run(
-        self, first_step: int, count: int, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int,
     ) -> AsyncGenerator[StepDone | SegmentDone, None]:
         finished = False
         engine = await self.engine()
-        events = engine.run(first_step, count, outputs_path=outputs_path, state_path=state_path)
+        events = engine.run(
+            first_step,
+            count,
+            outputs_path=outputs_path,
+            state_path=state_path,
+            roots_ppm=roots_ppm,
+        )
         try:
             async for event in events:
                 finished = isinstance(event, SegmentDone)

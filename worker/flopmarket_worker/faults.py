@@ -1,12 +1,14 @@
 """Engines that lie, for demonstrations and tests of what happens to a cheat.
 
-``wrong-weights`` does all the work and then changes one weight by the smallest amount a float can
-hold: the committed root and the uploaded checkpoint are those of slightly wrong weights. The others
-(:mod:`flopmarket_worker.lying`) are wrong in single operations; with ``-denied`` they say in a
-dispute what an honest device does. ``half-operands`` and ``left-out-step``
-(:mod:`flopmarket_worker.cheapening`) keep the records of their cheaper work. ``flipped-memory`` is
-no cheat: a bit of the state flips once while a segment runs, before its checksum is taken or, with
-``-late``, after it.
+``wrong-weights`` does all the work and then changes a few weights by the smallest amount a float
+can hold: the committed root and the uploaded checkpoint are those of slightly wrong weights. The
+others (:mod:`flopmarket_worker.lying`) are wrong in single operations; with ``-denied`` they say in
+a dispute what an honest device does. ``half-operands`` and ``left-out-step``
+(:mod:`flopmarket_worker.cheapening`) keep the records of their cheaper work.
+
+``flipped-memory`` is no cheat: a bit of the state flips once while a segment runs, before its
+checksum is taken or, with ``-late``, after it; with ``-end`` after the last one of a segment.
+``flipped-output`` is a bit of an output that flips when all is done.
 """
 
 from __future__ import annotations
@@ -27,36 +29,61 @@ from flopmarket_worker.cheapening import CheapEngine, half_operands, without_ste
 from flopmarket_worker.lying import LIES, LyingEngine
 from flopmarket_worker.passing import PassingEngine
 
+_NUDGED = 8
+"""Weights that are changed: more than a memory flips in a moment."""
 
-class WrongWeights(PassingEngine):
-    """An engine whose state is off by one unit in the last place at the end of each segment.
 
-    The state of a stateless program is empty; then the outputs are changed instead. Disputes and
-    proofs are answered honestly: nobody can show operations that lead to the changed weight, and
-    only paid work is falsified.
+class WrongEnd(PassingEngine):
+    """An engine whose state is changed when a segment is done, after every checksum.
+
+    ``change`` changes tensors and says whether it found any to change. The state of a stateless
+    program is empty; then, or with ``outputs``, the outputs are changed instead. ``once``: after
+    the first segment only. Disputes and proofs are answered honestly: nobody can show operations
+    that lead to the change, and only paid work is falsified.
     """
 
+    def __init__(
+        self,
+        engine: Engine,
+        change: Callable[[bundle.Tensors], bool],
+        *,
+        outputs: bool = False,
+        once: bool = False,
+    ) -> None:
+        super().__init__(engine)
+        self._change = change
+        self._outputs = outputs
+        self._once = once
+        self._done = False
+
     async def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
-        """Run honestly, then change the files and tell the changed roots."""
+        """Run honestly, then change the files and tell the changed roots; no others are kept."""
         written = state_path or outputs_path.with_name(f"{outputs_path.name}.state")
         async for event in self._engine.run(
             first_step, count, outputs_path=outputs_path, state_path=written
         ):
-            if isinstance(event, SegmentDone):
-                yield await self._falsified(event, outputs_path, written)
+            if isinstance(event, SegmentDone) and not (self._done and self._once):
+                self._done = True
+                yield await self._changed(event, outputs_path, written)
             else:
                 yield event
         if state_path is None:
             written.unlink(missing_ok=True)
 
-    async def _falsified(self, done: SegmentDone, outputs: Path, state: Path) -> SegmentDone:
+    async def _changed(self, done: SegmentDone, outputs: Path, state: Path) -> SegmentDone:
         state_root, outputs_root = done.state_root_after, done.outputs_root
-        if (changed := _nudge(state)) is not None:
-            # The lie goes on: the next segment starts from the wrong weights.
+        if not self._outputs and self._rewritten(state) is not None:
+            # It goes on: the next segment starts from the changed state.
             state_root = await self._engine.load_state(state, done.first_step + done.steps_done)
-        elif (changed := _nudge(outputs)) is not None:
+        elif (changed := self._rewritten(outputs)) is not None:
             outputs_root = bundle.root(changed)
         return SegmentDone(
             done.first_step,
@@ -66,6 +93,14 @@ class WrongWeights(PassingEngine):
             outputs_root,
             done.inner,
         )
+
+    def _rewritten(self, path: Path) -> bundle.Tensors | None:
+        """A file with its tensors changed; None when there is nothing to change."""
+        tensors = bundle.read(path)
+        if not self._change(tensors):
+            return None
+        path.write_bytes(bundle.save(tensors))
+        return tensors
 
 
 class FlippedMemory(PassingEngine):
@@ -85,7 +120,13 @@ class FlippedMemory(PassingEngine):
         await self._engine.open(folder, spec)
 
     async def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
         """The first segment in two parts, between which the bit flips."""
         if self._flipped or count < 2:
@@ -129,34 +170,44 @@ class FlippedMemory(PassingEngine):
 
 
 def flip(tensors: bundle.Tensors) -> str:
-    """Flip one bit of the largest element of the largest tensor of floats; the tensor's name."""
-    floats = [name for name, array in tensors.items() if array.dtype == np.float32]
-    name = max(floats, key=lambda each: tensors[each].size)
-    array = tensors[name].copy()
-    array.reshape(-1).view(np.uint32)[int(np.argmax(np.abs(array)))] ^= np.uint32(1 << 22)
-    tensors[name] = array
+    """Flip one bit of the largest element of the largest tensor of floats; the tensor's name, empty
+    where there is none."""
+    name = _largest(tensors)
+    if name:
+        array = tensors[name].copy()
+        array.reshape(-1).view(np.uint32)[int(np.argmax(np.abs(array)))] ^= np.uint32(1 << 22)
+        tensors[name] = array
     return name
 
 
-def _nudge(path: Path) -> bundle.Tensors | None:
-    """Change the first element of the first float tensor in a file; None when there is none."""
-    tensors = bundle.read(path)
-    for name, array in tensors.items():
-        if array.dtype == np.float32 and array.size:
-            wrong = array.copy()
-            wrong.reshape(-1)[0] = np.nextafter(wrong.reshape(-1)[0], np.float32(np.inf))
-            tensors[name] = wrong
-            path.write_bytes(bundle.save(tensors))
-            return tensors
-    return None
+def _nudge(tensors: bundle.Tensors) -> bool:
+    """Change some elements of the largest tensor of floats by one unit in the last place."""
+    name = _largest(tensors)
+    if name:
+        wrong = tensors[name].copy()
+        first = wrong.reshape(-1)[:_NUDGED]
+        first[:] = np.nextafter(first, np.float32(np.inf))
+        tensors[name] = wrong
+    return bool(name)
+
+
+def _largest(tensors: bundle.Tensors) -> str:
+    floats = [name for name, array in tensors.items() if array.dtype == np.float32 and array.size]
+    return max(floats, key=lambda each: tensors[each].size, default="")
+
+
+def _flip(tensors: bundle.Tensors) -> bool:
+    return bool(flip(tensors))
 
 
 FAULTS: Mapping[str, Callable[[Engine], Engine]] = {
-    "wrong-weights": WrongWeights,
+    "wrong-weights": partial(WrongEnd, change=_nudge),
     "half-operands": partial(CheapEngine, change=half_operands),
     "left-out-step": partial(CheapEngine, change=partial(without_step, step=1)),
     "flipped-memory": FlippedMemory,
     "flipped-memory-late": partial(FlippedMemory, late=True),
+    "flipped-memory-end": partial(WrongEnd, change=_flip, once=True),
+    "flipped-output": partial(WrongEnd, change=_flip, outputs=True, once=True),
     **{name: partial(LyingEngine, fault=name) for name in LIES},
     **{f"{name}-denied": partial(LyingEngine, fault=name, consistent=False) for name in LIES},
 }

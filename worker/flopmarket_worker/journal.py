@@ -18,6 +18,7 @@ from typing import Any
 
 from flopmarket.errors import LimitExceeded
 from flopmarket.jobs.checksums import checksums_path
+from flopmarket.jobs.roots import roots_path
 from flopmarket.limits import MAX_LEASE_JOURNAL_BYTES, MAX_RECOVERED_LEASES
 from flopmarket.trust.encoding import DIGEST_BYTES
 from flopmarket_worker.checksum_lists import ChecksumLists
@@ -62,6 +63,10 @@ class LeaseFolder:
     def checksums(self, index: int) -> Path:
         """Checksums of a segment, where its engine wrote them."""
         return checksums_path(self.outputs(index))
+
+    def roots(self, index: int) -> Path:
+        """Roots of a segment's states, where its engine wrote them."""
+        return roots_path(self.outputs(index))
 
     def state(self, index: int) -> Path:
         """State after a segment."""
@@ -123,6 +128,7 @@ class LeaseFolder:
         theirs but the newest."""
         self.outputs(uploaded).unlink(missing_ok=True)
         self.checksums(uploaded).unlink(missing_ok=True)
+        self.roots(uploaded).unlink(missing_ok=True)
         for path in self.path.glob("state-*.safetensors"):
             index = int(path.name.removeprefix("state-").partition(".")[0])
             if index <= uploaded and index != newest_state:

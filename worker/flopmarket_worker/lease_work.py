@@ -8,15 +8,15 @@ the coordinator is away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from flopmarket.errors import FlopmarketError, LimitExceeded
+from flopmarket.errors import FlopmarketError
 from flopmarket.jobs.host import SegmentDone, StepDone
-from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
-from flopmarket.limits import MAX_BUNDLE_BYTES, MAX_PROGRAM_ARTIFACT_BYTES
-from flopmarket_worker.backoff import Backoff, Jitter
+from flopmarket.limits import MAX_BUNDLE_BYTES
+from flopmarket_worker.backoff import Backoff, Jitter, persistently
 from flopmarket_worker.checksum_lists import ChecksumLists
 from flopmarket_worker.core import events
 from flopmarket_worker.core.events import (
@@ -32,10 +32,10 @@ from flopmarket_worker.core.events import (
 from flopmarket_worker.executor import ExecutorFailed, JobExecutor, JobUnfit
 from flopmarket_worker.journal import LeaseFolder
 from flopmarket_worker.lease_offer import LeaseOffer
+from flopmarket_worker.root_odds import roots_asked_ppm
 from flopmarket_worker.transfers import Transfers
 
 OnProgress = Callable[[LeaseKey, int, Mapping[str, float]], None]
-Sleep = Callable[[float], Awaitable[None]]
 
 
 class LeaseWork:
@@ -49,7 +49,6 @@ class LeaseWork:
         transfers: Transfers,
         jitter: Jitter,
         lists: ChecksumLists,
-        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.offer = offer
         self.folder = folder
@@ -57,7 +56,7 @@ class LeaseWork:
         self._transfers = transfers
         self._jitter = jitter
         self._lists = lists
-        self._sleep = sleep
+        self._roots_ppm = roots_asked_ppm(offer.challenge, offer.spec.mode)
         self._fetching: asyncio.Task[Path | None] | None = None
         self._abandoned = False
         self._closed = False
@@ -123,6 +122,7 @@ class LeaseWork:
                 instruction.count,
                 outputs_path=self.folder.outputs(index),
                 state_path=self.folder.state(index) if instruction.keep_state else None,
+                roots_ppm=self._roots_ppm,
             ):
                 if isinstance(event, StepDone):
                     on_progress(self.key, event.step, event.scalars)
@@ -206,55 +206,35 @@ class LeaseWork:
             self._fetching = None
 
     async def _fetch(self, start: ResumePoint) -> Path | None:
-        offer, job = self.offer, self.folder.job
-        wanted = (
-            (offer.program_artifact, job / PROGRAM_FILE, MAX_PROGRAM_ARTIFACT_BYTES),
-            (offer.frozen_artifact, job / FROZEN_FILE, MAX_BUNDLE_BYTES),
-            (offer.data_artifact, job / DATA_FILE, MAX_BUNDLE_BYTES),
-        )
-        for artifact, target, max_bytes in wanted:
-            if artifact:
-                await self._persistently(self._fetch_one, artifact, target, max_bytes)
+        offer, transfers, lease_id = self.offer, self._transfers, self.key.lease_id
+        for artifact, name, max_bytes in offer.files:
+            target = self.folder.job / name
+            fetch = partial(transfers.fetch, artifact, lease_id, target, max_bytes=max_bytes)
+            await persistently(fetch, Backoff(self._jitter).pauses())
         if offer.terms.stateless:
             return None
         if start.segment_index is not None:
             return self.folder.state(start.segment_index)
-        if not self.folder.start_state.exists():
-            await self._persistently(
-                self._fetch_state, offer.state_artifact, self.folder.start_state, MAX_BUNDLE_BYTES
+        state = self.folder.start_state
+        if not state.exists():
+            # States are seen once and belong to nobody but the job: they stay out of the cache.
+            download = partial(
+                transfers.download,
+                offer.state_artifact,
+                lease_id,
+                state,
+                max_bytes=MAX_BUNDLE_BYTES,
             )
-        return self.folder.start_state
-
-    async def _fetch_one(self, artifact: str, target: Path, max_bytes: int) -> None:
-        await self._transfers.fetch(artifact, self.key.lease_id, target, max_bytes=max_bytes)
-
-    async def _fetch_state(self, artifact: str, target: Path, max_bytes: int) -> None:
-        # States are seen once and belong to nobody but the job: they stay out of the cache.
-        await self._transfers.download(artifact, self.key.lease_id, target, max_bytes=max_bytes)
-
-    async def _persistently(
-        self,
-        fetch: Callable[[str, Path, int], Awaitable[None]],
-        artifact: str,
-        target: Path,
-        max_bytes: int,
-    ) -> None:
-        """Fetch, again and again while the coordinator cannot answer."""
-        backoff = Backoff(self._jitter)
-        while True:
-            try:
-                return await fetch(artifact, target, max_bytes)
-            except FlopmarketError as error:
-                if not error.retryable or isinstance(error, LimitExceeded):
-                    raise
-                await self._sleep(backoff.next_seconds())
+            await persistently(download, Backoff(self._jitter).pauses())
+        return state
 
     async def _upload_in_turn(self, segment: SegmentRecord) -> UploadedFiles:
         async with self._journal:
             if segment.index not in self._noted:
                 await asyncio.to_thread(self.folder.note_computed, segment)
-                checksums = self.folder.checksums(segment.index)
-                self._lists.keep(self.key.lease_id, segment.index, checksums)
+                lease_id, index = self.key.lease_id, segment.index
+                self._lists.keep(lease_id, index, self.folder.checksums(index))
+                self._lists.keep_roots(lease_id, index, self.folder.roots(index))
                 self._noted.add(segment.index)
         async with self._uploads:
             outputs = await self._upload_one(self.folder.outputs(segment.index))
@@ -268,14 +248,8 @@ class LeaseWork:
             return files
 
     async def _upload_one(self, path: Path) -> str:
-        backoff = Backoff(self._jitter)
-        while True:
-            try:
-                return await self._transfers.upload(path, self.key.lease_id)
-            except FlopmarketError as error:
-                if not error.retryable:
-                    raise
-                await self._sleep(backoff.next_seconds())
+        upload = partial(self._transfers.upload, path, self.key.lease_id)
+        return await persistently(upload, Backoff(self._jitter).pauses())
 
     def _unprepared(self, reason: ReleaseReason, detail: str) -> Event:
         return events.JobFailed(self.key, reason, detail)

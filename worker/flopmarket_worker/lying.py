@@ -181,7 +181,13 @@ class LyingEngine(PassingEngine):
         return await self._engine.load_state(path, step)
 
     async def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
         """All steps at once; an interrupt comes too late."""
         before = bundle.root(self._state)

@@ -93,7 +93,13 @@ class SimulatedCard:
         return bytes.fromhex((await self.call(command))["state_root"])
 
     async def run(
-        self, first_step: int, count: int, *, outputs_path: Path, state_path: Path | None
+        self,
+        first_step: int,
+        count: int,
+        *,
+        outputs_path: Path,
+        state_path: Path | None,
+        roots_ppm: int = 0,
     ) -> AsyncIterator[StepDone | SegmentDone]:
         self._stop.clear()
         done = await self.call(
@@ -103,6 +109,7 @@ class SimulatedCard:
                 "count": count,
                 "outputs_path": str(outputs_path),
                 "state_path": str(state_path) if state_path else "",
+                "roots_ppm": roots_ppm,
             }
         )
         engine_us = int(done["run_us"])

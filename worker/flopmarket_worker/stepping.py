@@ -1,7 +1,8 @@
 """A worker's side of step audits: the segment again, and the states that are asked for.
 
 Questions come over the session, each with all that is needed to run the segment again; nothing of
-the lease has to be left on disk but what its commitment hides. A replay has an engine process of
+the lease has to be left on disk but what its commitment hides. Roots that were kept while the
+segment ran are claimed as they are, without a replay. A replay has an engine process of
 its own on the device that did the work, and takes turns with the lease's segments as replays for
 disputes do. Where it comes to other checksums than the segment did when it ran, a bit flipped then
 or now: no answer is better than one that convicts, and the worker says so.
@@ -15,18 +16,17 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 from flopmarket.errors import FlopmarketError, InvalidInput
 from flopmarket.jobs.checksums import ChecksumList
-from flopmarket.jobs.process import DATA_FILE, FROZEN_FILE, PROGRAM_FILE
 from flopmarket.jobs.questions import StepsQuestion
+from flopmarket.jobs.roots import StateRoots
 from flopmarket.jobs.stepping import CHECKSUMS_FILE, ROOTS_FILE, state_file, values_file
 from flopmarket.limits import (
     DISPUTE_DEVICE_WAIT_SECONDS,
     MAX_AUDITED_STEPS,
-    MAX_BUNDLE_BYTES,
-    MAX_PROGRAM_ARTIFACT_BYTES,
     MAX_WORKER_STEP_AUDITS,
 )
 from flopmarket.trust.documents import Commitment
@@ -34,13 +34,23 @@ from flopmarket.trust.encoding import AnyDocument, digest
 from flopmarket.trust.envelope import open_envelope
 from flopmarket.trust.keys import KeyPair
 from flopmarket.trust.sealing import InnerSecret
-from flopmarket.trust.step_audit import NO_VALUES, DrawnState, StepAnswer, StepClaim, check_claim
+from flopmarket.trust.step_audit import (
+    EQUAL,
+    NO_VALUES,
+    DrawnState,
+    StepAnswer,
+    StepClaim,
+    check_claim,
+    check_roots,
+)
 from flopmarket.v1 import common_pb2, worker_pb2
 from flopmarket.wire import envelope_from_proto
+from flopmarket_worker.backoff import persistently
 from flopmarket_worker.checksum_lists import ChecksumLists
 from flopmarket_worker.executor import JobExecutor
 from flopmarket_worker.lease_offer import LeaseOffer, read_offer
 from flopmarket_worker.openings import Openings
+from flopmarket_worker.replaying import device_of, fetch_job, short_pauses
 from flopmarket_worker.signing import Sealer
 from flopmarket_worker.transfers import Transfers
 
@@ -49,11 +59,10 @@ logger = logging.getLogger("flopmarket.worker")
 Send = Callable[[worker_pb2.StepsAnswered], None]
 Case = tuple[str, int]
 """Lease and segment."""
+Round = tuple[Case, str, bool]
+"""Of which segment, in which audit, and whether its steps are drawn."""
 
-_STATE_FILE = "start.safetensors"
-_ATTEMPTS = 10
-_PAUSE_SECONDS = 3.0
-_UPLOAD_ATTEMPTS = 1_200
+_FURTHER_UPLOADS = 1_200
 _UPLOAD_PAUSE_SECONDS = 60.0
 
 
@@ -71,6 +80,11 @@ class Question:
     @property
     def case(self) -> Case:
         return self.body.lease_id, self.body.segment_index
+
+    @property
+    def round(self) -> Round:
+        """Which audit it is of: a segment may be looked at again, by other steps."""
+        return self.case, self.work.terms.key.lease_id, self.claim is not None
 
 
 def read_question(
@@ -121,8 +135,8 @@ class StepDesk:
         self._openings = openings
         self._lists = lists
         self._send = send
-        self._sent: dict[tuple[Case, bool], worker_pb2.StepsAnswered] = {}
-        self._working: set[tuple[Case, bool]] = set()
+        self._sent: dict[Round, worker_pb2.StepsAnswered] = {}
+        self._working: set[Round] = set()
         self._turn = asyncio.Lock()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -133,7 +147,7 @@ class StepDesk:
         except FlopmarketError as error:
             logger.error("lease %s: a question is refused: %s", message.lease_id[:64], error)
             return
-        key = (question.case, question.claim is not None)
+        key = question.round
         if key in self._sent:
             self._send(self._sent[key])
             return
@@ -144,7 +158,13 @@ class StepDesk:
             return
         self._working.add(key)
         try:
-            answer = await self._persistently(question, sealer)
+            answer = await persistently(
+                lambda: self._answered(question, sealer),
+                short_pauses(),
+                lambda error: logger.warning(
+                    "lease %s segment %d: %s; again", *question.case, error
+                ),
+            )
         except (FlopmarketError, OSError) as error:
             code = error.code if isinstance(error, FlopmarketError) else "ENGINE_FAILED"
             logger.error("lease %s segment %d: no answer: %s", *question.case, error)
@@ -157,19 +177,6 @@ class StepDesk:
         self._sent[key] = answer
         self._send(answer)
 
-    async def _persistently(self, question: Question, sealer: Sealer) -> worker_pb2.StepsAnswered:
-        """Answer, again while the coordinator or an engine cannot work for a moment."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                async with self._turn:
-                    return await self._answered(question, sealer)
-            except FlopmarketError as error:
-                if not error.retryable or attempt == _ATTEMPTS:
-                    raise
-                logger.warning("lease %s segment %d: %s; again", *question.case, error)
-            await asyncio.sleep(_PAUSE_SECONDS)
-        raise AssertionError("the last attempt raises or returns")
-
     async def stop(self) -> None:
         """Delete all files; replays that run are cancelled by whoever runs them."""
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
@@ -177,12 +184,20 @@ class StepDesk:
     # ------------------------------------------------------------ one question
 
     async def _answered(self, question: Question, sealer: Sealer) -> worker_pb2.StepsAnswered:
+        async with self._turn:
+            return await self._answered_now(question, sealer)
+
+    async def _answered_now(self, question: Question, sealer: Sealer) -> worker_pb2.StepsAnswered:
         body = question.body
         secret = self._openings.find(body.lease_id, body.segment_index)
         if secret is None:
             raise InvalidInput("what it hides is not known here (any more)", code="OPENING_UNKNOWN")
         folder = self._folder / digest(body).hex()
         try:
+            if question.claim is None and (found := self._kept(question, secret)) is not None:
+                kept, roots = found
+                await asyncio.to_thread(_write_roots, folder, roots)
+                return await self._claimed(question, folder, kept, secret, sealer)
             await self._replay(question, folder)
             replayed = ChecksumList.from_bytes((folder / CHECKSUMS_FILE).read_bytes())
             kept = self._same_list(question, replayed, secret)
@@ -191,6 +206,20 @@ class StepDesk:
             return await self._with_states(question, question.claim, folder, sealer)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def _kept(
+        self, question: Question, secret: InnerSecret
+    ) -> tuple[ChecksumList, StateRoots] | None:
+        """List and roots of the segment as it ran; None unless both are here and are those that
+        were committed to."""
+        body = question.body
+        kept = self._lists.find(body.lease_id, body.segment_index)
+        roots = self._lists.find_roots(body.lease_id, body.segment_index)
+        if kept is None or roots is None or kept.inner() != secret.inner:
+            return None
+        if roots.first_step != body.first_step or check_roots(roots.data, body) != EQUAL:
+            return None
+        return kept, roots
 
     def _same_list(
         self, question: Question, replayed: ChecksumList, secret: InnerSecret
@@ -254,20 +283,18 @@ class StepDesk:
     async def _uploaded(self, path: Path, lease_id: str) -> str:
         """Store a file; again for most of a day while the coordinator cannot take it, since what it
         holds took a whole replay."""
-        for _ in range(_UPLOAD_ATTEMPTS):
-            try:
-                return await self._transfers.upload(path, lease_id)
-            except FlopmarketError as error:
-                if not error.retryable:
-                    raise
-                logger.warning("lease %s: a state is not uploaded yet: %s", lease_id, error)
-            await asyncio.sleep(_UPLOAD_PAUSE_SECONDS)
-        return await self._transfers.upload(path, lease_id)
+        return await persistently(
+            lambda: self._transfers.upload(path, lease_id),
+            repeat(_UPLOAD_PAUSE_SECONDS, _FURTHER_UPLOADS),
+            lambda error: logger.warning(
+                "lease %s: a state is not uploaded yet: %s", lease_id, error
+            ),
+        )
 
     async def _replay(self, question: Question, folder: Path) -> None:
         """Write what is asked for into ``folder``."""
         body, work = question.body, question.work
-        state = await self._fetched(work, folder, body.lease_id)
+        state = await fetch_job(self._transfers, work, folder, lease_id=body.lease_id)
         asked = StepsQuestion(
             state,
             work.terms.first_step,
@@ -276,8 +303,7 @@ class StepDesk:
             question.drawn,
             question.with_values,
         )
-        executor = self._executors.get(work.terms.device_id)
-        executor = executor or next(iter(self._executors.values()))
+        executor = device_of(self._executors, work)
         async with executor.segment_pause(DISPUTE_DEVICE_WAIT_SECONDS):
             engine = await executor.another()
             try:
@@ -286,23 +312,10 @@ class StepDesk:
                 with contextlib.suppress(FlopmarketError):
                     await engine.stop()
 
-    async def _fetched(self, work: LeaseOffer, folder: Path, lease_id: str) -> Path | None:
-        """Fetch the job's files; the path of the state to start from, None without one."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for artifact, name, most in (
-            (work.program_artifact, PROGRAM_FILE, MAX_PROGRAM_ARTIFACT_BYTES),
-            (work.frozen_artifact, FROZEN_FILE, MAX_BUNDLE_BYTES),
-            (work.data_artifact, DATA_FILE, MAX_BUNDLE_BYTES),
-        ):
-            if artifact:
-                await self._transfers.fetch(artifact, lease_id, folder / name, max_bytes=most)
-        if work.terms.stateless:
-            return None
-        path = folder / _STATE_FILE
-        await self._transfers.download(
-            work.state_artifact, lease_id, path, max_bytes=MAX_BUNDLE_BYTES
-        )
-        return path
+
+def _write_roots(folder: Path, roots: StateRoots) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / ROOTS_FILE).write_bytes(roots.data)
 
 
 def _own(

@@ -31,9 +31,7 @@ from flopmarket.market.order import (
     order_ceiling_nano,
     step_time_cap,
 )
-from flopmarket.market.price import PARTS_PER_MILLION
 from flopmarket.market.quote import (
-    Assurance,
     Quote,
     QuotedClass,
     QuotedJob,
@@ -43,18 +41,19 @@ from flopmarket.market.quote import (
 )
 from flopmarket.market.reasons import Reason, remedies, tell
 from flopmarket.market.work import NO_PROMISES, JobWork, Promise
-from flopmarket.trust.audit_policy import Level, detection_ppm
-from flopmarket.trust.class_odds import at_worst, class_surcharge_ppm, class_terms, worth_ppm
+from flopmarket.trust.audit_policy import Level
+from flopmarket.trust.class_odds import at_worst, class_surcharge_ppm, worth_ppm
+from flopmarket.trust.step_odds import priced_level
+from flopmarket_coordinator.application.assuring import AssuringUseCases
 from flopmarket_coordinator.application.context import ProgramFacts
-from flopmarket_coordinator.application.offers import OfferUseCases
 from flopmarket_coordinator.application.tolerance_rules import check_tolerance
-from flopmarket_coordinator.application.types import QuoteRequest
+from flopmarket_coordinator.application.types_buying import QuoteRequest
 from flopmarket_coordinator.core.matching import Demand, fits
-from flopmarket_coordinator.store import audits, prediction, work
+from flopmarket_coordinator.store import prediction, work
 from flopmarket_coordinator.store.engine import Transaction
 
 
-class QuotingUseCases(OfferUseCases):
+class QuotingUseCases(AssuringUseCases):
     """Quotes, and the ceilings of orders."""
 
     def quote(self, tx: Transaction, request: QuoteRequest, account_id: str | None) -> Quote:
@@ -147,6 +146,7 @@ class QuotingUseCases(OfferUseCases):
             audit_ppm=prediction.ratios(tx, [prediction.HOUSE], AUDIT),
         )
         job, worth = _quoted_job(demand, facts, segment_steps), self._audit_worth(tx, demand)
+        by_steps = self._look(tx, demand, facts, min(segment_steps, steps))
         found = build_quote(
             quote_id=self._new_id(),
             as_of_us=tx.now_us,
@@ -156,41 +156,13 @@ class QuotingUseCases(OfferUseCases):
             fee_ppm=self._parameters.fee_ppm,
             level=level.value,
             assurances=[
-                self._assurance(item, job.segments, worth)
+                self._assurance(demand.mode, item, job.segments, worth, by_steps)
                 for item in Level
                 if demand.mode is not Mode.TOLERANCE or item is not Level.DUAL  # nothing is equal
             ],
             storage_retention_us=self._parameters.artifact_retention_us,
         )
-        return replace(found, mode=demand.mode, device_class=demand.device_class)
-
-    def _audit_worth(self, tx: Transaction, demand: Demand) -> int:
-        """What an audit of such a job is worth beside one that a referee decides, in ppm: less in a
-        class, by how many accounts it has now."""
-        if demand.mode is not Mode.CLASS or not demand.device_class:
-            return PARTS_PER_MILLION
-        others, house = self._judges(tx, demand.device_class, demand.buyer)
-        return worth_ppm(self._parameters.audit_rules, others, house=house)
-
-    def _judges(self, tx: Transaction, device_class: str, buyer: str) -> tuple[int, bool]:
-        """How many accounts of a class there are besides a worker's and the buyer's, and whether
-        the house is among all of them."""
-        accounts = self._book.class_accounts(device_class) - {buyer}
-        house = not accounts.isdisjoint(audits.house_accounts(tx))
-        return max(len(accounts) - 1, 0), house
-
-    def _assurance(self, level: Level, segments: int, worth: int) -> Assurance:
-        """What a level promises of this job and what it adds, whoever runs it."""
-        rules, fee_ppm = self._parameters.audit_rules, self._parameters.fee_ppm
-        audited = class_terms(rules, level, fee_ppm, worth).audited_ppm
-        return Assurance(
-            level=level.value,
-            audited_ppm=audited,
-            surcharge_ppm=class_surcharge_ppm(rules, level, fee_ppm, worth),
-            detected_one_ppm=detection_ppm(rules, audited, 1),
-            detected_ten_ppm=detection_ppm(rules, audited, min(10, segments)),
-            detected_all_ppm=detection_ppm(rules, audited, segments),
-        )
+        return replace(found, mode=demand.mode, device_class=demand.device_class, by_steps=by_steps)
 
     def _orders_ahead(self, offers: Sequence[Offer], busy: Mapping[str, int]) -> int:
         """Open orders that will want one of these offers first; none while one of them is idle.
@@ -220,7 +192,8 @@ class QuotingUseCases(OfferUseCases):
         check_order_fits_program(spec.order, demand.work.step)
         rules, fee_ppm = self._parameters.audit_rules, self._parameters.fee_ppm
         worth = self._audit_worth(tx, demand)
-        extra_ppm = class_surcharge_ppm(rules, spec.verification, fee_ppm, worth)
+        level = priced_level(demand.mode, spec.verification)
+        extra_ppm = class_surcharge_ppm(rules, level, fee_ppm, worth)
         no_money = QuotaExceeded("a price limit is above zero", code="BUDGET_BELOW_QUOTE")
         if spec.order.kind is OrderType.LIMIT:
             if spec.max_price_nano == 0:

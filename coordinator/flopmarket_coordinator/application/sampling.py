@@ -14,13 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from flopmarket.engine.exact import PROFILE
-from flopmarket.jobs.checksums import file_bytes
 from flopmarket.limits import (
     MAX_AUDIT_CANDIDATES,
     MAX_AUDIT_PANEL,
     MAX_AUDIT_ROUNDS,
-    MAX_CHECKSUM_LIST_BYTES,
-    MAX_STEP_STATES_BYTES,
 )
 from flopmarket.market.money import Nano
 from flopmarket.market.price import PARTS_PER_MILLION, PriceTerms, price
@@ -29,7 +26,6 @@ from flopmarket.trust.audit_policy import (
     may_audit,
     rate_ppm,
     steps_detection_ppm,
-    steps_of_budget,
 )
 from flopmarket.trust.challenge import (
     NO_CHAIN,
@@ -42,12 +38,12 @@ from flopmarket.trust.challenge import (
     is_drawn,
     jitter_us,
 )
-from flopmarket.trust.encoding import decode
-from flopmarket.trust.envelope import Envelope, Header, seal
+from flopmarket.trust.envelope import seal, unverified_body
 from flopmarket.trust.modes import Mode
+from flopmarket.trust.step_odds import priced_level, steps_surcharge_ppm
 from flopmarket_coordinator.application.class_panels import ClassPanelUseCases
 from flopmarket_coordinator.application.predicting import job_work
-from flopmarket_coordinator.application.tolerance_rules import judged_steps
+from flopmarket_coordinator.application.step_rules import looked_at_steps
 from flopmarket_coordinator.core.ledger import Balance, account_of
 from flopmarket_coordinator.store import audits, challenges, ledger, work
 from flopmarket_coordinator.store.engine import Transaction
@@ -81,6 +77,8 @@ class Draw:
     order: tuple[str, ...]
     jitter_us: int
     right_verdicts: int
+    detection_ppm: int = PARTS_PER_MILLION
+    """Chance that an audit of the lease sees one wrong step."""
 
     def record(self, commitment_digest: bytes, price_nano: Nano) -> ChallengeRecord:
         """What is published of it."""
@@ -129,16 +127,15 @@ class SamplingUseCases(ClassPanelUseCases):
         held, _ = ledger.balance(tx, account_of(account, Balance.HELD))
         offer = work.offer(tx, lease["offer_id"])
         assert offer is not None, "the lease names it"
-        unit = price(
-            PriceTerms(lease["ask_nano_per_hour"], lease["step_picoseconds"]),
-            min(job.segment_steps, values),
-        )
+        a_step = PriceTerms(lease["ask_nano_per_hour"], lease["step_picoseconds"])
+        unit = price(a_step, min(job.segment_steps, values))
         stake = bond + held
         if job.mode == Mode.TOLERANCE:
             candidates, house = AuditorList(()), AuditorList((self._key.key_id,))
-            audit_steps, detection_ppm = self._judged_steps(job)
-            # What no rounding is proved to exclude costs its maker the unit and nothing else.
-            stake = min(stake, unit)
+            audit_steps, detection_ppm = self._audit_steps(job, others=False)
+            # What no rounding is proved to exclude costs its maker the unit and nothing else. The
+            # least unit is one step, so that what is stopped early is looked at as well.
+            stake = min(stake, price(a_step, 1))
         elif job.mode == Mode.CLASS:
             audit_steps, lot = 0, self._chains.panel_lot(tx.now_us // PANEL_US)
             candidates, house, detection_ppm = self._class_lists(tx, job, account, unit, lot)
@@ -204,7 +201,8 @@ class SamplingUseCases(ClassPanelUseCases):
             house = self._documents.get(tx, AuditorList, row.house).keys
             order = tuple(islice(auditors(x, rules, candidates, house), MAX_AUDIT_ROUNDS))
         delay = jitter_us(x, self._parameters.audit_waits.jitter_us)
-        return Draw(index, value, rate, audited, x, order, delay, row.right_verdicts)
+        seen = terms.detection_ppm
+        return Draw(index, value, rate, audited, x, order, delay, row.right_verdicts, seen)
 
     def _note_right(self, tx: Transaction, row: SegmentRow) -> None:
         """A right verdict was recorded for a segment: streaks of the lease's later draws grow."""
@@ -242,25 +240,26 @@ class SamplingUseCases(ClassPanelUseCases):
         Where there are ``others`` who recompute it whole, the house is asked when none of them can.
         """
         rules, most_flops = self._parameters.audit_rules, self._parameters.max_house_flops
-        step_flops = sum(job_work(job).step.flops.values())
         steps = min(job.segment_steps, job.steps)
-        if step_flops * steps <= most_flops:
+        flops = sum(job_work(job).step.flops.values()) * steps
+        if job.mode == Mode.EXACT and flops <= most_flops:
             return 0, PARTS_PER_MILLION
         facts = self._programs.of_artifact(job.program_artifact)
-        if file_bytes(steps, facts.checksum_words) > MAX_CHECKSUM_LIST_BYTES:
-            return 0, PARTS_PER_MILLION
-        carried = MAX_STEP_STATES_BYTES // max(facts.state_bytes, 1)
-        drawn = steps_of_budget(rules, steps, step_flops, most_flops)
-        drawn = min(drawn, max(carried, 1))
-        return drawn, PARTS_PER_MILLION if others else steps_detection_ppm(drawn, steps)
+        drawn = looked_at_steps(rules, facts, job.mode, steps, most_flops)
+        whole = others or not drawn
+        return drawn, PARTS_PER_MILLION if whole else steps_detection_ppm(drawn, steps)
 
-    def _judged_steps(self, job: JobRow) -> tuple[int, int]:
-        """The same in tolerance mode, where nobody but the house looks, at values of steps."""
-        facts = self._programs.of_artifact(job.program_artifact)
-        steps = min(job.segment_steps, job.steps)
-        step_bytes = facts.state_bytes + facts.values.size_bytes
-        drawn = judged_steps(self._parameters.audit_rules, steps, step_bytes)
-        return drawn, steps_detection_ppm(drawn, steps)
+    def _surcharge_ppm(self, job: JobRow, detection_ppm: int) -> int:
+        """What the job's level adds to the price of a segment that audits see so much of: no more
+        than was agreed, and less where only steps are looked at."""
+        if job.mode == Mode.CLASS or (
+            job.mode == Mode.EXACT and detection_ppm == PARTS_PER_MILLION
+        ):
+            return job.surcharge_ppm
+        rules, fee_ppm = self._parameters.audit_rules, self._parameters.fee_ppm
+        level = priced_level(Mode(job.mode), job.level)
+        share = steps_surcharge_ppm(rules, level, fee_ppm, detection_ppm)
+        return min(job.surcharge_ppm, share)
 
     def _auditors(self, tx: Transaction) -> tuple[_Panelist, ...]:
         """Devices that audits are drawn from now, read once a transaction."""
@@ -298,8 +297,7 @@ def drawn_text(draw: Draw) -> str:
 
 def terms_of(row: ChallengeRow) -> ChallengeTerms:
     """The terms of a lease, which this coordinator signed itself."""
-    header = decode(Header, Envelope.from_bytes(row.envelope).payload)
-    return decode(ChallengeTerms, header.body)
+    return unverified_body(row.envelope, ChallengeTerms)
 
 
 def _can_run(device: _Device, job: JobRow) -> bool:

@@ -121,6 +121,22 @@ def test_without_kept_roots_a_replay_makes_them_again(tmp_path: Path, how: str) 
     play(tmp_path, act)
 
 
+def test_kept_roots_do_not_lead_to_an_answer_that_convicts(tmp_path: Path) -> None:
+    """A bit flipped when the segment ran: the second round shows it, before anything is signed."""
+
+    async def act(s: Scene) -> None:
+        c = s.coordinator
+        await drawn_and_finished(c)
+        c.ask_steps("lease-1", 1, DEVICE_KEY)
+        await c.until(lambda: c.stepped)
+        s.engine.flipped = True
+        c.ask_steps("lease-1", 1, DEVICE_KEY, (12, 17))
+        await c.until(lambda: len(c.stepped) == 2)
+        assert c.stepped[1].code == "REPLAY_DIFFERS" and not c.stepped[1].HasField("answer")
+
+    play(tmp_path, act)
+
+
 def test_where_no_steps_are_drawn_no_roots_are_kept(tmp_path: Path) -> None:
     async def act(s: Scene) -> None:
         await finished(s.coordinator)
