@@ -245,9 +245,7 @@ MUTANTS: tuple[Mutant, ...] = (
             instead(work, "may_read", lambda original: lambda *given: True),
         ),
     ),
-    Mutant(
-        "repeated-commitment-is-new", instead(segments, "of_commitment", _unknown_commitments)
-    ),
+    Mutant("repeated-commitment-is-new", instead(segments, "of_commitment", _unknown_commitments)),
     Mutant(
         "nonce-reused",
         instead(identity.StoredReplayCache, "remember", lambda original: lambda *given: True),

@@ -64,9 +64,7 @@ class ArbitrationViewUseCases(UseCases):
                 return found
         return found
 
-    def _decided_by(
-        self, tx: Transaction, audit: AuditRow
-    ) -> tuple[Arbitrated, set[str]] | None:
+    def _decided_by(self, tx: Transaction, audit: AuditRow) -> tuple[Arbitrated, set[str]] | None:
         """What came of an audit's arbitration, and the keys that spoke in it; None where there was
         none, or it was dropped."""
         outcome = arbitrated(audit)
