@@ -41,6 +41,7 @@ MAX_KEYS_PER_ACCOUNT = 10_000  # of every role, ended ones included
 MAX_DUE_RECOVERIES = 100  # that take effect in one command
 MAX_LISTED_SESSIONS = 1_000  # of one account, in one answer
 MERKLE_LEAF_BYTES = 1 << 20
+MAX_HASHING_THREADS = 8
 MAX_TENSOR_RANK = 64
 MAX_STATE_TENSORS = 1_000_000
 MAX_TENSOR_NAME_BYTES = 1024

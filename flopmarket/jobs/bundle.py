@@ -8,7 +8,11 @@ and overlaps, this module checks size, dtypes and shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ import safetensors.numpy
 from flopmarket.engine import dtypes
 from flopmarket.engine.program import TensorSpec
 from flopmarket.errors import InvalidInput, LimitExceeded
-from flopmarket.limits import MAX_BUNDLE_BYTES
+from flopmarket.limits import MAX_BUNDLE_BYTES, MAX_HASHING_THREADS, MERKLE_LEAF_BYTES
 from flopmarket.trust import merkle
 
 Array = np.ndarray[Any, Any]
@@ -32,21 +36,53 @@ _TYPES = {
 } | {"BOOL": dtypes.bool_}
 """The file format's names of the engine's dtypes."""
 
+LEAST_PARALLEL_BYTES = 4 << 20
+"""Below it threads cost more than they bring."""
+
 EMPTY_ROOT = merkle.state_root({})
 """Root of a bundle without tensors; such a bundle needs no file."""
 
 
 def root(tensors: Mapping[str, Array]) -> bytes:
     """Merkle root of canonical tensors, 32 bytes."""
-    return merkle.state_root({name: tensor_root(array) for name, array in tensors.items()})
+    return merkle.state_root(dict(zip(tensors, _tensor_roots(tensors.values()), strict=True)))
 
 
 def tensor_root(array: Array) -> bytes:
     """What a bundle's root is made of, beside the names; 32 bytes."""
-    canonical = dtypes.canonical(array)
-    dtype = dtypes.from_numpy(canonical.dtype)
-    words = canonical.view(dtypes.unsigned_of(dtype).numpy)  # bfloat16 is no buffer to Python
-    return merkle.tensor_root(dtype.name, canonical.shape, words)
+    (found,) = _tensor_roots([array])
+    return found
+
+
+def _tensor_roots(arrays: Iterable[Array]) -> Iterator[bytes]:
+    """Roots of tensors, whose leaves are hashed side by side where there is enough to hash: on one
+    core the hash of a large state takes longer than a large card takes for a step."""
+    tensors = [dtypes.canonical(array) for array in arrays]
+    views = [merkle.byte_view(_words(tensor)) for tensor in tensors]
+    leaves = [
+        view[start : start + MERKLE_LEAF_BYTES]
+        for view in views
+        for start in range(0, len(view), MERKLE_LEAF_BYTES)
+    ]
+    pool = _hashers() if sum(map(len, views)) >= LEAST_PARALLEL_BYTES else None
+    hashes = (pool.map if pool else map)(merkle.leaf_hash, leaves)
+    for tensor, view in zip(tensors, views, strict=True):
+        own = islice(hashes, -(-len(view) // MERKLE_LEAF_BYTES))
+        name = dtypes.from_numpy(tensor.dtype).name
+        yield merkle.tensor_root_of_leaves(name, tensor.shape, len(view), own)
+
+
+def _words(tensor: Array) -> Array:
+    """The tensor as integers: bfloat16 is no buffer to Python."""
+    return tensor.view(dtypes.unsigned_of(dtypes.from_numpy(tensor.dtype)).numpy)
+
+
+@cache
+def _hashers() -> ThreadPoolExecutor | None:
+    """Threads that hash: hashlib works outside the interpreter's lock. Half of the cores are left
+    to the owner of the machine; None where that is one."""
+    threads = min(MAX_HASHING_THREADS, (os.cpu_count() or 1) // 2)
+    return ThreadPoolExecutor(threads, thread_name_prefix="hash") if threads > 1 else None
 
 
 def save(tensors: Mapping[str, Array]) -> bytes:

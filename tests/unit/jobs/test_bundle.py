@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -12,6 +13,7 @@ from flopmarket.engine import dtypes
 from flopmarket.engine.program import TensorSpec
 from flopmarket.errors import InvalidInput
 from flopmarket.jobs import bundle
+from flopmarket.trust import merkle
 
 TENSORS = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -51,6 +53,28 @@ def test_root_does_not_depend_on_layout_or_nan_payload() -> None:
 )
 def test_root_binds_name_shape_dtype_and_bits(other: dict[str, np.ndarray]) -> None:
     assert bundle.root(other) != bundle.root({"w": TENSORS["w"]})
+
+
+@pytest.mark.parametrize("cores", [1, 8])
+def test_a_large_root_is_the_same_however_many_threads_hash(
+    monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    bundle._hashers.cache_clear()
+    words = np.arange((bundle.LEAST_PARALLEL_BYTES >> 2) + 5, dtype=np.uint32)
+    tensors = TENSORS | {"large": words, "half": (words % 2048).astype(np.float16).reshape(1, -1)}
+    roots = {
+        name: merkle.tensor_root(str(array.dtype), array.shape, array.view(np.uint8))
+        for name, array in tensors.items()
+        if array.ndim and array.size
+    } | {name: bundle.tensor_root(tensors[name]) for name in ("empty", "scalar")}
+    try:
+        assert (bundle._hashers() is None) == (cores == 1)
+        assert bundle.root(tensors) == merkle.state_root(roots)
+    finally:
+        if pool := bundle._hashers():
+            pool.shutdown()
+        bundle._hashers.cache_clear()
 
 
 def hostile(header: object, body: bytes = b"") -> bytes:
