@@ -28,6 +28,7 @@ from flopmarket.trust.envelope import (
     pre_authentication_encoding,
     seal,
     sign_payload,
+    unverified_body,
     verify_signature,
 )
 from flopmarket.trust.errors import EnvelopeError
@@ -202,6 +203,13 @@ def test_archives_are_opened_without_a_clock_and_without_a_replay_cache() -> Non
         opened(old, now_us=None, replay=MemoryReplayCache(lambda: 0))
 
 
+def test_only_an_archive_is_opened_whoever_it_was_addressed_to() -> None:
+    elsewhere = sealed(audience=OTHER.key_id)
+    assert opened(elsewhere, now_us=None, audience=None).header.audience == OTHER.key_id
+    with pytest.raises(InvalidInput, match="addressed to somebody"):
+        opened(elsewhere, audience=None)
+
+
 @pytest.mark.parametrize("times", [(5, 0), (5, 5), (5, 4)])
 def test_a_lifetime_of_nothing_is_not_signed(times: tuple[int, int]) -> None:
     with pytest.raises(EnvelopeError) as caught:
@@ -330,3 +338,12 @@ def test_replay_cache_against_a_model(steps: list[tuple[int, int, int, int]]) ->
 
 def test_the_header_holds_the_body_bytes_as_signed() -> None:
     assert opened(sealed()).header.body == encode(BODY)
+
+
+def test_an_unverified_body_is_read_from_both_forms_whoever_signed() -> None:
+    envelope = sealed()
+    forged = replace(envelope, signatures=(Signature(OTHER.key_id, bytes(64)),))
+    for form in (envelope, envelope.to_bytes(), forged, forged.to_bytes()):
+        assert unverified_body(form, CancelRequest) == BODY
+    with pytest.raises(FlopmarketError):
+        unverified_body(envelope, DeviceGrant)
