@@ -199,6 +199,7 @@ class EngineProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._lock = asyncio.Lock()
+        self._reading = asyncio.Lock()  # a stream has one reader, and whoever stops reads, too
         self._info: dict[str, Any] = {}
 
     @classmethod
@@ -351,8 +352,9 @@ class EngineProcess:
                 async with asyncio.timeout(_STOP_SECONDS):
                     # Drain, or a child that writes into a full pipe could not end.
                     assert self._process.stdout is not None
-                    while await self._process.stdout.read(MAX_CONTROL_LINE_BYTES):
-                        pass
+                    async with self._reading:
+                        while await self._process.stdout.read(MAX_CONTROL_LINE_BYTES):
+                            pass
                     await self._process.wait()
             except TimeoutError:
                 await self.kill()
@@ -384,7 +386,8 @@ class EngineProcess:
 
     async def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
+        async with self._reading:
+            line = await self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise await self._died()
         event: dict[str, Any] = json.loads(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -144,6 +145,27 @@ def test_the_death_of_the_child_is_an_error_and_not_a_hang(tmp_path: Path) -> No
         assert death.value.retryable
         with pytest.raises(EngineProcessDied):
             await engine.close_job()
+
+    with_engine(run)
+
+
+def test_an_engine_is_stopped_while_somebody_waits_for_its_answer(tmp_path: Path) -> None:
+    """A dispute may end while its replay is asked something: the waiter hears of it, nobody else."""
+    job = small_job(steps=500_000, segment_steps=500_000)
+    spec = lay_out(job, tmp_path)
+
+    async def run(engine: EngineProcess) -> None:
+        await engine.open(tmp_path, spec)
+        await engine.load_state(tmp_path / "state.safetensors", 0)
+        running = asyncio.create_task(segment(engine, tmp_path, 0, job.steps))
+        waiting = asyncio.create_task(engine.close_job())
+        await asyncio.sleep(0.5)
+        assert not running.done() and not waiting.done()
+        await asyncio.gather(engine.stop(), engine.stop())
+        assert not engine.alive
+        for task in (running, waiting):
+            with contextlib.suppress(EngineProcessDied):
+                await asyncio.wait_for(task, 5)
 
     with_engine(run)
 
