@@ -34,6 +34,8 @@ BUYER = "buyer"
 BOND = "0.05"
 DEPOSIT = "5.00"
 READY_SECONDS = 120.0
+JOB_SECONDS = 600.0
+"""A job takes seconds; one whose workers are gone is to fail, and not to be waited for."""
 STEPS = 12
 SEGMENT_STEPS = 4
 
@@ -167,7 +169,12 @@ class Stage:
         with self.client(BUYER) as buyer:
             quote = buyer.quote(self.job, order, verification=verify, mode=mode)
             return buyer.run(
-                self.job, max_price=quote.ceiling, order=order, verification=verify, mode=mode
+                self.job,
+                max_price=quote.ceiling,
+                order=order,
+                verification=verify,
+                mode=mode,
+                deadline_seconds=JOB_SECONDS,
             )
 
     def fate(self, name: str, result: JobResult) -> Fate:
