@@ -150,7 +150,7 @@ def test_the_death_of_the_child_is_an_error_and_not_a_hang(tmp_path: Path) -> No
 
 
 def test_an_engine_is_stopped_while_somebody_waits_for_its_answer(tmp_path: Path) -> None:
-    """A dispute may end while its replay is asked something: the waiter hears of it, nobody else."""
+    """A dispute may end while its replay is asked something: only the waiter hears of it."""
     job = small_job(steps=500_000, segment_steps=500_000)
     spec = lay_out(job, tmp_path)
 
