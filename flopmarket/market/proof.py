@@ -25,8 +25,8 @@ BANDWIDTH_BOUND = 8
 gather, which CPU runtimes do element by element."""
 OWN_WORK_BOUND = 2
 """Plain products are at most so many times as fast as a challenge's, which also draws its operands
-and folds its results: on an NVIDIA H200 an honest device's are 1.5 times as fast, on processors
-about as fast."""
+and folds its results: on an NVIDIA H200 an honest device's are up to 1.9 times as fast
+(docs/benchmark.md), on processors about as fast."""
 OTHER_CLASS_BOUND = 8
 CLASS_BOUNDS: Mapping[str, int] = MappingProxyType({PROVED_CLASS: 1, "dot-int": 64})
 """How many times the proved rate a class may have, :data:`OTHER_CLASS_BOUND` by default.
